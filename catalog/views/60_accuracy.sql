@@ -1,0 +1,44 @@
+-- What is known of each planned image under each attack: NULL in `robust` where nothing was measured.
+CREATE OR REPLACE VIEW verdicts AS
+SELECT
+    planned.run_id, planned.defense, planned.attack, planned.image_id,
+    bool_and(outcomes.status = 'robust') AS robust,
+    coalesce(bool_or(outcomes.status = 'error'), false) AS error,
+    coalesce(bool_or(outcomes.status = 'skipped'), false) AS skipped,
+    bool_and(outcomes.clean_prediction = outcomes.label) AS clean_correct,
+    sum(outcomes.forwards) AS forwards,
+    sum(outcomes.backwards) AS backwards,
+    sum(outcomes.queries) AS queries,
+    sum(outcomes.seconds) AS seconds
+FROM (SELECT DISTINCT run_id, defense, attack, image_id FROM planned) AS planned
+LEFT JOIN outcomes USING (run_id, defense, attack, image_id)
+GROUP BY ALL;
+
+-- One row for each defense and attack. A robust accuracy over an image that was not measured under this very
+-- attack (missing, skipped, error) is NULL, not a number.
+CREATE OR REPLACE VIEW accuracy AS
+WITH counted AS (
+    SELECT
+        run_id, defense, attack,
+        count(*) AS n,
+        count(*) FILTER (robust IS NOT NULL AND NOT error AND NOT skipped) AS finished,
+        count(*) FILTER (skipped AND NOT error) AS skipped,
+        count(*) FILTER (error) AS errors,
+        CASE WHEN count(clean_correct) = count(*) THEN avg(clean_correct::INT) END AS clean_accuracy,
+        CASE WHEN count(*) FILTER (robust IS NULL OR error OR skipped) = 0 THEN avg(robust::INT) END
+            AS robust_accuracy,
+        sum(forwards)::BIGINT AS forwards,
+        sum(backwards)::BIGINT AS backwards,
+        sum(queries)::BIGINT AS queries,
+        sum(seconds) AS seconds
+    FROM verdicts
+    GROUP BY ALL
+)
+SELECT
+    run_id, runs.model, runs.dataset, defense, attack, counted.n, finished, skipped, errors,
+    clean_accuracy, robust_accuracy,
+    wilson_low(robust_accuracy, counted.n) AS low,
+    wilson_high(robust_accuracy, counted.n) AS high,
+    forwards, backwards, queries, seconds
+FROM counted
+LEFT JOIN stored_runs AS runs USING (run_id);

@@ -1,0 +1,1 @@
+"""Evaluate interpretability-guided test-time adversarial defenses at scale."""

@@ -1,0 +1,140 @@
+"""Auto-PGD: projected gradient steps whose size adapts to progress (Croce & Hein, ICML 2020)."""
+
+from collections.abc import Mapping
+
+from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
+from torch import Tensor
+
+from igd_ray.attacks.base import Attack, Points
+from igd_ray.attacks.counting import CountedTarget
+from igd_ray.attacks.pyautoattack import NORM_NAMES, SILENT, run_search
+from igd_ray.errors import InputError, did_you_mean
+from igd_ray.threat import ThreatModel
+
+LOSSES = ("ce", "dlr")
+
+# The difference-of-logits-ratio divides by the gap to the third (targeted: and fourth) largest logit.
+DLR_CLASSES, TARGETED_DLR_CLASSES = 3, 4
+
+
+class APGD(Attack):
+    """Untargeted APGD on the images that the target gets right; returns a misclassified iterate if there was one.
+
+    Args:
+        loss: "ce" (cross-entropy) or "dlr" (difference of logits ratio).
+        steps: gradient steps a restart.
+        restarts: random starts, the later ones on the images still correct.
+        eot: gradients averaged a step, for a randomised target (expectation over transformation).
+    """
+
+    def __init__(self, loss: str = "ce", *, steps: int = 100, restarts: int = 1, eot: int = 1) -> None:
+        if loss not in LOSSES:
+            raise InputError(f"loss must be one of {', '.join(LOSSES)}, not {loss!r}{did_you_mean(loss, LOSSES)}")
+        require_positive(steps=steps, restarts=restarts, eot=eot)
+        self.loss, self.steps, self.restarts, self.eot = loss, steps, restarts, eot
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """Everything that the result depends on besides target, images, threat model and seed."""
+        return {
+            "attack": "apgd",
+            "loss": self.loss,
+            "steps": self.steps,
+            "restarts": self.restarts,
+            "eot": self.eot,
+        }
+
+    def most_passes(self, num_classes: int) -> tuple[int, int]:
+        """A first look at the image, then a start and `steps` steps a restart."""
+        gradients = self.restarts * (self.steps + 1) * self.eot
+        return gradients + 1, gradients
+
+    def check(self, num_classes: int) -> None:
+        """Check that there are enough classes for the loss."""
+        if self.loss == "dlr" and num_classes < DLR_CLASSES:
+            raise InputError(
+                f"APGD with the DLR loss needs at least {DLR_CLASSES} classes, the model has {num_classes}"
+            )
+
+    def search(self, target: CountedTarget, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int) -> Points:
+        """Run pyautoattack's APGD."""
+        attack = APGDAttack(
+            target,
+            n_iter=self.steps,
+            norm=NORM_NAMES[threat.norm],
+            n_restarts=self.restarts,
+            eps=threat.epsilon,
+            seed=seed,
+            loss=self.loss,
+            eot_iter=self.eot,
+            rho=0.75,
+            device=images.device,
+            logger=SILENT,
+        )
+        return run_search(attack.perturb, f"apgd-{self.loss}", target, images, labels)
+
+
+class TargetedAPGD(Attack):
+    """APGD on the targeted DLR loss, one run for each of the most likely wrong classes.
+
+    Args:
+        classes: how many wrong classes to aim at; all of them where the model has fewer.
+        steps, restarts, eot: as in `APGD`.
+    """
+
+    def __init__(self, classes: int = 9, *, steps: int = 100, restarts: int = 1, eot: int = 1) -> None:
+        require_positive(classes=classes, steps=steps, restarts=restarts, eot=eot)
+        self.classes, self.steps, self.restarts, self.eot = classes, steps, restarts, eot
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """Everything that the result depends on besides target, images, threat model and seed."""
+        return {
+            "attack": "apgd-t",
+            "classes": self.classes,
+            "steps": self.steps,
+            "restarts": self.restarts,
+            "eot": self.eot,
+        }
+
+    def most_passes(self, num_classes: int) -> tuple[int, int]:
+        """A first look at the image, then a look and a run of `steps` steps for each class and restart."""
+        runs = min(self.classes, num_classes - 1) * self.restarts
+        gradients = runs * (self.steps + 1) * self.eot
+        return gradients + runs + 2, gradients
+
+    def check(self, num_classes: int) -> None:
+        """Check that there are enough classes for the targeted DLR loss."""
+        if num_classes < TARGETED_DLR_CLASSES:
+            raise InputError(
+                f"targeted APGD (in AutoAttack, too) needs at least {TARGETED_DLR_CLASSES} classes for its DLR loss, "
+                f"the model has {num_classes}"
+            )
+
+    def search(self, target: CountedTarget, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int) -> Points:
+        """Run pyautoattack's targeted APGD."""
+        attack = APGDAttack_targeted(
+            target,
+            n_iter=self.steps,
+            norm=NORM_NAMES[threat.norm],
+            n_restarts=self.restarts,
+            eps=threat.epsilon,
+            seed=seed,
+            eot_iter=self.eot,
+            rho=0.75,
+            n_target_classes=min(self.classes, target.num_classes(images) - 1),
+            device=images.device,
+            logger=SILENT,
+        )
+        return run_search(attack.perturb, "apgd-t", target, images, labels)
+
+
+def require_positive(**values: int) -> None:
+    """Check that every value is at least 1.
+
+    Raises:
+        InputError: naming the first that is not.
+    """
+    for name, value in values.items():
+        if value < 1:
+            raise InputError(f"{name} must be at least 1, not {value}")

@@ -1,0 +1,237 @@
+"""What every attack is: a search for points, which the base class then checks and judges itself.
+
+No attack grades itself. After the search the base class checks the points' range and distance and asks the target
+afresh; a point that is not allowed is an error, never a robust image.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from igd_ray.attacks.counting import CountedTarget
+from igd_ray.data.images import check_images
+from igd_ray.errors import IgdError, InputError
+from igd_ray.threat import DISTANCE_TOLERANCE, ThreatModel
+
+
+class AttackError(IgdError):
+    """An attack broke its contract: it left the ball or the image range, or returned NaN."""
+
+
+@dataclass
+class Points:
+    """What a search found.
+
+    Attributes:
+        images: the point for each image, [N, C, H, W]; the clean image where there is none.
+        stages: which attack of an ensemble found each point; None where none did.
+        found: whether there is a point at all, bool [N].
+        queries, forwards, backwards: int64 [N]; each image's share of the counts. A batch is searched as a whole,
+            so counts are shared evenly among its images; their sum is exact.
+        alternatives: further points under a name, each with a bool [N] that says where it exists.
+    """
+
+    images: Tensor
+    stages: list[str | None]
+    found: Tensor
+    queries: Tensor
+    forwards: Tensor
+    backwards: Tensor
+    alternatives: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """Checked points and the target's fresh verdict on them.
+
+    Attributes:
+        adversarial: float32 [N, C, H, W] in [0, 1], within epsilon of the clean image; where several points were
+            kept, one that breaks the target if any does.
+        broken: bool [N]: the target, asked afresh, gives another class than the label for any of the points, or for
+            the clean image where the search gave none.
+        distance: float32 [N], of `adversarial`, in [0, 1] pixel units.
+        queries, forwards, backwards: int64 [N], see `Points`; the fresh verdict is included.
+        stages: which attack of an ensemble found the point; None where none did.
+        found: bool [N]: whether the search gave a point other than the clean image.
+        points: every point kept, by name, with a bool [N] that says where it exists.
+    """
+
+    adversarial: Tensor
+    broken: Tensor
+    distance: Tensor
+    queries: Tensor
+    forwards: Tensor
+    backwards: Tensor
+    stages: tuple[str | None, ...]
+    found: Tensor
+    points: Mapping[str, tuple[Tensor, Tensor]]
+
+
+class Attack(ABC):
+    """An attack: `attack(model, images, labels, threat=…, generator=…)`.
+
+    A subclass gives its settings and its search; it sees a logits callable and bounds, nothing of defenses.
+    """
+
+    point_name = "returned"
+
+    @property
+    @abstractmethod
+    def settings(self) -> Mapping[str, object]:
+        """Everything that the attack's result depends on besides target, images, threat model and seed."""
+
+    @abstractmethod
+    def search(self, target: CountedTarget, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int) -> Points:
+        """Search for points that the target gets wrong."""
+
+    @abstractmethod
+    def most_passes(self, num_classes: int) -> tuple[int, int]:
+        """Return upper bounds of the queries and of the gradients an image, for a target of `num_classes` classes."""
+
+    def check(self, num_classes: int) -> None:  # noqa: B027 — most attacks fit any model
+        """Check that the attack fits a model of `num_classes` classes.
+
+        Raises:
+            InputError: saying what the attack needs.
+        """
+
+    @final
+    def __call__(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, threat: ThreatModel, generator: torch.Generator
+    ) -> AttackResult:
+        """Attack `model` on `images` and judge the points found.
+
+        Args:
+            model: [0, 1] images to logits [B, C]; a defense or a base model.
+            images: float32 [N, C, H, W] in [0, 1].
+            labels: int64 [N].
+            threat: the norm and epsilon.
+            generator: its seed (`generator.initial_seed()`) decides all of the attack's randomness.
+
+        Raises:
+            InputError: if images or labels are not what they should be.
+            AttackError: if the search returned points that are not allowed.
+        """
+        check_images(images)
+        if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
+            raise InputError(f"expected int64 labels [{len(images)}], got {labels.dtype} {list(labels.shape)}")
+        target = CountedTarget(model)
+        images = images.contiguous()
+        points = self.search(target, images, labels, threat, generator.initial_seed())
+        searched = target.queries, target.forwards, target.backwards
+        kept = {self.point_name: (points.images.detach(), points.found), **points.alternatives}
+        chosen = points.images.detach().clone()
+        broken = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        for name, (candidates, exists) in kept.items():
+            self._check_points(candidates, images, exists, threat, name)
+            with torch.no_grad():
+                wrong = target(candidates).argmax(dim=1) != labels
+            # Without a point of its own, an image stands for itself: a misclassified one is broken without an attack.
+            if name != self.point_name:
+                wrong &= exists
+            better = wrong & ~broken
+            chosen[better] = candidates[better]
+            broken |= wrong
+        extra = even_shares(target, searched, len(images), images.device)
+        return AttackResult(
+            adversarial=chosen,
+            broken=broken,
+            distance=threat.norm.distance(chosen, images),
+            queries=points.queries + extra[0],
+            forwards=points.forwards + extra[1],
+            backwards=points.backwards + extra[2],
+            stages=tuple(points.stages),
+            found=points.found,
+            points=kept,
+        )
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={value!r}" for name, value in self.settings.items() if name != "attack")
+        return f"{type(self).__name__}({settings})"
+
+    def _check_points(self, points: Tensor, images: Tensor, exists: Tensor, threat: ThreatModel, name: str) -> None:
+        if points.shape != images.shape or points.dtype != images.dtype:
+            raise AttackError(
+                f"{self!r} returned {points.dtype} {list(points.shape)} as {name!r} points, "
+                f"expected {images.dtype} {list(images.shape)}"
+            )
+        points, images = points[exists], images[exists]
+        if len(points) == 0:
+            return
+        if not torch.isfinite(points).all():
+            count = int((~torch.isfinite(points)).flatten(1).any(dim=1).sum())
+            raise AttackError(f"{self!r} returned NaN or infinity in {count} of {len(points)} {name!r} points")
+        if points.min() < 0 or points.max() > 1:
+            raise AttackError(
+                f"{self!r} left [0, 1]: its {name!r} points range over [{points.min():g}, {points.max():g}]"
+            )
+        distance = threat.norm.distance(points, images).max()
+        if distance > threat.epsilon + DISTANCE_TOLERANCE:
+            raise AttackError(
+                f"{self!r} left the ball: a {name!r} point is {distance:g} away, epsilon is {threat.epsilon:g}"
+            )
+
+
+def even_shares(
+    target: CountedTarget, before: tuple[int, int, int], images: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Share what `target` counted since `before` (queries, forwards, backwards) evenly, int64 [images] each.
+
+    The first images get one more where the count does not divide; the sum is exact.
+    """
+
+    def shares(total: int) -> Tensor:
+        each, rest = divmod(total, images)
+        counts = torch.full((images,), each, dtype=torch.int64, device=device)
+        counts[:rest] += 1
+        return counts
+
+    queries, forwards, backwards = before
+    return (
+        shares(target.queries - queries),
+        shares(target.forwards - forwards),
+        shares(target.backwards - backwards),
+    )
+
+
+def search_in_sequence(
+    attacks: Sequence[tuple[str, Attack]],
+    target: CountedTarget,
+    images: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    seed: int,
+) -> Points:
+    """Run `attacks`, each (stage name, attack), one after another on the images that are still correct.
+
+    Every attack starts from the same `seed`, as AutoAttack does. An image whose clean version is misclassified is
+    not attacked.
+    """
+    start = target.queries, target.forwards, target.backwards
+    with torch.no_grad():
+        robust = target(images).argmax(dim=1) == labels
+    queries, forwards, backwards = even_shares(target, start, len(images), images.device)
+    adversarial = images.clone()
+    stages: list[str | None] = [None] * len(images)
+    for stage, attack in attacks:
+        rows = robust.nonzero().flatten()
+        if len(rows) == 0:
+            break
+        before = target.queries, target.forwards, target.backwards
+        points = attack.search(target, images[rows], labels[rows], threat, seed)
+        with torch.no_grad():
+            wrong = target(points.images).argmax(dim=1) != labels[rows]
+        for total, shares in zip(
+            (queries, forwards, backwards), even_shares(target, before, len(rows), images.device), strict=True
+        ):
+            total[rows] += shares
+        adversarial[rows[wrong]] = points.images[wrong].detach()
+        robust[rows[wrong]] = False
+        for row in rows[wrong].tolist():
+            stages[row] = stage
+    found = torch.tensor([stage is not None for stage in stages], device=images.device)
+    return Points(adversarial, stages, found, queries, forwards, backwards)

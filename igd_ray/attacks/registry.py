@@ -1,0 +1,84 @@
+"""Attack labels: the names by which attacks are asked for and stand in the catalog.
+
+A bare name means the published budget; a number after it is another budget and so another attack. `tr-` means
+computed on the base model, evaluated on the defense.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from igd_ray.attacks.apgd import APGD, TargetedAPGD
+from igd_ray.attacks.auto_attack import AutoAttack
+from igd_ray.attacks.base import Attack
+from igd_ray.attacks.fab import FAB
+from igd_ray.attacks.square import Square
+from igd_ray.attacks.transfer import TransferAPGD
+from igd_ray.errors import InputError, did_you_mean
+
+CLEAN = "clean"
+TRANSFER_PREFIX = "tr-"
+
+# Attacks whose published budget is the only one.
+FIXED: Mapping[str, Callable[[], Attack]] = {
+    "aa": lambda: AutoAttack("standard"),
+    "aa-rand": lambda: AutoAttack("rand"),
+    "apgd-eot": lambda: AutoAttack("rand"),
+}
+
+# Attacks with a budget, steps or queries an image, that a label may change: `apgd-ce-20`, `square-1000`.
+BUDGETED: Mapping[str, tuple[int, Callable[[int], Attack]]] = {
+    "apgd-ce": (100, lambda steps: APGD("ce", steps=steps)),
+    "apgd-dlr": (100, lambda steps: APGD("dlr", steps=steps)),
+    "apgd-t": (100, lambda steps: TargetedAPGD(steps=steps)),
+    "fab-t": (100, lambda steps: FAB(steps=steps)),
+    "square": (5000, lambda queries: Square(queries)),
+    "tr-apgd-ce": (100, lambda steps: TransferAPGD("ce", steps=steps)),
+    "tr-apgd-dlr": (100, lambda steps: TransferAPGD("dlr", steps=steps)),
+}
+
+# Attacks that ask for the target's class or logits only; the others follow gradients.
+QUERY_STAGES = ("square",)
+
+
+@dataclass(frozen=True)
+class AttackLabel:
+    """What a label asks for.
+
+    Attributes:
+        label: the label itself.
+        attack: the attack; None for `clean`.
+        transfer: whether its points are computed on the base model.
+    """
+
+    label: str
+    attack: Attack | None
+    transfer: bool
+
+
+def parse_attack(label: str) -> AttackLabel:
+    """Return the attack called `label`.
+
+    Raises:
+        InputError: if there is none, naming close matches.
+    """
+    if label == CLEAN:
+        return AttackLabel(label, None, transfer=False)
+    transfer = label.startswith(TRANSFER_PREFIX)
+    bare = label.removeprefix(TRANSFER_PREFIX)
+    numbered = re.fullmatch(r"(.+)-(\d+)", bare)
+    name, budget = (numbered[1], int(numbered[2])) if numbered else (bare, None)
+    # A transfer that keeps two points is an attack of its own; any other is the direct attack on the base model.
+    for candidate in (TRANSFER_PREFIX + name, name) if transfer else (name,):
+        if candidate in BUDGETED:
+            published, build = BUDGETED[candidate]
+            if budget == published:
+                raise InputError(
+                    f"attack {label!r}: {budget} is the published budget; write {label.rpartition('-')[0]!r}"
+                )
+            return AttackLabel(label, build(published if budget is None else budget), transfer)
+        if candidate in FIXED and budget is None:
+            return AttackLabel(label, FIXED[candidate](), transfer)
+    known = [CLEAN, *FIXED, *BUDGETED]
+    known += [TRANSFER_PREFIX + other for other in known if other != CLEAN and not other.startswith(TRANSFER_PREFIX)]
+    raise InputError(f"unknown attack {label!r}; known: {', '.join(dict.fromkeys(known))}{did_you_mean(label, known)}")

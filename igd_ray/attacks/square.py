@@ -1,0 +1,49 @@
+"""Square: random search with square-shaped changes, without gradients (Andriushchenko et al., ECCV 2020)."""
+
+from collections.abc import Mapping
+
+from pyautoattack.square import SquareAttack
+from torch import Tensor
+
+from igd_ray.attacks.apgd import require_positive
+from igd_ray.attacks.base import Attack, Points
+from igd_ray.attacks.counting import CountedTarget
+from igd_ray.attacks.pyautoattack import NORM_NAMES, run_search
+from igd_ray.threat import ThreatModel
+
+
+class Square(Attack):
+    """Square attack on the margin of the images that the target gets right.
+
+    Args:
+        queries: the most queries an image a restart.
+        restarts: random starts.
+    """
+
+    def __init__(self, queries: int = 5000, *, restarts: int = 1) -> None:
+        require_positive(queries=queries, restarts=restarts)
+        self.queries, self.restarts = queries, restarts
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """Everything that the result depends on besides target, images, threat model and seed."""
+        return {"attack": "square", "queries": self.queries, "restarts": self.restarts}
+
+    def most_passes(self, num_classes: int) -> tuple[int, int]:
+        """A first look, then a start, `queries` queries and a last look for each restart."""
+        return self.restarts * (self.queries + 2) + 1, 0
+
+    def search(self, target: CountedTarget, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int) -> Points:
+        """Run pyautoattack's Square."""
+        attack = SquareAttack(
+            target,
+            norm=NORM_NAMES[threat.norm],
+            n_queries=self.queries,
+            eps=threat.epsilon,
+            p_init=0.8,
+            n_restarts=self.restarts,
+            seed=seed,
+            device=images.device,
+            resc_schedule=False,
+        )
+        return run_search(attack.perturb, "square", target, images, labels)

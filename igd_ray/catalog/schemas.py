@@ -1,0 +1,177 @@
+"""One explicit Arrow schema for each table of the catalog."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import pyarrow as pa
+
+# A change of any schema below raises this number; a catalog of another version is refused, never guessed at.
+SCHEMA_VERSION = 1
+
+
+def _required(name: str, kind: pa.DataType) -> pa.Field:
+    """Return a column without which a row could not be joined or counted: NULL is refused there."""
+    return pa.field(name, kind, nullable=False)
+
+
+def _list(kind: pa.DataType) -> pa.DataType:
+    """Return the type of lists of `kind`, with the name of its child that a Parquet file gives back."""
+    return pa.list_(pa.field("element", kind))
+
+
+_TEXT, _INT, _LONG, _REAL, _FLAG = pa.string(), pa.int32(), pa.int64(), pa.float64(), pa.bool_()
+_MOMENT = pa.timestamp("us", tz="UTC")
+
+_COLUMNS: Mapping[str, list[pa.Field]] = {
+    "runs": [
+        _required("run_id", _TEXT),
+        _required("verb", _TEXT),
+        _required("created_at", _MOMENT),
+        pa.field("model", _TEXT),
+        pa.field("model_id", _TEXT),
+        pa.field("dataset", _TEXT),
+        pa.field("split", _TEXT),
+        pa.field("n", _INT),
+        pa.field("norm", _TEXT),
+        pa.field("epsilon", _REAL),
+        pa.field("seed", _LONG),
+        pa.field("config", _TEXT),  # JSON
+        pa.field("notes", _list(_TEXT)),  # what was not measured, remarks on splits
+    ],
+    "run_units": [
+        _required("run_id", _TEXT),
+        _required("unit_key", _TEXT),
+        _required("kind", _TEXT),
+        pa.field("defense", _TEXT),
+        pa.field("attack", _TEXT),
+        _required("reported", _FLAG),  # false: computed only as a source for other units
+        pa.field("image_ids", _list(_TEXT)),
+    ],
+    "outcomes": [
+        _required("unit_key", _TEXT),
+        pa.field("model", _TEXT),
+        pa.field("model_id", _TEXT),
+        pa.field("dataset", _TEXT),
+        _required("defense", _TEXT),
+        pa.field("defense_id", _TEXT),
+        pa.field("k", _INT),
+        pa.field("sigma", _REAL),
+        pa.field("tau", _REAL),
+        pa.field("draws", _INT),
+        pa.field("layer", _TEXT),
+        pa.field("ranking_id", _TEXT),
+        _required("attack", _TEXT),
+        pa.field("norm", _TEXT),
+        pa.field("epsilon", _REAL),
+        _required("image_id", _TEXT),
+        pa.field("label", _INT),
+        pa.field("clean_prediction", _INT),
+        pa.field("adversarial_prediction", _INT),
+        _required("status", _TEXT),  # robust, broken, misclassified, skipped, error
+        pa.field("stage", _TEXT),  # the attack of an ensemble that broke it
+        pa.field("distance", pa.float32()),
+        pa.field("queries", _LONG),
+        pa.field("forwards", _LONG),
+        pa.field("backwards", _LONG),
+        pa.field("seed", _LONG),
+        pa.field("judge_draws", _INT),
+        pa.field("broken_any", _FLAG),
+        pa.field("broken_majority", _FLAG),
+        pa.field("broken_all", _FLAG),
+        pa.field("seconds", _REAL),
+        pa.field("host", _TEXT),
+        pa.field("attempt", _INT),
+    ],
+    "adversarials": [
+        _required("unit_key", _TEXT),
+        _required("image_id", _TEXT),
+        _required("point", _TEXT),  # returned, highest-loss, last-misclassified
+        _required("shape", _list(_INT)),
+        _required("pixels", _list(pa.float32())),
+    ],
+    "rankings": [
+        _required("ranking_id", _TEXT),
+        _required("method", _TEXT),
+        pa.field("model", _TEXT),
+        pa.field("model_id", _TEXT),
+        pa.field("dataset", _TEXT),
+        pa.field("layer", _TEXT),
+        _required("class_id", _INT),
+        pa.field("class_name", _TEXT),
+        _required("neuron", _INT),
+        _required("score", _REAL),
+        _required("rank", _INT),  # 0 is the most important neuron of the class
+        pa.field("probe_images", _INT),
+        pa.field("details", _TEXT),  # JSON
+    ],
+    "arrays": [
+        _required("unit_key", _TEXT),
+        _required("name", _TEXT),
+        _required("dtype", _TEXT),
+        _required("shape", _list(_LONG)),
+        _required("data", pa.binary()),
+    ],
+    "searches": [
+        _required("search_id", _TEXT),
+        pa.field("model", _TEXT),
+        pa.field("model_id", _TEXT),
+        pa.field("dataset", _TEXT),
+        pa.field("split", _TEXT),
+        pa.field("method", _TEXT),
+        pa.field("layer", _TEXT),
+        pa.field("ranking_id", _TEXT),
+        pa.field("n", _INT),
+        pa.field("tolerance", _REAL),
+        pa.field("k", _INT),
+        pa.field("sigma", _REAL),
+        pa.field("tau", _REAL),
+        pa.field("draws", _INT),
+        pa.field("clean_accuracy", _REAL),
+        pa.field("base_clean_accuracy", _REAL),
+        pa.field("details", _TEXT),  # JSON
+    ],
+    "trials": [
+        _required("search_id", _TEXT),
+        _required("trial", _INT),
+        pa.field("model", _TEXT),
+        pa.field("dataset", _TEXT),
+        pa.field("method", _TEXT),
+        pa.field("ranking_id", _TEXT),
+        pa.field("layer", _TEXT),
+        pa.field("k", _INT),
+        pa.field("sigma", _REAL),
+        pa.field("tau", _REAL),
+        pa.field("draws", _INT),
+        pa.field("n", _INT),
+        pa.field("clean_accuracy", _REAL),
+        pa.field("base_clean_accuracy", _REAL),
+        pa.field("tolerance", _REAL),
+        pa.field("feasible", _FLAG),
+    ],
+    "checks": [
+        pa.field("unit_key", _TEXT),
+        pa.field("run_id", _TEXT),
+        pa.field("model", _TEXT),
+        pa.field("defense", _TEXT),
+        pa.field("attack", _TEXT),
+        _required("check", _TEXT),
+        _required("severity", _TEXT),  # info, warning, error
+        pa.field("value", _REAL),
+        _required("message", _TEXT),
+    ],
+    "failures": [
+        _required("unit_key", _TEXT),
+        pa.field("kind", _TEXT),
+        _required("attempt", _INT),
+        _required("error", _TEXT),
+        pa.field("host", _TEXT),
+        pa.field("created_at", _MOMENT),
+    ],
+}
+
+SCHEMAS: Mapping[str, pa.Schema] = MappingProxyType(
+    {
+        table: pa.schema(columns, metadata={"igd_schema": f"{table}/{SCHEMA_VERSION}"})
+        for table, columns in _COLUMNS.items()
+    }
+)

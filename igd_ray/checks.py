@@ -1,0 +1,134 @@
+"""Checks: whatever makes a robustness number suspicious, as data. Thresholds stand here and nowhere else.
+
+Each finding says what was measured, also when it is harmless: a check that did not run is not a check that passed.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from igd_ray.statistics import SIGNIFICANCE, mcnemar
+
+INFO, WARNING = "info", "warning"
+
+# Two passes over the same images differ by more than this in some logit.
+RANDOMISED_DIFFERENCE = 1e-4
+# More than this share of images has an all-zero gradient.
+ZERO_GRADIENT_SHARE = 0.01
+# Attacks that only query break at least this many images that no gradient attack of the same target broke.
+QUERY_BEATS_GRADIENT_IMAGES = 1
+# A transferred attack breaks at least this many more images than the direct ones, with this significance.
+TRANSFER_BEATS_DIRECT_IMAGES = 1
+# A prediction changes with the batch size although its margin exceeds this.
+BATCH_MARGIN = 1e-3
+BATCH_SIZES = (1, 64)
+# Logits this close to a probability distribution are taken for one.
+PROBABILITY_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check measured.
+
+    Attributes:
+        check: its name.
+        severity: "info" where nothing is wrong, "warning" where the number above deserves doubt.
+        value: the quantity compared with the threshold.
+        message: one sentence for people.
+    """
+
+    check: str
+    severity: str
+    value: float
+    message: str
+
+
+@torch.no_grad()
+def check_randomised(target: nn.Module, images: Tensor, *, protocol: str) -> Finding:
+    """Compare two passes over `images` [n, C, H, W]; a randomised target under a deterministic protocol is a warning.
+
+    Args:
+        target: the defended model.
+        images: some clean images.
+        protocol: "standard" for attacks made for deterministic targets, "rand" for those that average gradients.
+    """
+    difference = float((target(images) - target(images)).abs().max())
+    randomised = not difference <= RANDOMISED_DIFFERENCE  # NaN counts as randomised
+    if not randomised:
+        message = f"two passes differ by at most {difference:.1e}: the target is deterministic"
+    elif protocol == "standard":
+        message = (
+            f"two passes differ by up to {difference:.2g} in a logit: the target is randomised, and attacks made for "
+            "deterministic targets (AutoAttack standard) may overrate it; see the rand and EoT attacks"
+        )
+    else:
+        message = f"two passes differ by up to {difference:.2g} in a logit: the target is randomised"
+    return Finding("randomised", WARNING if randomised and protocol == "standard" else INFO, difference, message)
+
+
+def check_zero_gradient(target: nn.Module, images: Tensor, labels: Tensor) -> Finding:
+    """Measure the share of images whose cross-entropy gradient is all zero or not finite."""
+    points = images.clone().requires_grad_()
+    loss = torch.nn.functional.cross_entropy(target(points), labels, reduction="sum")
+    if loss.requires_grad:
+        (gradient,) = torch.autograd.grad(loss, [points], allow_unused=True, materialize_grads=True)
+    else:
+        gradient = torch.zeros_like(points)
+    useless = (gradient == 0).flatten(1).all(dim=1) | ~torch.isfinite(gradient).flatten(1).all(dim=1)
+    share = float(useless.float().mean())
+    severity = WARNING if share > ZERO_GRADIENT_SHARE else INFO
+    count = int(useless.sum())
+    message = f"{count} of {len(images)} images have an all-zero or non-finite cross-entropy gradient"
+    if severity == WARNING:
+        message += ": gradient attacks may be blind there"
+    return Finding("zero-gradient", severity, share, message)
+
+
+@torch.no_grad()
+def check_batch_dependence(target: nn.Module, images: Tensor) -> Finding:
+    """Compare predictions at two batch sizes; made for deterministic targets."""
+    logits = [
+        torch.cat([target(images[start : start + size]) for start in range(0, len(images), size)])
+        for size in BATCH_SIZES
+    ]
+    top = logits[0].topk(2, dim=1).values
+    decided = top[:, 0] - top[:, 1] > BATCH_MARGIN
+    changed = int(((logits[0].argmax(dim=1) != logits[1].argmax(dim=1)) & decided).sum())
+    sizes = " and ".join(str(size) for size in BATCH_SIZES)
+    message = f"{changed} of {len(images)} predictions change between batch sizes {sizes}"
+    return Finding("batch-dependence", WARNING if changed else INFO, changed, message)
+
+
+@torch.no_grad()
+def check_output_range(target: nn.Module, images: Tensor) -> Finding:
+    """Tell whether the outputs look like probabilities: the losses of attacks expect logits."""
+    logits = target(images)
+    off = float((logits.sum(dim=1) - 1).abs().max())
+    inside = bool((logits >= -PROBABILITY_TOLERANCE).all() and (logits <= 1 + PROBABILITY_TOLERANCE).all())
+    if inside and off < PROBABILITY_TOLERANCE:
+        message = "the outputs sum to 1 and lie in [0, 1]: probabilities, not logits, weaken gradient attacks"
+        return Finding("output-range", WARNING, off, message)
+    return Finding("output-range", INFO, off, f"outputs range over [{logits.min():.3g}, {logits.max():.3g}]: logits")
+
+
+def check_query_beats_gradient(broken_only_by_queries: int, broken: int) -> Finding:
+    """Judge how many of the `broken` images only a query attack broke."""
+    severity = WARNING if broken_only_by_queries >= QUERY_BEATS_GRADIENT_IMAGES else INFO
+    message = f"{broken_only_by_queries} of {broken} broken images were broken by a query attack alone"
+    if severity == WARNING:
+        message += ": gradients may be masked"
+    return Finding("query-beats-gradient", severity, broken_only_by_queries, message)
+
+
+def check_transfer_beats_direct(only_transfer: int, only_direct: int) -> Finding:
+    """Judge how many images only transfers, and only direct attacks, broke (exact McNemar)."""
+    p_value = mcnemar(only_transfer, only_direct)
+    beats = only_transfer - only_direct >= TRANSFER_BEATS_DIRECT_IMAGES and p_value < SIGNIFICANCE
+    message = (
+        f"transfers from the base model alone broke {only_transfer} images, direct attacks alone {only_direct} "
+        f"(p = {p_value:.2g})"
+    )
+    if beats:
+        message += ": the direct attacks are too weak for this target"
+    return Finding("transfer-beats-direct", WARNING if beats else INFO, only_transfer - only_direct, message)

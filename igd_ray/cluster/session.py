@@ -1,0 +1,68 @@
+"""Starting a local Ray on the loopback, or attaching to the cluster that RAY_ADDRESS names."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+from igd_ray.errors import InputError
+
+LOOPBACK = "127.0.0.1"
+
+# A local Ray binds the machine's own address unless both the node address and this switch, which Ray reads when it
+# is imported, say otherwise. The others keep it quiet and keep it from reporting usage.
+LOCAL_ENVIRONMENT = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+    "RAY_DEDUP_LOGS": "0",
+}
+
+
+def import_ray() -> ModuleType:
+    """Import ray with the environment that a local start needs; an attached cluster has its own."""
+    if not os.environ.get("RAY_ADDRESS"):
+        for name, value in LOCAL_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+    import ray
+
+    return ray
+
+
+@contextmanager
+def ray_session(*, num_cpus: int | None = None, num_gpus: int | None = None) -> Iterator[ModuleType]:
+    """While open, Ray runs: the cluster that RAY_ADDRESS names, one that runs already, or a local one.
+
+    Args:
+        num_cpus, num_gpus: logical resources of a local Ray; the machine's by default.
+
+    Raises:
+        InputError: if RAY_ADDRESS is an HTTP address, which only Ray's job commands take.
+    """
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address.startswith("http"):
+        raise InputError(
+            f"RAY_ADDRESS must be HOST:PORT of a cluster, not {address!r}; "
+            "for `ray job submit` set RAY_API_SERVER_ADDRESS instead"
+        )
+    ray = import_ray()
+    if ray.is_initialized():
+        yield ray
+        return
+    if address:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    else:
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+            include_dashboard=False,
+            _node_ip_address=LOOPBACK,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    try:
+        yield ray
+    finally:
+        ray.shutdown()

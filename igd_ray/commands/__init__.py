@@ -1,0 +1,1 @@
+"""Commands of `igd`, one file a verb."""

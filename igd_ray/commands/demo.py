@@ -1,0 +1,50 @@
+"""`igd demo`: the whole way on the embedded model: rank, search, attack, report."""
+
+import argparse
+
+from igd_ray.commands.evaluate import show_accuracy
+from igd_ray.commands.executors import executor_for
+from igd_ray.commands.flags import given_settings
+from igd_ray.config import EvaluateSettings, load_settings
+from igd_ray.pipeline.run import require_all
+from igd_ray.pipeline.study import Study
+from igd_ray.pipeline.verbs import evaluate, plan_evaluation_of, plan_searches, search
+from igd_ray.report import write_report
+
+# Few enough for minutes on two cores, enough for intervals of about ±9 points.
+IMAGES = 128
+METHODS = ("loir", "cdir")
+TOLERANCE = 0.005
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.add_argument("--catalog", metavar="DIR", help="folder of results (default: results)")
+    parser.add_argument("--n", type=int, help=f"test images that are attacked (default: {IMAGES})")
+    parser.add_argument("--seed", type=int, help="what every seed derives from (default: 0)")
+    parser.add_argument("--executor", choices=["ray", "local"], help="actors, or this process (default: ray)")
+    parser.add_argument("--actors", type=int, help="model replicas (default: one a GPU, or one a CPU)")
+    parser.add_argument("--json", action="store_true", default=False, help="print the result as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Rank by LO-IR and CD-IR, choose k for each, attack, and write the report."""
+    settings = load_settings(EvaluateSettings, file=None, given={"n": IMAGES, **given_settings(arguments)})
+    with Study(settings, executor=executor_for(settings)) as study:
+        plans = plan_searches(study, METHODS, tolerance=TOLERANCE)
+        chosen = {plan.ranking.method: found for plan, found in zip(plans, search(study, plans), strict=True)}
+        kept = {method: found.chosen.k if found.chosen else study.layer.width for method, found in chosen.items()}
+        if not arguments.json:
+            for method, k in kept.items():
+                print(f"{method}: k = {k} of {study.layer.width} neurons keep clean accuracy")
+        defenses = ["none", *(f"{method}-{k}" for method, k in kept.items()), f"random-{kept['loir']}"]
+        settings = settings.model_copy(update={"defenses": tuple(defenses)})
+        evaluation = plan_evaluation_of(study, settings)
+        summary = evaluate(study, settings, evaluation)
+        show_accuracy(study.catalog, evaluation.plan.run_id, as_json=arguments.json)
+        require_all(summary, "evaluation")
+        report = write_report(study.catalog, evaluation.plan.run_id, study.catalog.root / "report.html")
+        if not arguments.json:
+            print(f"report: {report}")
+            print(f'more: igd sql --catalog {study.catalog.root} "SELECT * FROM worst_case"')
+    return 0

@@ -1,0 +1,121 @@
+"""`igd doctor`: is this machine ready, and if not, what to do."""
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from igd_ray.report import print_table
+
+OK, WARNING, PROBLEM = "ok", "warning", "problem"
+
+# Ray's tokens work as described in the README from this version on.
+LEAST_RAY = (2, 54)
+LEAST_FREE_GIB = 5
+PACKAGES = ("torch", "torchvision", "ray", "robustbench", "pyautoattack", "open_clip_torch", "pyarrow", "duckdb")
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was looked at, how it stands, and what to do about it."""
+
+    what: str
+    state: str
+    found: str
+    advice: str = ""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.add_argument("--catalog", metavar="DIR", default="results", help="folder of results (default: results)")
+    parser.add_argument("--json", action="store_true", default=False, help="print the result as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print every diagnosis; the exit code is 1 if there is a problem."""
+    looks: list[Callable[[], list[Diagnosis]]] = [
+        _python,
+        _packages,
+        _gpu,
+        lambda: _disk(Path(arguments.catalog)),
+        _ray,
+    ]
+    diagnoses = [diagnosis for look in looks for diagnosis in look()]
+    if arguments.json:
+        import json
+
+        print(json.dumps([vars(diagnosis) for diagnosis in diagnoses], indent=2))
+    else:
+        print_table([vars(diagnosis) for diagnosis in diagnoses])
+    return int(any(diagnosis.state == PROBLEM for diagnosis in diagnoses))
+
+
+def _python() -> list[Diagnosis]:
+    return [Diagnosis("python", OK, ".".join(map(str, sys.version_info[:3])))]
+
+
+def _packages() -> list[Diagnosis]:
+    found = []
+    for package in PACKAGES:
+        try:
+            found.append(Diagnosis(package, OK, version(package)))
+        except PackageNotFoundError:
+            found.append(Diagnosis(package, PROBLEM, "not installed", "run make, or pip install -r requirements.lock"))
+    return found
+
+
+def _gpu() -> list[Diagnosis]:
+    import torch
+
+    if torch.cuda.is_available():
+        names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+        return [Diagnosis("gpu", OK, names)]
+    return [Diagnosis("gpu", OK, "none; attacks run on the CPU")]
+
+
+def _disk(folder: Path) -> list[Diagnosis]:
+    existing = folder.resolve()
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free / 2**30
+    state = OK if free >= LEAST_FREE_GIB else WARNING
+    advice = "" if state == OK else f"free some space: points of 5000 ImageNet images take about {LEAST_FREE_GIB} GiB"
+    diagnoses = [Diagnosis("disk", state, f"{free:.0f} GiB free at {existing}", advice)]
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            diagnoses.append(Diagnosis("catalog", OK, f"{folder} can be written"))
+    except OSError as error:
+        advice = "choose another folder with --catalog, or change its permissions"
+        diagnoses.append(Diagnosis("catalog", PROBLEM, f"{folder}: {error.strerror}", advice))
+    return diagnoses
+
+
+def _ray() -> list[Diagnosis]:
+    diagnoses = []
+    installed = tuple(int(part) for part in version("ray").split(".")[:2])
+    if installed < LEAST_RAY:
+        advice = "install ray 2.54 or newer: older versions have no tokens"
+        diagnoses.append(Diagnosis("ray version", PROBLEM, version("ray"), advice))
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address.startswith("http"):
+        advice = "unset it; for `ray job submit` set RAY_API_SERVER_ADDRESS instead"
+        diagnoses.append(Diagnosis("ray address", PROBLEM, f"RAY_ADDRESS={address}", advice))
+    else:
+        found = f"RAY_ADDRESS={address}" if address else "a local Ray on the loopback, ended with the command"
+        diagnoses.append(Diagnosis("ray address", OK, found))
+    mode = os.environ.get("RAY_AUTH_MODE", "")
+    has_token = bool(os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"))
+    if address and mode != "token":
+        advice = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH on every node"
+        diagnoses.append(Diagnosis("ray token", WARNING, "a cluster without token authentication", advice))
+    elif mode == "token" and not has_token and not (Path.home() / ".ray" / "auth_token").exists():
+        advice = "set RAY_AUTH_TOKEN_PATH to a file with the cluster's token"
+        diagnoses.append(Diagnosis("ray token", PROBLEM, "RAY_AUTH_MODE=token, but no token", advice))
+    else:
+        diagnoses.append(Diagnosis("ray token", OK, "set" if has_token else "not needed for a local Ray"))
+    return diagnoses

@@ -1,0 +1,69 @@
+"""`igd evaluate`: attack defenses and reduce to the image-wise worst case."""
+
+import argparse
+
+from igd_ray.catalog import Catalog, run_query
+from igd_ray.commands.dry_run import show_costs
+from igd_ray.commands.executors import executor_for
+from igd_ray.commands.flags import add_defense_flags, add_dry_run, add_study_flags, given_settings
+from igd_ray.commands.output import show
+from igd_ray.config import EvaluateSettings, load_settings
+from igd_ray.pipeline.run import require_all
+from igd_ray.pipeline.study import Study
+from igd_ray.pipeline.verbs import evaluate, plan_evaluation_of
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.add_argument("--defenses", help="none, loir-K, cdir-K, random-K, with commas (default: none)")
+    parser.add_argument("--attacks", help="clean, aa, tr-apgd-ce, …, with commas (default: aa,tr-apgd-ce)")
+    parser.add_argument("--ranking", metavar="ID", help="use these rankings, with commas, instead of computing them")
+    parser.add_argument("--from-search", metavar="ID", help="add the defenses that these searches chose, with commas")
+    parser.add_argument("--shard-size", type=int, help="images a unit, attacked as one batch (default: 64)")
+    parser.add_argument("--attack-seed", type=int, help="one seed for every attack, to repeat a published run")
+    parser.add_argument("--judge-draws", type=int, help="fresh evaluations of each point (default: 1)")
+    add_study_flags(parser)
+    add_defense_flags(parser)
+    add_dry_run(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate, and print accuracy per attack and the worst case."""
+    settings = load_settings(EvaluateSettings, file=arguments.config, given=given_settings(arguments))
+    with Study(settings, executor=executor_for(settings)) as study:
+        evaluation = plan_evaluation_of(study, settings)
+        if arguments.dry_run:
+            units = [unit for ranking in evaluation.rankings for unit in ranking.units]
+            show_costs(study, [*units, *evaluation.plan.units], as_json=arguments.json)
+            return 0
+        summary = evaluate(study, settings, evaluation)
+        show_accuracy(study.catalog, evaluation.plan.run_id, as_json=arguments.json)
+        require_all(summary, "evaluation")
+    return 0
+
+
+def show_accuracy(catalog: Catalog, run_id: str, *, as_json: bool) -> None:
+    """Print one row a defense: clean, each attack, worst case with its interval, and the gain over `none`."""
+    attacks = run_query(
+        catalog, f"SELECT DISTINCT attack FROM accuracy WHERE run_id = '{run_id}' AND attack <> 'clean' ORDER BY attack"
+    )["attack"].to_pylist()
+    columns = ", ".join(f"max(robust_accuracy) FILTER (attack = '{attack}') AS \"{attack}\"" for attack in attacks)
+    table = run_query(
+        catalog,
+        f"""
+        WITH attacked AS (
+            SELECT defense, {columns or "NULL AS attacks"} FROM accuracy WHERE run_id = '{run_id}' GROUP BY defense
+        )
+        SELECT worst_case.defense, n, clean_accuracy AS clean, attacked.* EXCLUDE (defense),
+            robust_accuracy AS worst_case, low, high, gain
+        FROM worst_case JOIN attacked USING (defense) WHERE run_id = '{run_id}'
+        ORDER BY defense <> 'none', defense
+        """,
+    )
+    warnings = run_query(
+        catalog, f"SELECT defense, \"check\", message FROM checks WHERE run_id = '{run_id}' AND severity <> 'info'"
+    )
+    show(table, as_json=as_json, title=None if as_json else f"Run {run_id}, accuracies as fractions")
+    if not as_json:
+        for warning in warnings.to_pylist():
+            print(f"check {warning['check']} ({warning['defense']}): {warning['message']}")

@@ -1,0 +1,87 @@
+"""Flags that several verbs share. A flag that is not given is absent, so that a settings file may say it."""
+
+import argparse
+
+import yaml
+
+from igd_ray.errors import InputError
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports a wrong flag as one line that starts like every other error."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        """Raise the message, for the one place that prints errors."""
+        raise InputError(f"{message}; see `{self.prog} --help`")
+
+
+def add_study_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `StudySettings`."""
+    model = parser.add_argument_group("model and data")
+    model.add_argument("--model", help="demo, robustbench:NAME, timm:NAME or path/to/file.py:factory (default: demo)")
+    model.add_argument("--weights", metavar="FILE", help="safetensors, or a PyTorch state dict")
+    model.add_argument(
+        "--model-arg", action="append", metavar="NAME=VALUE", help="an argument of the factory; may be repeated"
+    )
+    model.add_argument("--data", help="digits, cifar10, cifar100, parquet:FILE or folder:DIR (default: digits)")
+    model.add_argument("--split", help="the split that is evaluated (default: test)")
+    model.add_argument("--n", type=int, help="how many of its images, from the first (default: 256)")
+    model.add_argument("--probe-n", type=int, help="training images that rank neurons (default: at most 10000)")
+    model.add_argument("--search-n", type=int, help="images that choose k (default: at most 2000)")
+    model.add_argument("--search-split", help="where those come from (default: train, apart from the probe images)")
+    model.add_argument("--classes", metavar="FILE", help="class names, one a line; or cifar10, cifar100")
+    model.add_argument("--layer", help="penultimate, or a module's path such as layer3 (default: penultimate)")
+    model.add_argument(
+        "--clip", help="demo, NAME/PRETRAINED or a JSON config (default: demo for digits, else ViT-B-16/openai)"
+    )
+    model.add_argument("--clip-weights", metavar="FILE", help="a local checkpoint of the CLIP model")
+    running = parser.add_argument_group("running")
+    running.add_argument("--catalog", metavar="DIR", help="folder of results (default: results)")
+    running.add_argument("--seed", type=int, help="what every seed derives from (default: 0)")
+    running.add_argument("--executor", choices=["ray", "local"], help="actors, or this process (default: ray)")
+    running.add_argument("--actors", type=int, help="model replicas (default: one a GPU, or one a CPU)")
+    running.add_argument("--device", choices=["auto", "cpu", "cuda"], help="default: auto")
+    running.add_argument("--config", metavar="FILE", default=None, help="YAML with any of these settings")
+    running.add_argument("--json", action="store_true", default=False, help="print the result as JSON")
+
+
+def add_dry_run(parser: argparse.ArgumentParser) -> None:
+    """Add `--dry-run`."""
+    parser.add_argument(
+        "--dry-run", action="store_true", default=False, help="print units, passes and estimated time; run nothing"
+    )
+
+
+def add_defense_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the two-pass defense and the threat model."""
+    defense = parser.add_argument_group("threat model and defense")
+    defense.add_argument("--norm", help="linf or l2 (default: linf)")
+    defense.add_argument("--eps", help="in [0, 1] pixel units, such as 8/255 (default: 0.15 for digits, else 8/255)")
+    defense.add_argument("--sigma", help="first-pass noise, in [0, 1] pixel units (default: eps/2)")
+    defense.add_argument("--tau", type=float, help="temperature of the pseudo-label (default: 0.01)")
+    defense.add_argument("--draws", type=int, help="noise draws averaged in the first pass (default: 1)")
+
+
+NOT_SETTINGS = ("verb", "run", "config", "json", "dry_run")
+
+
+def given_settings(arguments: argparse.Namespace) -> dict[str, object]:
+    """Return the settings that the command line gives.
+
+    Raises:
+        InputError: for a --model-arg without "=".
+    """
+    given = {name: value for name, value in vars(arguments).items() if name not in NOT_SETTINGS}
+    if "model_arg" in given:
+        given["model_arg"] = dict(_model_argument(text) for text in arguments.model_arg)
+    return given
+
+
+def _model_argument(text: str) -> tuple[str, object]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise InputError(f"--model-arg must be NAME=VALUE, such as width=16, not {text!r}")
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError:
+        return name, value

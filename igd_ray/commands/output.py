@@ -1,0 +1,17 @@
+"""Results on standard output: a table for people, JSON for scripts."""
+
+import json
+import sys
+
+import pyarrow as pa
+
+from igd_ray.report import print_table
+
+
+def show(table: pa.Table, *, as_json: bool, title: str | None = None) -> None:
+    """Print `table`, as JSON if asked."""
+    if as_json:
+        json.dump(table.to_pylist(), sys.stdout, default=str, indent=2)
+        print()
+    else:
+        print_table(table, title=title)

@@ -1,0 +1,42 @@
+"""`igd rank`: rank a layer's neurons for every class."""
+
+import argparse
+
+from igd_ray.catalog import run_query
+from igd_ray.commands.dry_run import show_costs
+from igd_ray.commands.executors import executor_for
+from igd_ray.commands.flags import add_dry_run, add_study_flags, given_settings
+from igd_ray.commands.output import show
+from igd_ray.config import RankSettings, load_settings
+from igd_ray.pipeline.study import Study
+from igd_ray.pipeline.verbs import rank
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.add_argument("--method", help="loir, cdir, random; several with commas (default: loir)")
+    add_study_flags(parser)
+    add_dry_run(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compute the rankings and print where they are and who is on top."""
+    settings = load_settings(RankSettings, file=arguments.config, given=given_settings(arguments))
+    with Study(settings, executor=executor_for(settings)) as study:
+        plans = [study.plan_ranking(method) for method in settings.method]
+        if arguments.dry_run:
+            show_costs(study, [unit for plan in plans for unit in plan.units], as_json=arguments.json)
+            return 0
+        rank(study, settings.method)
+        ids = ", ".join(f"'{plan.ranking_id}'" for plan in plans)
+        table = run_query(
+            study.catalog,
+            f"""
+            SELECT ranking_id, method, layer, class_name AS class, max(neuron) + 1 AS width,
+                list(neuron ORDER BY rank)[:8] AS top_neurons
+            FROM rankings WHERE ranking_id IN ({ids})
+            GROUP BY ALL ORDER BY method, min(class_id) LIMIT 40
+            """,
+        )
+        show(table, as_json=arguments.json)
+    return 0

@@ -1,0 +1,213 @@
+"""Typed settings of every verb, from the command line or a YAML file; what cannot be used fails before work starts."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import pydantic
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from igd_ray.attacks.registry import parse_attack
+from igd_ray.defenses.specs import parse_defense
+from igd_ray.errors import InputError, did_you_mean, first_line
+from igd_ray.models.demo import DEMO_EPSILON
+from igd_ray.ranking.scores import METHODS
+from igd_ray.threat import Norm, ThreatModel, parse_fraction
+
+# Epsilon where none is given: what the demo's model was made for, and the paper's for CIFAR.
+EPSILON_BY_DATA = {"digits": DEMO_EPSILON}
+EPSILON = 8 / 255
+
+# A YAML settings file is small; anything larger is something else.
+MOST_CONFIG_BYTES = 1_000_000
+
+Settings = TypeVar("Settings", bound="StudySettings")
+
+Fraction = Annotated[float, BeforeValidator(parse_fraction)]
+
+
+def _labels(value: object) -> object:
+    """Split "none,loir-50" at its commas."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Labels = Annotated[tuple[str, ...], BeforeValidator(_labels), Field(min_length=1)]
+
+
+class StudySettings(BaseModel):
+    """What every verb that computes has: a model, data, and where and how to run.
+
+    Attributes:
+        model, weights, model_arg: the base model's spec, its weights file and its factory's arguments.
+        data, split, n: the data spec, and which images are evaluated: the first `n` of `split`.
+        probe_n, search_n, search_split: how many images rank neurons and choose k, and where the latter come from;
+            by default as many as fit, at most 10 000 and 2000, from disjoint parts of the training split.
+        classes: "cifar10", "cifar100" or a file of class names, one a line, in place of the data's own.
+        layer: "penultimate" or a module's path.
+        clip, clip_weights: the CLIP model of CD-IR; by default the embedded one for digits, else ViT-B-16/openai.
+        norm, eps: the threat model; eps in [0, 1] pixel units.
+        sigma, tau, draws: the first pass's noise and temperature; sigma is eps/2 by default.
+        catalog: the folder of results.
+        seed: every seed derives from it and from what it is used for.
+        executor, actors, device: where units run.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = "demo"
+    weights: str | None = None
+    model_arg: dict[str, Any] = Field(default_factory=dict)
+    data: str = "digits"
+    split: str = "test"
+    n: int = Field(default=256, ge=1)
+    probe_n: int | None = Field(default=None, ge=1)
+    search_n: int | None = Field(default=None, ge=1)
+    search_split: str = "train"
+    classes: str | None = None
+    layer: str = "penultimate"
+    clip: str | None = None
+    clip_weights: str | None = None
+    norm: Annotated[Norm, BeforeValidator(lambda value: Norm.parse(str(value)))] = Norm.LINF
+    eps: Fraction | None = None
+    sigma: Fraction | None = None
+    tau: float = 0.01
+    draws: int = 1
+    catalog: str = "results"
+    seed: int = Field(default=0, ge=0)
+    executor: Literal["ray", "local"] = "ray"
+    actors: int | None = Field(default=None, ge=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @property
+    def threat(self) -> ThreatModel:
+        """The threat model; its epsilon is that of the data where none is given."""
+        epsilon = EPSILON_BY_DATA.get(self.data.partition(":")[0], EPSILON) if self.eps is None else self.eps
+        return ThreatModel(self.norm, epsilon)
+
+    @property
+    def noise(self) -> float:
+        """σ, in [0, 1] pixel units.
+
+        Raises:
+            InputError: if it is not given and eps is no infinity norm, which half of would say nothing about pixels.
+        """
+        if self.sigma is not None:
+            if self.sigma < 0:
+                raise InputError(f"sigma must be at least 0, in [0, 1] pixel units, not {self.sigma:g}")
+            return self.sigma
+        if self.norm is not Norm.LINF:
+            raise InputError(f"with --norm {self.norm.value} give --sigma, in [0, 1] pixel units; eps/2 is for linf")
+        return self.threat.epsilon / 2
+
+    def check(self) -> None:
+        """Check what needs no model and no data.
+
+        Raises:
+            InputError: for the first setting that cannot be used.
+        """
+        _ = self.threat
+        if not self.tau > 0:
+            raise InputError(f"tau must be positive, not {self.tau:g}")
+        if self.draws < 1:
+            raise InputError(f"draws must be at least 1, not {self.draws}")
+        if self.executor == "local" and self.actors is not None:
+            raise InputError("--actors is for --executor ray; the local executor runs in this process")
+
+
+class RankSettings(StudySettings):
+    """`igd rank`: rankings of one layer by one or more methods."""
+
+    method: Labels = ("loir",)
+
+    def check(self) -> None:
+        """Check methods as well."""
+        super().check()
+        for method in self.method:
+            if method not in METHODS:
+                raise InputError(
+                    f"method must be one of {', '.join(METHODS)}, not {method!r}{did_you_mean(method, METHODS)}"
+                )
+
+
+class SearchSettings(RankSettings):
+    """`igd search`: the smallest k within `tolerance`, a fraction, of the base model's clean accuracy."""
+
+    tolerance: Fraction = Field(default=0.005, ge=0, le=1)
+
+    def check(self) -> None:
+        """Check σ as well."""
+        super().check()
+        _ = self.noise
+
+
+class EvaluateSettings(StudySettings):
+    """`igd evaluate`: attacks on defenses.
+
+    Attributes:
+        defenses, attacks: labels.
+        ranking: ids of rankings to use, for the methods they are of; others are computed.
+        from_search: ids of finished searches whose settings are added as defenses.
+        shard_size: images a unit; attacks work on a unit as one batch.
+        attack_seed: the seed of every attack in place of one derived from its unit's key.
+        judge_draws: fresh evaluations of each point of a random defense.
+    """
+
+    defenses: Labels = ("none",)
+    attacks: Labels = ("aa", "tr-apgd-ce")
+    ranking: Annotated[tuple[str, ...], BeforeValidator(_labels)] = ()
+    from_search: Annotated[tuple[str, ...], BeforeValidator(_labels)] = ()
+    shard_size: int = Field(default=64, ge=1)
+    attack_seed: int | None = Field(default=None, ge=0)
+    judge_draws: int = Field(default=1, ge=1)
+
+    def check(self) -> None:
+        """Check labels as well."""
+        super().check()
+        for attack in self.attacks:
+            parse_attack(attack)
+        if any(parse_defense(defense).k is not None for defense in self.defenses):
+            _ = self.noise
+
+
+def load_settings(kind: type[Settings], *, file: str | Path | None, given: dict[str, object]) -> Settings:
+    """Return settings from a YAML `file`, if any, overridden by what was `given` on the command line.
+
+    Raises:
+        InputError: for an unreadable file, an unknown setting (naming close matches), or a value that does not fit.
+    """
+    values = {**(read_yaml(file) if file is not None else {}), **given}
+    known = list(kind.model_fields)
+    for name in values:
+        if name not in known:
+            raise InputError(f"unknown setting {name!r}; known: {', '.join(known)}{did_you_mean(str(name), known)}")
+    try:
+        settings = kind(**values)  # type: ignore[arg-type]
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        cause = first.get("ctx", {}).get("error")
+        if isinstance(cause, InputError):
+            raise cause from None
+        name = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{name}: {first['msg'].lower()}, not {first['input']!r}") from None
+    settings.check()
+    return settings
+
+
+def read_yaml(path: str | Path) -> dict[str, object]:
+    """Return the mapping in a YAML file; only plain values, no code.
+
+    Raises:
+        InputError: if the file is missing, too large, not YAML, or no mapping.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"settings: no file at {path}")
+    if path.stat().st_size > MOST_CONFIG_BYTES:
+        raise InputError(f"settings: {path} exceeds {MOST_CONFIG_BYTES} bytes; expected a short YAML mapping")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"settings: {path} is not YAML ({first_line(error)})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"settings: {path} must map names to values (`model: demo`), not {type(content).__name__}")
+    return {str(name).replace("-", "_"): value for name, value in content.items()}

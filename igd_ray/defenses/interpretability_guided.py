@@ -1,0 +1,152 @@
+"""The interpretability-guided defense: two passes, the second with only the predicted class's neurons.
+
+ỹ = softmax( (1/m) Σ_j f(x + σ·n_j) / τ ),  n_j ~ N(0, I)          (Kulkarni & Weng, ECCV 2024, eq. 6)
+prediction = h( (ỹ M) ⊙ a(x) )                                      (eq. 4)
+"""
+
+import torch
+from torch import Tensor, nn
+
+from igd_ray.errors import InputError
+from igd_ray.models.layers import PENULTIMATE, Layer, classifier, find_layer, recorded, scaled
+
+
+class InterpretabilityGuidedDefense(nn.Module):
+    """A base model, unchanged, with its neurons masked by what a first pass predicts.
+
+    With σ = 0 the first pass is f(x), and at the penultimate layer its activation serves the second pass too.
+    Noise is added to pixels and not clipped; the clean image goes through the second pass. Gradients flow through
+    both passes.
+
+    Args:
+        model: the base model: [0, 1] images to logits [B, C], in eval mode.
+        masks: M, [C, N] (see `class_masks`).
+        layer: "penultimate", a module's path, or a `Layer` that was found before.
+        sigma: σ ≥ 0, the noise's standard deviation in [0, 1] pixel units.
+        tau: τ > 0, the temperature of the pseudo-label.
+        draws: m ≥ 1, noise draws averaged in the first pass; 1 without noise.
+        generator: where the noise of every call comes from; required with σ > 0, never the global one.
+
+    Raises:
+        InputError: if a value is out of range, or σ > 0 comes without a generator.
+    """
+
+    masks: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        masks: Tensor,
+        *,
+        layer: str | Layer = PENULTIMATE,
+        sigma: float,
+        tau: float = 0.01,
+        draws: int = 1,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if masks.ndim != 2:
+            raise InputError(f"masks must be [classes, neurons], not {list(masks.shape)}")
+        if not sigma >= 0:
+            raise InputError(f"sigma must be at least 0, in [0, 1] pixel units, not {sigma:g}")
+        if not tau > 0:
+            raise InputError(f"tau must be positive, not {tau:g}")
+        if draws < 1:
+            raise InputError(f"draws must be at least 1, not {draws}")
+        if sigma > 0 and generator is None:
+            raise InputError("sigma > 0 needs generator=torch.Generator(): noise never comes from the global generator")
+        self.model = model
+        self.register_buffer("masks", masks, persistent=False)
+        self.sigma = sigma
+        self.tau = tau
+        self.draws = draws if sigma > 0 else 1
+        self.generator = generator
+        self._layer = layer
+        self.eval()
+
+    @property
+    def forward_passes(self) -> int:
+        """Passes of the base model that one image costs: the noisy ones and the masked one."""
+        if self.sigma == 0 and self._reuses_first_pass:
+            return 1
+        return self.draws + 1
+
+    def forward(self, x: Tensor, *, noise: Tensor | None = None) -> Tensor:
+        """Return the defended logits [B, C] of images [B, channels, H, W] in [0, 1].
+
+        Args:
+            x: the images.
+            noise: n_j, [draws, B, channels, H, W] or, with one draw, like `x`; drawn from the generator by default.
+        """
+        if self.sigma == 0:
+            logits, activation = self._clean_pass(x)
+            if activation is not None:
+                return self._head(activation * self._layer_of(x).broadcast(self.neuron_weights(logits)))
+        else:
+            logits = self.first_logits(x, noise=noise)
+        return self.masked_logits(x, self.pseudo_labels(logits))
+
+    def first_logits(self, x: Tensor, *, noise: Tensor | None = None) -> Tensor:
+        """Return the first pass's logits [B, C]: the mean over the noise draws, or f(x) with σ = 0."""
+        if self.sigma == 0:
+            return self.model(x)  # type: ignore[no-any-return]
+        if noise is None:
+            noise = self.draw_noise(x)
+        noisy = (x + self.sigma * noise.reshape(self.draws, *x.shape)).flatten(0, 1)
+        logits: Tensor = self.model(noisy)
+        return logits.view(self.draws, len(x), -1).mean(dim=0)
+
+    def pseudo_labels(self, first_logits: Tensor) -> Tensor:
+        """Return ỹ, [B, C], from the first pass's logits."""
+        return torch.softmax(first_logits / self.tau, dim=1)
+
+    def neuron_weights(self, first_logits: Tensor) -> Tensor:
+        """Return ỹ M, [B, N], from the first pass's logits."""
+        return self.pseudo_labels(first_logits) @ self.masks.to(first_logits.dtype)
+
+    def masked_logits(self, x: Tensor, class_weights: Tensor) -> Tensor:
+        """Return the second pass's logits [B, C], with the masks mixed by `class_weights` [B, C]."""
+        weights = class_weights @ self.masks.to(class_weights.dtype)
+        with scaled(self.model, self._layer_of(x), weights):
+            return self.model(x)  # type: ignore[no-any-return]
+
+    def draw_noise(self, x: Tensor) -> Tensor:
+        """Draw n_j, [draws, B, channels, H, W], on the generator's device, so that a seed means the same anywhere."""
+        assert self.generator is not None
+        shape = (self.draws, *x.shape)
+        noise = torch.randn(shape, generator=self.generator, device=self.generator.device, dtype=torch.float32)
+        return noise.to(device=x.device, dtype=x.dtype)
+
+    def extra_repr(self) -> str:
+        """Return the settings shown by `repr`."""
+        layer = self._layer if isinstance(self._layer, str) else self._layer.name
+        kept = int(self.masks.sum(dim=1).max())
+        return f"k={kept}, layer={layer}, sigma={self.sigma:g}, tau={self.tau:g}, draws={self.draws}"
+
+    @property
+    def _reuses_first_pass(self) -> bool:
+        name = self._layer if isinstance(self._layer, str) else self._layer.name
+        return name == PENULTIMATE
+
+    def _layer_of(self, x: Tensor) -> Layer:
+        if isinstance(self._layer, str):
+            self._layer = find_layer(self.model, self._layer, x[:1].detach())
+            if self._layer.width != self.masks.shape[1]:
+                raise InputError(
+                    f"the masks have {self.masks.shape[1]} neurons, layer {self._layer.name!r} has {self._layer.width}"
+                )
+        return self._layer
+
+    def _clean_pass(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return f(x) and, at the penultimate layer, the activation that the second pass would compute again."""
+        if not self._reuses_first_pass:
+            return self.model(x), None
+        with recorded(self.model, self._layer_of(x)) as activations:
+            logits = self.model(x)
+        return logits, activations[0]
+
+    def _head(self, activation: Tensor) -> Tensor:
+        assert isinstance(self._layer, Layer)
+        head = classifier(self.model, self._layer)
+        assert head is not None
+        return head(activation).flatten(1)  # type: ignore[no-any-return]

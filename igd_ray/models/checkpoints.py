@@ -1,0 +1,82 @@
+"""Weights files: safetensors, or PyTorch files without code; anything else is refused."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from zipfile import BadZipFile
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from igd_ray.errors import InputError, first_line
+
+# What training scripts wrap a state dict in, and prefix its names with.
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+PREFIXES = ("module.", "model.")
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """Read the state dict in `path`: a safetensors file, or a PyTorch file that holds tensors only.
+
+    Raises:
+        InputError: if the file is missing, truncated, holds code, or holds no state dict.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"weights: no file at {path}")
+    if path.suffix == ".safetensors":
+        try:
+            return safetensors.torch.load_file(path)
+        except safetensors.SafetensorError as error:
+            raise InputError(f"weights: {path} is not a whole safetensors file ({error}); copy it again") from None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"weights: {path} holds more than tensors, so it could run code when loaded; "
+            "save its state dict as safetensors where you trust it, and pass that"
+        ) from None
+    except (RuntimeError, EOFError, BadZipFile, ValueError, KeyError, OSError) as error:
+        raise InputError(f"weights: {path} is no whole PyTorch file ({first_line(error)}); copy it again") from None
+    for wrapper in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise InputError(f"weights: {path} holds no state dict; expected names mapped to tensors")
+    return dict(content)
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Load `path` into `model`, every name matched; a common prefix such as "module." is dropped where that helps.
+
+    Raises:
+        InputError: listing missing and unexpected names, or the first tensor of a wrong shape.
+    """
+    state = read_state(path)
+    expected = model.state_dict()
+    for prefix in PREFIXES:
+        if not set(state) & set(expected):
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    # Counters of batches seen play no part in evaluation, and older files lack them.
+    counters = {name for name in expected if name.endswith("num_batches_tracked")}
+    missing = sorted(set(expected) - set(state) - counters)
+    unexpected = sorted(set(state) - set(expected))
+    if missing or unexpected:
+        raise InputError(
+            f"weights: {path} does not fit the model: {_some(missing, 'missing')}; {_some(unexpected, 'unexpected')}; "
+            "check the architecture and its arguments"
+        )
+    for name, tensor in state.items():
+        if tensor.shape != expected[name].shape:
+            raise InputError(
+                f"weights: {path} does not fit the model: {name} should be {list(expected[name].shape)}, "
+                f"is {list(tensor.shape)}; check the architecture and its arguments"
+            )
+    model.load_state_dict({**{name: expected[name] for name in counters}, **state})
+
+
+def _some(names: list[str], what: str) -> str:
+    shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+    return f"{len(names)} {what}" + (f" ({shown})" if names else "")

@@ -1,0 +1,1 @@
+"""From settings to committed rows: plans, units, workers, executors."""

@@ -1,0 +1,119 @@
+"""What a plan would cost, before it runs: units, an upper bound of passes, and an estimate of the time."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from igd_ray.catalog import Catalog
+from igd_ray.pipeline.attack_units import AttackUnit, TransferUnit
+from igd_ray.pipeline.inspect_units import InspectionUnit
+from igd_ray.pipeline.rank import DissectUnit, LeaveOneOutUnit
+from igd_ray.pipeline.search import ActivationUnit, NoisyLogitsUnit
+from igd_ray.pipeline.unit import Unit, is_done
+from igd_ray.pipeline.worker import THREADS
+
+# Points that a transfer may keep an image.
+MOST_POINTS = 2
+# Images that the timed passes run on.
+TIMED_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Upper bounds for some units.
+
+    Attributes:
+        what: the kind of unit, with the defense and attack where it has them.
+        units, done: how many, and how many of them are committed.
+        forwards, backwards: passes of one image through the base model, for the units not done.
+    """
+
+    what: str
+    units: int
+    done: int
+    forwards: int
+    backwards: int
+
+
+def costs(catalog: Catalog, units: Sequence[Unit], *, num_classes: int) -> list[Cost]:
+    """Return the costs of `units`, kind by kind, in order of appearance."""
+    kinds: dict[str, list[Unit]] = {}
+    for unit in {unit.key: unit for unit in units}.values():
+        kinds.setdefault(_what(unit), []).append(unit)
+    rows = []
+    for what, members in kinds.items():
+        waiting = [unit for unit in members if not is_done(catalog, unit)]
+        passes = [most_passes(unit, num_classes) for unit in waiting]
+        rows.append(
+            Cost(
+                what,
+                len(members),
+                len(members) - len(waiting),
+                forwards=sum(forwards for forwards, _ in passes),
+                backwards=sum(backwards for _, backwards in passes),
+            )
+        )
+    return rows
+
+
+def most_passes(unit: Unit, num_classes: int) -> tuple[int, int]:
+    """Return upper bounds of a unit's forward and backward passes of one image through the base model."""
+    images = len(unit.shard.ids)
+    if isinstance(unit, AttackUnit):
+        passes = _passes_per_query(unit)
+        queries, gradients = unit.attack.attack.most_passes(num_classes) if unit.attack.attack else (0, 0)
+        # The clean image, the attack's own look at each point kept, and the verdicts on them.
+        around = 1 + MOST_POINTS + MOST_POINTS * unit.judge_draws
+        return images * passes * (queries + around), images * passes * gradients
+    if isinstance(unit, TransferUnit):
+        return images * _passes_per_query(unit) * (1 + MOST_POINTS * unit.judge_draws), 0
+    if isinstance(unit, InspectionUnit):
+        return images * 8, images * 2
+    if isinstance(unit, NoisyLogitsUnit):
+        return images * unit.draws, 0
+    if isinstance(unit, LeaveOneOutUnit) and unit.layer.side == "output":
+        return images * (2 + unit.neurons[1] - unit.neurons[0]), 0
+    return images, 0
+
+
+def seconds_per_pass(model: nn.Module, example: torch.Tensor) -> tuple[float, float]:
+    """Time one image's forward and backward pass, in a batch, with a worker's number of threads.
+
+    Args:
+        model: the base model.
+        example: one image, [1, C, H, W].
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    try:
+        images = example.expand(TIMED_IMAGES, -1, -1, -1).contiguous()
+        with torch.no_grad():
+            model(images)
+            started = time.perf_counter()
+            model(images)
+            forward = time.perf_counter() - started
+        points = images.clone().requires_grad_()
+        started = time.perf_counter()
+        torch.autograd.grad(model(points).sum(), [points])
+        both = time.perf_counter() - started
+    finally:
+        torch.set_num_threads(threads)
+    return forward / TIMED_IMAGES, max(both - forward, 0.0) / TIMED_IMAGES
+
+
+def _passes_per_query(unit: AttackUnit | TransferUnit) -> int:
+    defense = unit.defense
+    if defense.k is None or (defense.sigma == 0 and defense.layer is not None and defense.layer.side == "input"):
+        return 1
+    return 1 + (defense.draws or 1)
+
+
+def _what(unit: Unit) -> str:
+    if isinstance(unit, AttackUnit | TransferUnit):
+        return f"{unit.attack.label} on {unit.defense.label}"
+    if isinstance(unit, DissectUnit | LeaveOneOutUnit | ActivationUnit):
+        return f"{unit.kind} at {unit.layer.name}"
+    return unit.kind

@@ -1,0 +1,97 @@
+"""Run planned units: those already committed are not run again, those that fail are recorded as failures."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from igd_ray.catalog import Catalog
+from igd_ray.errors import IncompleteError
+from igd_ray.pipeline.executor import Executor
+from igd_ray.pipeline.progress import Progress
+from igd_ray.pipeline.unit import Unit, UnitReport, host_name, is_done
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """How a set of units ended: how many were there before, ran now, failed."""
+
+    reused: int
+    computed: int
+    failed: tuple[UnitReport, ...]
+
+
+def pending(catalog: Catalog, units: Sequence[Unit]) -> list[Unit]:
+    """Return the units without committed rows, each key once, in order."""
+    unique = {unit.key: unit for unit in units}
+    return [unit for unit in unique.values() if not is_done(catalog, unit)]
+
+
+def run_units(executor: Executor, catalog: Catalog, units: Sequence[Unit], *, title: str) -> RunSummary:
+    """Run the pending ones of `units`, those that others need first, with progress on the terminal.
+
+    Args:
+        executor: where they run.
+        catalog: where they are committed.
+        units: the plan.
+        title: what the progress shows.
+    """
+    waiting = pending(catalog, units)
+    planned = len({unit.key for unit in units})
+    reused = planned - len(waiting)
+    failed: list[UnitReport] = []
+    computed = 0
+    with Progress(title, done=reused, total=planned) as progress:
+        while waiting:
+            unfinished = {unit.key for unit in waiting}
+            ready = [unit for unit in waiting if not unit.needs & unfinished]
+            waiting = [unit for unit in waiting if unit.needs & unfinished]
+            for report in executor.run(ready):
+                progress.advance(report)
+                if report.error is None:
+                    computed += 1
+                else:
+                    failed.append(report)
+                    record_failure(catalog, report)
+            # A unit whose source failed cannot run; its failure says whose fault it is.
+            lost = {report.key for report in failed}
+            for unit in [unit for unit in waiting if unit.needs & lost]:
+                waiting.remove(unit)
+                report = UnitReport(unit.key, unit.kind, len(unit.shard.ids), 0.0, "its source unit failed")
+                failed.append(report)
+                record_failure(catalog, report)
+                progress.advance(report)
+    return RunSummary(reused=reused, computed=computed, failed=tuple(failed))
+
+
+def record_failure(catalog: Catalog, report: UnitReport) -> None:
+    """Commit the failure, so that the images it covers show as errors until the unit succeeds."""
+    # Each failure is an event of its own, so its file name must not meet an earlier one's.
+    catalog.commit(
+        "failures",
+        f"{report.key}-{uuid.uuid4().hex[:8]}",
+        [
+            {
+                "unit_key": report.key,
+                "kind": report.kind,
+                "attempt": 1,
+                "error": report.error,
+                "host": host_name(),
+                "created_at": datetime.now(UTC),
+            }
+        ],
+    )
+
+
+def require_all(summary: RunSummary, what: str) -> None:
+    """Check that no unit failed.
+
+    Raises:
+        IncompleteError: with the first failure and what to do.
+    """
+    if summary.failed:
+        total = summary.reused + summary.computed + len(summary.failed)
+        raise IncompleteError(
+            f"{len(summary.failed)} of {total} {what} units failed, first {summary.failed[0].key[:12]}: "
+            f"{summary.failed[0].error}; the others are kept, run the same command again to try these again"
+        )

@@ -1,0 +1,82 @@
+"""Tables on the terminal: coloured there, plain aligned text where the output is piped."""
+
+import itertools
+import unicodedata
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from igd_ray.report.tables import number
+
+
+def print_table(
+    rows: pa.Table | Sequence[Mapping[str, object]], *, title: str | None = None, console: Console | None = None
+) -> None:
+    """Print `rows`, numbers to the right.
+
+    Args:
+        rows: an Arrow table, or mappings with equal keys.
+        title: printed above.
+        console: where to print; standard output by default.
+    """
+    console = console or Console()
+    names = rows.column_names if isinstance(rows, pa.Table) else list(rows[0]) if rows else []
+    values = rows.to_pylist() if isinstance(rows, pa.Table) else rows
+    columns = [[row[name] for row in values] for name in names]
+    right = [_is_number(column) for column in columns]
+    if console.is_terminal:
+        console.print(_coloured(names, columns, right, title))
+    else:
+        for line in _plain(names, columns, right, title):
+            # Written past rich, which would break long lines.
+            console.file.write(line + "\n")
+
+
+def _is_number(column: Sequence[object]) -> bool:
+    known = [value for value in column if value is not None]
+    return bool(known) and all(isinstance(value, int | float) and not isinstance(value, bool) for value in known)
+
+
+def _text(value: object) -> str:
+    """Return `value` as text in which no control character can command the terminal."""
+    if value is None:
+        return "NULL"
+    text = number(value) if isinstance(value, float) else str(value)
+    return "".join(
+        character if character == "\n" or unicodedata.category(character)[0] != "C" else "\N{REPLACEMENT CHARACTER}"
+        for character in text
+    )
+
+
+def _coloured(
+    names: Sequence[str], columns: Sequence[Sequence[object]], right: Sequence[bool], title: str | None
+) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, is_right in zip(names, right, strict=True):
+        table.add_column(Text(name, "bold"), justify="right" if is_right else "left", overflow="fold")
+    for row in zip(*columns, strict=True):
+        styles = [
+            "dim" if value is None else "cyan" if is_right else "" for value, is_right in zip(row, right, strict=True)
+        ]
+        table.add_row(*(Text(_text(value), style) for value, style in zip(row, styles, strict=True)))
+    return table
+
+
+def _plain(
+    names: Sequence[str], columns: Sequence[Sequence[object]], right: Sequence[bool], title: str | None
+) -> list[str]:
+    cells = [[name, *(_text(value) for value in column)] for name, column in zip(names, columns, strict=True)]
+    widths = [max(len(line) for cell in column for line in cell.split("\n")) for column in cells]
+    lines = [] if title is None else [title]
+    for row in zip(*cells, strict=True):
+        for parts in itertools.zip_longest(*(cell.split("\n") for cell in row), fillvalue=""):
+            padded = (
+                part.rjust(width) if is_right else part.ljust(width)
+                for part, width, is_right in zip(parts, widths, right, strict=True)
+            )
+            lines.append("  ".join(padded).rstrip())
+    return lines

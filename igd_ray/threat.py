@@ -1,0 +1,87 @@
+"""The threat model: which perturbations an attack may use."""
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+from igd_ray.errors import InputError, did_you_mean
+
+# A float32 point is inside the ball if its distance exceeds epsilon by no more than this: the
+# subtraction that measures the distance rounds, too.
+DISTANCE_TOLERANCE = 1e-6
+
+
+class Norm(StrEnum):
+    """The norm that bounds a perturbation."""
+
+    LINF = "linf"
+    L2 = "l2"
+
+    @classmethod
+    def parse(cls, text: str) -> "Norm":
+        """Return the norm called `text` (case does not matter).
+
+        Raises:
+            InputError: if there is no such norm.
+        """
+        try:
+            return cls(text.lower())
+        except ValueError:
+            known = [norm.value for norm in cls]
+            raise InputError(
+                f"norm must be one of {', '.join(known)}, not {text!r}{did_you_mean(text, known)}"
+            ) from None
+
+    def distance(self, perturbed: Tensor, images: Tensor) -> Tensor:
+        """Return each image's distance, float32 [n], between `perturbed` and `images` [n, C, H, W] in [0, 1] units."""
+        difference = (perturbed - images).flatten(1)
+        if self is Norm.LINF:
+            return difference.abs().amax(dim=1)
+        lengths: Tensor = torch.linalg.vector_norm(difference, dim=1)
+        return lengths
+
+
+@dataclass(frozen=True)
+class ThreatModel:
+    """Perturbations of norm at most `epsilon`, in [0, 1] pixel units, that keep the image in [0, 1].
+
+    Raises:
+        InputError: if `epsilon` is outside (0, 1] for the infinity norm, or not positive and finite.
+    """
+
+    norm: Norm
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.epsilon) or self.epsilon <= 0 or (self.norm is Norm.LINF and self.epsilon > 1):
+            raise InputError(
+                f"eps must lie in (0, 1], in [0, 1] pixel units, not {self.epsilon:g}; 8/255 is eight grey levels"
+            )
+
+    def __str__(self) -> str:
+        levels = self.epsilon * 255
+        if abs(levels - round(levels)) < 1e-9:
+            return f"{self.norm.value} {round(levels)}/255"
+        return f"{self.norm.value} {self.epsilon:g}"
+
+
+def parse_fraction(text: str | float) -> float:
+    """Return the number written as ``"8/255"`` or ``"0.03"``.
+
+    >>> parse_fraction("4/8")
+    0.5
+
+    Raises:
+        InputError: if `text` is neither a number nor a fraction of two numbers.
+    """
+    if isinstance(text, int | float):
+        return float(text)
+    numerator, slash, denominator = text.partition("/")
+    try:
+        value = float(numerator) / float(denominator) if slash else float(numerator)
+    except (ValueError, ZeroDivisionError):
+        raise InputError(f"expected a number such as 0.03 or a fraction such as 8/255, not {text!r}") from None
+    return value

@@ -1,0 +1,64 @@
+"""How values are shown, and in which order attacks stand."""
+
+import doctest
+
+import pytest
+
+from igd_ray.report import statistics, tables
+from igd_ray.report.protocol import NINE_ATTACKS, attack_order, unplanned_attacks
+from igd_ray.report.tables import Cell, Column, Share, Table, number, percent, pixel_fraction, points
+
+
+@pytest.mark.parametrize("module", [tables, statistics])
+def test_the_examples_in_the_docstrings(module) -> None:  # type: ignore[no-untyped-def]
+    result = doctest.testmod(module)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def test_nothing_known_is_a_dash_and_never_a_zero() -> None:
+    assert percent(None) == points(None) == number(None) == pixel_fraction(None) == "–"
+    assert percent(0.0) == "0.0 %"
+    table = Table([Column("a", "A", "share"), Column("b", "B", "count"), Column("c", "C")], [])
+    cells = table.cells({"a": Share(None, why="3 of 4 missing"), "b": None, "c": None})
+    assert [cell for _, cell in cells] == [Cell("–", "3 of 4 missing"), Cell("–"), Cell("–")]
+
+
+def test_shares_counts_and_alignment() -> None:
+    table = Table([Column("a", "A", "share"), Column("b", "B", "count"), Column("c", "C")], [])
+    (a, share), (_, count), (c, text) = table.cells({"a": Share(0.25, 0.046, 0.6994), "b": 1234567, "c": "x"})
+    assert (share, count, text) == (Cell("25.0 %", "4.6–69.9"), Cell("1 234 567"), Cell("x"))
+    assert (a.is_number, c.is_number) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(8 / 255, "8/255"), (0.031, "0.031"), (0.0, "0"), (1.0, "255/255"), (0.5 / 255, "0.002")],
+)
+def test_pixel_fractions(value: float, text: str) -> None:
+    assert pixel_fraction(value) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(float("nan"), "nan"), (float("inf"), "inf"), (-2.5, "-2.5"), (7, "7")])
+def test_numbers(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+def test_attacks_stand_in_the_order_of_the_protocol() -> None:
+    mixed = ["adaptive", "tr-apgd-eot", "rays-1000", "clean", "tr-aa", "rays", "aa"]
+    assert sorted(mixed, key=attack_order) == ["clean", "aa", "rays", "rays-1000", "tr-aa", "tr-apgd-eot", "adaptive"]
+
+
+def test_every_attack_planned_leaves_nothing_open() -> None:
+    direct = [name for name in NINE_ATTACKS if not name.startswith("tr-")]
+    assert unplanned_attacks({"none": direct, "loir-2": NINE_ATTACKS}) == []
+    assert unplanned_attacks({}) == []
+
+
+def test_attacks_not_planned_are_named_with_where_and_what_instead() -> None:
+    rest = [name for name in NINE_ATTACKS if name not in ("rays", "tr-aa")]
+    planned = {"none": [*rest, "rays-1000"], "loir-2": [*rest, "rays-1000", "tr-aa"], "hedge": [*rest, "rays-1000"]}
+    assert unplanned_attacks(planned) == [
+        "rays was not run; in its place, with another budget: rays-1000.",
+        "tr-aa was not run on hedge.",
+    ]
