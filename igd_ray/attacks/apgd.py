@@ -45,9 +45,9 @@ class APGD(Attack):
         }
 
     def most_passes(self, num_classes: int) -> tuple[int, int]:
-        """A first look at the image, then a start and `steps` steps a restart."""
+        """The look at the number of classes and at the image, then a start and `steps` steps a restart."""
         gradients = self.restarts * (self.steps + 1) * self.eot
-        return gradients + 1, gradients
+        return gradients + 2, gradients
 
     def check(self, num_classes: int) -> None:
         """Check that there are enough classes for the loss."""
@@ -98,7 +98,7 @@ class TargetedAPGD(Attack):
         }
 
     def most_passes(self, num_classes: int) -> tuple[int, int]:
-        """A first look at the image, then a look and a run of `steps` steps for each class and restart."""
+        """The look at the number of classes and at the image, then a look and `steps` steps a class and restart."""
         runs = min(self.classes, num_classes - 1) * self.restarts
         gradients = runs * (self.steps + 1) * self.eot
         return gradients + runs + 2, gradients

@@ -31,7 +31,7 @@ class Points:
         stages: which attack of an ensemble found each point; None where none did.
         found: whether there is a point at all, bool [N].
         queries, forwards, backwards: int64 [N]; each image's share of the counts. A batch is searched as a whole,
-            so counts are shared evenly among its images; their sum is exact.
+            so counts are shared evenly among its images; what nobody claims the base class shares evenly, too.
         alternatives: further points under a name, each with a bool [N] that says where it exists.
     """
 
@@ -90,7 +90,10 @@ class Attack(ABC):
 
     @abstractmethod
     def most_passes(self, num_classes: int) -> tuple[int, int]:
-        """Return upper bounds of the queries and of the gradients an image, for a target of `num_classes` classes."""
+        """Return upper bounds of the queries and of the gradients an image, for a target of `num_classes` classes.
+
+        The look at the number of classes is included, the verdict on each point kept is not.
+        """
 
     def check(self, num_classes: int) -> None:  # noqa: B027 — most attacks fit any model
         """Check that the attack fits a model of `num_classes` classes.
@@ -110,33 +113,45 @@ class Attack(ABC):
             images: float32 [N, C, H, W] in [0, 1].
             labels: int64 [N].
             threat: the norm and epsilon.
-            generator: its seed (`generator.initial_seed()`) decides all of the attack's randomness.
+            generator: its seed (`generator.initial_seed()`) decides all of the attack's randomness; its state is
+                neither used nor changed.
 
         Raises:
-            InputError: if images or labels are not what they should be.
+            InputError: if images or labels are not what they should be, or the attack does not fit the model.
             AttackError: if the search returned points that are not allowed.
         """
-        check_images(images)
-        if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
-            raise InputError(f"expected int64 labels [{len(images)}], got {labels.dtype} {list(labels.shape)}")
+        _check_input(images, labels)
         target = CountedTarget(model)
-        images = images.contiguous()
-        points = self.search(target, images, labels, threat, generator.initial_seed())
-        searched = target.queries, target.forwards, target.backwards
+        # One memory layout, also of images with one channel, whose strides are ambiguous and steer the rounding.
+        images = images.flatten().view(images.shape)
+        num_classes = target.num_classes(images)
+        self.check(num_classes)
+        if labels.min() < 0 or labels.max() >= num_classes:
+            raise InputError(
+                f"labels must lie in 0…{num_classes - 1}, the model's classes, "
+                f"but range over {int(labels.min())}…{int(labels.max())}"
+            )
+        # Copies: a search that wrote into the clean images would move what its points are measured against.
+        points = self.search(target, images.clone(), labels.clone(), threat, generator.initial_seed())
         kept = {self.point_name: (points.images.detach(), points.found), **points.alternatives}
-        chosen = points.images.detach().clone()
+        chosen = images.clone()
         broken = torch.zeros(len(images), dtype=torch.bool, device=images.device)
         for name, (candidates, exists) in kept.items():
             self._check_points(candidates, images, exists, threat, name)
+            # Rows without a point went unchecked: the clean image takes their place.
+            candidates = torch.where(exists[:, None, None, None], candidates, images)
+            kept[name] = candidates, exists
             with torch.no_grad():
                 wrong = target(candidates).argmax(dim=1) != labels
-            # Without a point of its own, an image stands for itself: a misclassified one is broken without an attack.
-            if name != self.point_name:
+            if name == self.point_name:
+                # Without a point of its own, an image stands for itself: a misclassified one is broken unattacked.
+                chosen = candidates.clone()
+            else:
                 wrong &= exists
             better = wrong & ~broken
             chosen[better] = candidates[better]
             broken |= wrong
-        extra = even_shares(target, searched, len(images), images.device)
+        extra = self._unclaimed_shares(target, points)
         return AttackResult(
             adversarial=chosen,
             broken=broken,
@@ -153,11 +168,26 @@ class Attack(ABC):
         settings = ", ".join(f"{name}={value!r}" for name, value in self.settings.items() if name != "attack")
         return f"{type(self).__name__}({settings})"
 
+    def _unclaimed_shares(self, target: CountedTarget, points: Points) -> tuple[Tensor, Tensor, Tensor]:
+        """Share evenly what `target` counted beyond what the search put down to images: the base class's own looks."""
+        claimed = int(points.queries.sum()), int(points.forwards.sum()), int(points.backwards.sum())
+        counted = target.queries, target.forwards, target.backwards
+        if any(claim > count for claim, count in zip(claimed, counted, strict=True)):
+            raise AttackError(
+                f"{self!r} claims {claimed} queries, forward and backward passes, the target counted {counted}"
+            )
+        return even_shares(target, claimed, len(points.images), points.images.device)
+
     def _check_points(self, points: Tensor, images: Tensor, exists: Tensor, threat: ThreatModel, name: str) -> None:
         if points.shape != images.shape or points.dtype != images.dtype:
             raise AttackError(
                 f"{self!r} returned {points.dtype} {list(points.shape)} as {name!r} points, "
                 f"expected {images.dtype} {list(images.shape)}"
+            )
+        if exists.shape != images.shape[:1] or exists.dtype != torch.bool:
+            raise AttackError(
+                f"{self!r} returned {exists.dtype} {list(exists.shape)} for where {name!r} points exist, "
+                f"expected bool [{len(images)}]"
             )
         points, images = points[exists], images[exists]
         if len(points) == 0:
@@ -174,6 +204,14 @@ class Attack(ABC):
             raise AttackError(
                 f"{self!r} left the ball: a {name!r} point is {distance:g} away, epsilon is {threat.epsilon:g}"
             )
+
+
+def _check_input(images: Tensor, labels: Tensor) -> None:
+    check_images(images)
+    if images.dtype != torch.float32:
+        raise InputError(f"expected float32 images, got {images.dtype}")
+    if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
+        raise InputError(f"expected int64 labels [{len(images)}], got {labels.dtype} {list(labels.shape)}")
 
 
 def even_shares(

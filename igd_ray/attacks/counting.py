@@ -65,7 +65,8 @@ class _ContiguousGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(_context: Any, images: Tensor) -> Tensor:
-        return images.view_as(images)
+        # Unlike a view, this keeps the strides as they are, and with them the rounding of what follows.
+        return images.detach()
 
     @staticmethod
     def backward(_context: Any, *gradients: Tensor) -> Tensor:

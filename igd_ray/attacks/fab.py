@@ -31,7 +31,7 @@ class FAB(Attack):
         return {"attack": "fab-t", "classes": self.classes, "steps": self.steps, "restarts": self.restarts}
 
     def most_passes(self, num_classes: int) -> tuple[int, int]:
-        """A first look, then for each class and restart three looks and `steps` steps of a gradient and a look."""
+        """Two first looks, then for each class and restart three looks and `steps` steps of a gradient and a look."""
         runs = min(self.classes, num_classes - 1) * self.restarts
         return runs * (2 * self.steps + 3) + 2, runs * self.steps
 

@@ -66,10 +66,11 @@ def parse_attack(label: str) -> AttackLabel:
         return AttackLabel(label, None, transfer=False)
     transfer = label.startswith(TRANSFER_PREFIX)
     bare = label.removeprefix(TRANSFER_PREFIX)
-    numbered = re.fullmatch(r"(.+)-(\d+)", bare)
+    numbered = re.fullmatch(r"(.+)-([1-9][0-9]*)", bare)
     name, budget = (numbered[1], int(numbered[2])) if numbered else (bare, None)
     # A transfer that keeps two points is an attack of its own; any other is the direct attack on the base model.
-    for candidate in (TRANSFER_PREFIX + name, name) if transfer else (name,):
+    candidates = (TRANSFER_PREFIX + name, name) if transfer else (name,)
+    for candidate in () if bare.startswith(TRANSFER_PREFIX) else candidates:
         if candidate in BUDGETED:
             published, build = BUDGETED[candidate]
             if budget == published:

@@ -30,8 +30,8 @@ class Square(Attack):
         return {"attack": "square", "queries": self.queries, "restarts": self.restarts}
 
     def most_passes(self, num_classes: int) -> tuple[int, int]:
-        """A first look, then a start, `queries` queries and a last look for each restart."""
-        return self.restarts * (self.queries + 2) + 1, 0
+        """Two first looks, then a start, `queries` queries and a last look for each restart."""
+        return self.restarts * (self.queries + 2) + 2, 0
 
     def search(self, target: CountedTarget, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int) -> Points:
         """Run pyautoattack's Square."""

@@ -1,6 +1,7 @@
 """Units leased one at a time to actors, each holding a model replica."""
 
 import contextlib
+import os
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -21,21 +22,35 @@ MOST_CRASHES = 3
 class WorkerActor:
     """A worker in an actor: one replica on the device that Ray allocated."""
 
-    def __init__(self, setup: WorkerSetup, images: list[Any]) -> None:
+    def __init__(self, setup: WorkerSetup) -> None:
         import ray
 
         context = ray.get_runtime_context()
         self._accelerators = {name: list(ids) for name, ids in context.get_accelerator_ids().items()}
-        arrays: dict[str, ImageArrays] = ray.get(images[0])
-        setup.images.update(arrays)
+        self._setup = setup
         self._worker = Worker(setup, allocated_device(self._accelerators))
 
     def placement(self) -> tuple[str, dict[str, list[str]]]:
         """Return the worker's device and the accelerators that Ray allocated."""
         return self._worker.device, self._accelerators
 
-    def run(self, unit: Unit) -> UnitReport:
-        """Compute and commit `unit`."""
+    def process_id(self) -> int:
+        """Return the process that this actor runs in."""
+        return os.getpid()
+
+    def run(self, unit: Unit, images: list[Any]) -> UnitReport:
+        """Compute and commit `unit`.
+
+        Args:
+            unit: what to run.
+            images: a reference to the setup's images, in a list so that Ray passes the reference on. It comes with
+                every call because a restarted actor has lost what an earlier call gave it.
+        """
+        if not self._setup.images:
+            import ray
+
+            arrays: dict[str, ImageArrays] = ray.get(images[0])
+            self._setup.images.update(arrays)
         return self._worker.run(unit)
 
 
@@ -65,13 +80,12 @@ class RayExecutor:
         with ExitStack() as stack:
             ray = self._ray = stack.enter_context(ray_session(num_gpus=self._num_gpus))
             self.plan = plan_actors(ray.cluster_resources(), actors=self._asked, device=self._device)
-            # Held here, and sent inside a list so that Ray passes the reference on: a restarted actor reads it again.
             self._images = [ray.put(self._setup.images)]
             remote = ray.remote(WorkerActor).options(
                 num_cpus=self.plan.num_cpus, num_gpus=self.plan.num_gpus, max_restarts=-1, max_task_retries=0
             )
             bare = self._setup.without_images()
-            self._actors = [remote.remote(bare, self._images) for _ in range(self.plan.actors)]
+            self._actors = [remote.remote(bare) for _ in range(self.plan.actors)]
             self._stack = stack.pop_all()
         return self
 
@@ -102,7 +116,7 @@ class RayExecutor:
             while waiting or leases:
                 while waiting and idle:
                     actor, unit = idle.pop(), waiting.popleft()
-                    leases[actor.run.remote(unit)] = actor, unit
+                    leases[actor.run.remote(unit, self._images)] = actor, unit
                 (reference, *_), _ = ray.wait(list(leases), num_returns=1)
                 actor, unit = leases.pop(reference)
                 idle.append(actor)
@@ -110,7 +124,7 @@ class RayExecutor:
                     yield ray.get(reference)
                 except ray.exceptions.RayTaskError as error:
                     # The worker turns its own exceptions into reports: this one came from around it.
-                    yield _failure(unit, error)
+                    yield _failure(unit, error.cause)
                 except ray.exceptions.RayError as error:
                     crashes[unit.key] += 1
                     if crashes[unit.key] < MOST_CRASHES:

@@ -10,8 +10,8 @@ from igd_ray.errors import InputError
 
 LOOPBACK = "127.0.0.1"
 
-# A local Ray binds the machine's own address unless both the node address and this switch, which Ray reads when it
-# is imported, say otherwise. The others keep it quiet and keep it from reporting usage.
+# A local Ray binds the machine's own address unless both the node address and the first switch, which Ray reads when
+# it is imported, say otherwise. The others keep it quiet and keep it from reporting usage.
 LOCAL_ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -20,13 +20,21 @@ LOCAL_ENVIRONMENT = {
 }
 
 
-def import_ray() -> ModuleType:
-    """Import ray with the environment that a local start needs; an attached cluster has its own."""
-    if not os.environ.get("RAY_ADDRESS"):
-        for name, value in LOCAL_ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-    import ray
+def import_ray(address: str) -> ModuleType:
+    """Import ray, with the environment that a Ray on the loopback needs unless `address` is elsewhere."""
+    host = address.rpartition(":")[0]
+    if host not in ("", LOOPBACK, "localhost"):
+        import ray
 
+        return ray
+    for name, value in LOCAL_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+    from ray._private import ray_constants
+
+    # A program that imported ray before has read the switch already, and Ray would look for the loopback's cluster at
+    # the machine's own address.
+    ray_constants.ENABLE_RAY_CLUSTER = False
     return ray
 
 
@@ -46,7 +54,7 @@ def ray_session(*, num_cpus: int | None = None, num_gpus: int | None = None) -> 
             f"RAY_ADDRESS must be HOST:PORT of a cluster, not {address!r}; "
             "for `ray job submit` set RAY_API_SERVER_ADDRESS instead"
         )
-    ray = import_ray()
+    ray = import_ray(address)
     if ray.is_initialized():
         yield ray
         return

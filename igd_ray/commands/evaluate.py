@@ -47,12 +47,12 @@ def show_accuracy(catalog: Catalog, run_id: str, *, as_json: bool) -> None:
     attacks = run_query(
         catalog, f"SELECT DISTINCT attack FROM accuracy WHERE run_id = '{run_id}' AND attack <> 'clean' ORDER BY attack"
     )["attack"].to_pylist()
-    columns = ", ".join(f"max(robust_accuracy) FILTER (attack = '{attack}') AS \"{attack}\"" for attack in attacks)
+    columns = [f"max(robust_accuracy) FILTER (attack = '{attack}') AS \"{attack}\"" for attack in attacks]
     table = run_query(
         catalog,
         f"""
         WITH attacked AS (
-            SELECT defense, {columns or "NULL AS attacks"} FROM accuracy WHERE run_id = '{run_id}' GROUP BY defense
+            SELECT {", ".join(["defense", *columns])} FROM accuracy WHERE run_id = '{run_id}' GROUP BY defense
         )
         SELECT worst_case.defense, n, clean_accuracy AS clean, attacked.* EXCLUDE (defense),
             robust_accuracy AS worst_case, low, high, gain

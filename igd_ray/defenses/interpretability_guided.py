@@ -55,6 +55,8 @@ class InterpretabilityGuidedDefense(nn.Module):
             raise InputError(f"draws must be at least 1, not {draws}")
         if sigma > 0 and generator is None:
             raise InputError("sigma > 0 needs generator=torch.Generator(): noise never comes from the global generator")
+        if isinstance(layer, Layer):
+            _require_width(masks, layer)
         self.model = model
         self.register_buffer("masks", masks, persistent=False)
         self.sigma = sigma
@@ -92,9 +94,11 @@ class InterpretabilityGuidedDefense(nn.Module):
             return self.model(x)  # type: ignore[no-any-return]
         if noise is None:
             noise = self.draw_noise(x)
+        elif noise.shape != (self.draws, *x.shape) and not (self.draws == 1 and noise.shape == x.shape):
+            raise InputError(f"noise must be [draws, *x.shape] = {[self.draws, *x.shape]}, not {list(noise.shape)}")
         noisy = (x + self.sigma * noise.reshape(self.draws, *x.shape)).flatten(0, 1)
         logits: Tensor = self.model(noisy)
-        return logits.view(self.draws, len(x), -1).mean(dim=0)
+        return logits.view(self.draws, len(x), logits.shape[1]).mean(dim=0)
 
     def pseudo_labels(self, first_logits: Tensor) -> Tensor:
         """Return ỹ, [B, C], from the first pass's logits."""
@@ -102,12 +106,11 @@ class InterpretabilityGuidedDefense(nn.Module):
 
     def neuron_weights(self, first_logits: Tensor) -> Tensor:
         """Return ỹ M, [B, N], from the first pass's logits."""
-        return self.pseudo_labels(first_logits) @ self.masks.to(first_logits.dtype)
+        return self._mixed_masks(self.pseudo_labels(first_logits))
 
     def masked_logits(self, x: Tensor, class_weights: Tensor) -> Tensor:
         """Return the second pass's logits [B, C], with the masks mixed by `class_weights` [B, C]."""
-        weights = class_weights @ self.masks.to(class_weights.dtype)
-        with scaled(self.model, self._layer_of(x), weights):
+        with scaled(self.model, self._layer_of(x), self._mixed_masks(class_weights)):
             return self.model(x)  # type: ignore[no-any-return]
 
     def draw_noise(self, x: Tensor) -> Tensor:
@@ -128,13 +131,16 @@ class InterpretabilityGuidedDefense(nn.Module):
         name = self._layer if isinstance(self._layer, str) else self._layer.name
         return name == PENULTIMATE
 
+    def _mixed_masks(self, class_weights: Tensor) -> Tensor:
+        if class_weights.shape[1] != len(self.masks):
+            raise InputError(f"the masks have {len(self.masks)} classes, the model has {class_weights.shape[1]}")
+        return class_weights @ self.masks.to(class_weights.dtype)
+
     def _layer_of(self, x: Tensor) -> Layer:
         if isinstance(self._layer, str):
-            self._layer = find_layer(self.model, self._layer, x[:1].detach())
-            if self._layer.width != self.masks.shape[1]:
-                raise InputError(
-                    f"the masks have {self.masks.shape[1]} neurons, layer {self._layer.name!r} has {self._layer.width}"
-                )
+            found = find_layer(self.model, self._layer, x[:1].detach())
+            _require_width(self.masks, found)
+            self._layer = found
         return self._layer
 
     def _clean_pass(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -150,3 +156,8 @@ class InterpretabilityGuidedDefense(nn.Module):
         head = classifier(self.model, self._layer)
         assert head is not None
         return head(activation).flatten(1)  # type: ignore[no-any-return]
+
+
+def _require_width(masks: Tensor, layer: Layer) -> None:
+    if layer.width != masks.shape[1]:
+        raise InputError(f"the masks have {masks.shape[1]} neurons, layer {layer.name!r} has {layer.width}")

@@ -3,18 +3,20 @@
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from zipfile import BadZipFile
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from igd_ray.errors import InputError, first_line
+from igd_ray.errors import InputError
 
 # What training scripts wrap a state dict in, and prefix its names with.
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 PREFIXES = ("module.", "model.")
+
+# How PyTorch's files begin: a ZIP archive, or, before PyTorch 1.6, a pickle. A text saved under their name does not.
+PICKLE_STARTS = (b"PK", b"\x80")
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
@@ -33,13 +35,15 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
             raise InputError(f"weights: {path} is not a whole safetensors file ({error}); copy it again") from None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise InputError(
-            f"weights: {path} holds more than tensors, so it could run code when loaded; "
-            "save its state dict as safetensors where you trust it, and pass that"
-        ) from None
-    except (RuntimeError, EOFError, BadZipFile, ValueError, KeyError, OSError) as error:
-        raise InputError(f"weights: {path} is no whole PyTorch file ({first_line(error)}); copy it again") from None
+    except Exception as error:  # damaged files make the reader fail in too many ways to list
+        with path.open("rb") as file:
+            start = file.read(2)
+        if isinstance(error, pickle.UnpicklingError) and start.startswith(PICKLE_STARTS):
+            raise InputError(
+                f"weights: {path} holds more than tensors, so it could run code when loaded; "
+                "save its state dict as safetensors where you trust it, and pass that"
+            ) from None
+        raise InputError(f"weights: {path} is no whole PyTorch file ({type(error).__name__}); copy it again") from None
     for wrapper in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]

@@ -105,13 +105,16 @@ def classifier(model: nn.Module, layer: Layer) -> nn.Module | None:
 
 @contextmanager
 def recorded(model: nn.Module, layer: Layer) -> Iterator[list[Tensor]]:
-    """While open, append the activation of `layer` of every forward pass of `model` to the list it gives."""
+    """While open, append the activation of `layer` of every forward pass of `model` to the list it gives.
+
+    It is a copy (gradients flow through it): operations in place that follow the layer would overwrite the original.
+    """
     activations: list[Tensor] = []
     module = model.get_submodule(layer.module)
     if layer.side == "input":
-        handle = module.register_forward_pre_hook(lambda _module, inputs: activations.append(inputs[0]))
+        handle = module.register_forward_pre_hook(lambda _module, inputs: activations.append(inputs[0].clone()))
     else:
-        handle = module.register_forward_hook(lambda _module, _inputs, output: activations.append(output))
+        handle = module.register_forward_hook(lambda _module, _inputs, output: activations.append(output.clone()))
     try:
         yield activations
     finally:
@@ -139,9 +142,14 @@ def _find_penultimate(model: nn.Module, example: Tensor) -> Layer:
     """Find the last Linear or 1×1 convolution whose output, flattened, is the logits."""
     calls: list[tuple[str, Tensor, Tensor]] = []
     hooks: list[tuple[nn.Module, Callable[..., None]]] = []
+
+    def call(path: str, activation: Tensor, output: Tensor) -> None:
+        # A copy, or an operation in place behind the layer would make its output pass for the logits.
+        calls.append((path, activation, output.clone()))
+
     for path, module in model.named_modules():
         if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)):
-            hooks.append((module, lambda _module, inputs, output, path=path: calls.append((path, inputs[0], output))))
+            hooks.append((module, lambda _module, inputs, output, path=path: call(path, inputs[0], output)))
     with _forward_hooks(hooks), torch.no_grad():
         logits = model(example)
     if not isinstance(logits, Tensor) or logits.ndim != 2:

@@ -68,8 +68,10 @@ def _from_file(spec: str, factory_args: dict[str, Any]) -> nn.Module:
     factory = _factory(path, factory_name)
     try:
         model = factory(**factory_args)
-    except TypeError as error:
-        raise InputError(f"model {spec!r}: {error}; pass its arguments as --model-arg NAME=VALUE") from None
+    except Exception as error:  # whatever the factory does with arguments that it cannot use
+        raise InputError(
+            f"model {spec!r}: {type(error).__name__}: {first_line(error)}; pass its arguments as --model-arg NAME=VALUE"
+        ) from error
     if not isinstance(model, nn.Module):
         raise InputError(f"model {spec!r}: expected {factory_name} to return an nn.Module, got {type(model).__name__}")
     return model
@@ -89,7 +91,8 @@ def _factory(path: Path, factory_name: str) -> Callable[..., object]:
             module_spec.loader.exec_module(module)
         except Exception as error:
             del sys.modules[module_name]
-            raise InputError(f"model file {path} cannot be imported: {type(error).__name__}: {error}") from error
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise InputError(f"model file {path} cannot be imported: {reason}") from error
     factory = getattr(module, factory_name, None)
     if not callable(factory):
         known = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]

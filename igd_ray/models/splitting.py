@@ -1,20 +1,20 @@
 """Run only the part of a model after a layer, from a recorded activation, without tracing or changing the model.
 
-While the prefix runs, the outputs of the modules that finish before the layer does are recorded; while the suffix
-runs, those modules give back what was recorded instead of computing. Whatever the model does between modules runs
-as written, so any control flow, skip connection or functional call stays correct.
+While the prefix runs, the outputs of the modules that finish before the layer does are recorded, call by call; while
+the suffix runs, those calls give back what was recorded instead of computing. Later calls of the same modules, and
+whatever the model does between modules, run as written, so any control flow, skip connection or functional call
+stays correct. What is recorded is copied, because in-place operations would overwrite it.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from igd_ray.errors import InputError
-from igd_ray.models.layers import Layer, classifier
+from igd_ray.models.layers import Layer, classifier, recorded
 
 
 class Prefix:
@@ -23,10 +23,10 @@ class Prefix:
     Attributes:
         activation: the activation of the layer, [B, …].
         images: the batch [B, C, H, W] it came from.
-        outputs: the recorded output of every module that finished before the layer, by path.
+        outputs: for every module that finished before the layer, by path, its recorded outputs in the order of calls.
     """
 
-    def __init__(self, activation: Tensor, images: Tensor, outputs: dict[str, Any]) -> None:
+    def __init__(self, activation: Tensor, images: Tensor, outputs: dict[str, list[Any]]) -> None:
         self.activation = activation
         self.images = images
         self.outputs = outputs
@@ -39,59 +39,49 @@ class SplitModel:
         self.model = model
         self.layer = layer
         self._classifier = classifier(model, layer)
-        # The modules that hold the layer run as written: they must reach it.
-        names = layer.module.split(".")
-        self._around = {".".join(names[:depth]) for depth in range(len(names))}
 
     @torch.no_grad()
     def prefix(self, images: Tensor) -> Prefix:
-        """Run the model on `images` [B, C, H, W] and keep what its suffix needs.
-
-        Raises:
-            InputError: if a module before the layer runs more than once, so that its outputs cannot be told apart.
-        """
-        finished: dict[str, list[Any]] = {}
+        """Run the model on `images` [B, C, H, W] and keep what its suffix needs."""
+        if self._classifier is not None:
+            with recorded(self.model, self.layer) as activations:
+                self.model(images)
+            return Prefix(activations[0], images, {})
+        # The outermost calls that finished before the layer did, and, for every open call, how many stood here
+        # when it began: those it made itself are dropped when it ends, as giving back its output replaces them.
+        finished: list[tuple[str, Any]] = []
+        begun: list[int] = []
         activation: list[Tensor] = []
-        handles = []
+
+        def begin(_module: nn.Module, _inputs: Any) -> None:
+            begun.append(len(finished))
 
         def finish(path: str, output: Any) -> None:
-            if not activation:
-                finished.setdefault(path, []).append(output)
-
-        for path, module in self.model.named_modules():
+            position = begun.pop()
+            if activation:
+                return
+            del finished[position:]
             if path == self.layer.module:
-                if self.layer.side == "input":
-                    handles.append(
-                        module.register_forward_pre_hook(lambda _module, inputs: activation.append(inputs[0]))
-                    )
-                else:
-                    handles.append(
-                        module.register_forward_hook(lambda _module, _inputs, output: activation.append(output))
-                    )
-            elif path not in self._around and not path.startswith(self.layer.module + "."):
-                handles.append(
-                    module.register_forward_hook(lambda _module, _inputs, output, path=path: finish(path, output))
-                )
-        try:
+                activation.append(output.clone())
+            else:
+                finished.append((path, tree_map(_snapshot, output)))
+
+        with ExitStack() as hooks:
+            for path, module in self.model.named_modules():
+                hooks.callback(module.register_forward_pre_hook(begin).remove)
+                after = module.register_forward_hook(lambda _module, _inputs, output, path=path: finish(path, output))
+                hooks.callback(after.remove)
             self.model(images)
-        finally:
-            for handle in handles:
-                handle.remove()
-        outermost = {
-            path: outputs
-            for path, outputs in finished.items()
-            if not any(path.startswith(other + ".") for other in finished)
-        }
-        repeated = [path for path, outputs in outermost.items() if len(outputs) > 1]
-        if repeated:
-            raise InputError(f"the model cannot be cut at {self.layer.name!r}: {repeated[0]!r} runs more than once")
-        return Prefix(activation[0], images, {path: outputs[0] for path, outputs in outermost.items()})
+        outputs: dict[str, list[Any]] = {}
+        for path, output in finished:
+            outputs.setdefault(path, []).append(output)
+        return Prefix(activation[0], images, outputs)
 
     @torch.no_grad()
     def suffix(self, activation: Tensor, prefix: Prefix, *, copies: int = 1) -> Tensor:
         """Return the logits [copies·B, C] that the rest of the model gives for `activation` [copies·B, …].
 
-        `activation` holds `copies` variants of the prefix's batch, one whole batch after another.
+        `activation` holds `copies` variants of the prefix's batch, one whole batch after another; it is not changed.
         """
         if self._classifier is not None:
             return self._classifier(activation).flatten(1)  # type: ignore[no-any-return]
@@ -101,18 +91,30 @@ class SplitModel:
 
     @contextmanager
     def _replayed(self, activation: Tensor, prefix: Prefix, copies: int) -> Iterator[None]:
-        """While open, modules before the layer give their recorded output, and the layer gives `activation`."""
+        """While open, calls before the layer give their recorded output, and the layer gives `activation`."""
         replaced: list[tuple[nn.Module, Any]] = []
 
-        def replace(path: str, output: Any) -> None:
+        def replace(path: str, outputs: list[Any]) -> None:
             module = self.model.get_submodule(path)
+            computed = module.forward
+            calls = iter(outputs)
+
+            def give_back(*args: Any, **kwargs: Any) -> Any:
+                try:
+                    output = next(calls)
+                except StopIteration:
+                    return computed(*args, **kwargs)
+                return tree_map(lambda leaf: _repeat(leaf, copies), output)
+
             replaced.append((module, module.__dict__.get("forward")))
-            module.forward = lambda *_args, **_kwargs: output
+            module.forward = give_back
 
         try:
-            for path, output in prefix.outputs.items():
-                replace(path, tree_map(lambda leaf: _repeat(leaf, copies), output))
-            replace(self.layer.module, activation)
+            for path, outputs in prefix.outputs.items():
+                replace(path, outputs)
+            layer = self.model.get_submodule(self.layer.module)
+            replaced.append((layer, layer.__dict__.get("forward")))
+            layer.forward = lambda *_args, **_kwargs: activation.clone()
             yield
         finally:
             for module, own_forward in replaced:
@@ -122,8 +124,12 @@ class SplitModel:
                     module.forward = own_forward
 
 
+def _snapshot(leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf
+
+
 def _repeat(leaf: Any, copies: int) -> Any:
-    """Repeat a batch `copies` times; the copies share memory until something writes to them."""
-    if copies == 1 or not isinstance(leaf, Tensor) or leaf.ndim == 0:
+    """Return a new tensor that holds a batch `copies` times."""
+    if not isinstance(leaf, Tensor) or leaf.ndim == 0:
         return leaf
-    return leaf.unsqueeze(0).expand(copies, *leaf.shape).flatten(0, 1)
+    return leaf.repeat(copies, *[1] * (leaf.ndim - 1))

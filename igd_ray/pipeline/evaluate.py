@@ -51,7 +51,10 @@ class EvaluationPlan:
         direct = [cell.unit for cell in self.cells if isinstance(cell.unit, AttackUnit)]
         transfers = [cell.unit for cell in self.cells if isinstance(cell.unit, TransferUnit)]
         ordered: list[Unit] = [*self.sources, *sorted(direct, key=_cost, reverse=True), *self.inspections, *transfers]
-        return list({unit.key: unit for unit in ordered}.values())
+        unique: dict[str, Unit] = {}
+        for unit in ordered:
+            unique.setdefault(unit.key, unit)
+        return list(unique.values())
 
     @cached_property
     def run_id(self) -> str:

@@ -55,7 +55,7 @@ def leave_one_out_sums(
     """
     neurons = range(layer.width) if neurons is None else neurons
     head = classifier(model, layer)
-    if head is not None:
+    if head is not None and _is_linear(head):
         changes = _closed_form_changes(model, head, layer, images, labels)[:, neurons.start : neurons.stop]
     else:
         changes = _ablated_changes(SplitModel(model, layer), images, labels, neurons)
@@ -117,6 +117,11 @@ def leave_one_out(
         layer=layer,
         details={"probe": probe.fingerprint, "probe_images": len(probe)},
     )
+
+
+def _is_linear(head: nn.Module) -> bool:
+    """Return whether `head` computes W a + b: a subclass may normalise its input or its weights."""
+    return type(head).forward in (nn.Linear.forward, nn.Conv2d.forward) and getattr(head, "groups", 1) == 1
 
 
 @torch.no_grad()

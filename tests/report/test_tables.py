@@ -4,7 +4,7 @@ import doctest
 
 import pytest
 
-from igd_ray.report import statistics, tables
+from igd_ray import statistics, tables
 from igd_ray.report.protocol import NINE_ATTACKS, attack_order, unplanned_attacks
 from igd_ray.report.tables import Cell, Column, Share, Table, number, percent, pixel_fraction, points
 

@@ -1,0 +1,109 @@
+"""Attack labels: each names one attack with one budget."""
+
+import pytest
+
+from igd_ray.attacks import APGD, FAB, Attack, AutoAttack, Square, TargetedAPGD, TransferAPGD
+from igd_ray.attacks.registry import BUDGETED, FIXED, parse_attack
+from igd_ray.errors import InputError
+
+LABELS = [
+    ("aa", AutoAttack("standard"), False),
+    ("aa-rand", AutoAttack("rand"), False),
+    ("apgd-eot", AutoAttack("rand"), False),
+    ("tr-aa", AutoAttack("standard"), True),
+    ("apgd-ce", APGD("ce", steps=100), False),
+    ("apgd-ce-20", APGD("ce", steps=20), False),
+    ("apgd-dlr-7", APGD("dlr", steps=7), False),
+    ("apgd-t", TargetedAPGD(9, steps=100), False),
+    ("apgd-t-50", TargetedAPGD(9, steps=50), False),
+    ("fab-t", FAB(9, steps=100), False),
+    ("square", Square(5000), False),
+    ("square-1000", Square(1000), False),
+    ("tr-square-100", Square(100), True),
+    ("tr-apgd-ce", TransferAPGD("ce", steps=100), True),
+    ("tr-apgd-ce-30", TransferAPGD("ce", steps=30), True),
+    ("tr-apgd-dlr", TransferAPGD("dlr", steps=100), True),
+    ("tr-apgd-t", TargetedAPGD(9, steps=100), True),
+]
+
+
+@pytest.mark.parametrize(("label", "attack", "transfer"), LABELS)
+def test_a_label_names_an_attack_and_where_it_runs(label: str, attack: Attack, transfer: bool) -> None:
+    parsed = parse_attack(label)
+    assert parsed.label == label
+    assert type(parsed.attack) is type(attack)
+    assert parsed.attack is not None
+    assert parsed.attack.settings == attack.settings
+    assert parsed.transfer is transfer
+
+
+def test_clean_attacks_nothing() -> None:
+    parsed = parse_attack("clean")
+    assert (parsed.label, parsed.attack, parsed.transfer) == ("clean", None, False)
+
+
+def test_the_published_budgets() -> None:
+    """METHOD.md: 100 steps, one restart, nine target classes, 5000 queries; EoT 20 for random targets."""
+    apgd, targeted, fab, square = AutoAttack("standard").settings["stages"]
+    assert apgd == {"attack": "apgd", "loss": "ce", "steps": 100, "restarts": 1, "eot": 1}
+    assert targeted == {"attack": "apgd-t", "classes": 9, "steps": 100, "restarts": 1, "eot": 1}
+    assert fab == {"attack": "fab-t", "classes": 9, "steps": 100, "restarts": 1}
+    assert square == {"attack": "square", "queries": 5000, "restarts": 1}
+    first, second = AutoAttack("rand").settings["stages"]
+    assert first == {"attack": "apgd", "loss": "ce", "steps": 100, "restarts": 1, "eot": 20}
+    assert second == {"attack": "apgd", "loss": "dlr", "steps": 100, "restarts": 1, "eot": 20}
+
+
+@pytest.mark.parametrize(("label", "bare"), [("square-5000", "square"), ("tr-apgd-ce-100", "tr-apgd-ce")])
+def test_a_published_budget_written_out_is_refused(label: str, bare: str) -> None:
+    """Otherwise one attack would stand in the catalog under two names."""
+    with pytest.raises(InputError, match=f"published budget; write '{bare}'"):
+        parse_attack(label)
+
+
+@pytest.mark.parametrize("name", list(BUDGETED))
+def test_every_published_budget_written_out_is_refused(name: str) -> None:
+    published, _ = BUDGETED[name]
+    with pytest.raises(InputError, match=f"write '{name}'"):
+        parse_attack(f"{name}-{published}")
+
+
+@pytest.mark.parametrize(
+    ("label", "close"),
+    [
+        ("sqare", "'square'"),
+        ("apgd-cee", "'apgd-ce'"),
+        ("tr-sqare", "'tr-square'"),
+        ("autoattack", ""),
+        ("AA", ""),
+        ("tr-clean", ""),
+        ("tr-", ""),
+        ("", ""),
+        ("aa-20", "'aa"),
+        ("square-", "'square'"),
+        ("square-1.5", "'square'"),
+        ("square--5", "'square'"),
+    ],
+)
+def test_an_unknown_label_is_told_with_what_is_known_and_close(label: str, close: str) -> None:
+    with pytest.raises(InputError, match=f"unknown attack '{label}'; known: clean, aa,") as error:
+        parse_attack(label)
+    if close:
+        assert f"did you mean {close}" in str(error.value) or f"or {close}" in str(error.value)
+
+
+@pytest.mark.parametrize("label", ["tr-tr-apgd-ce", "tr-tr-square", "tr-tr-aa"])
+def test_a_transfer_is_not_transferred_again(label: str) -> None:
+    with pytest.raises(InputError, match="unknown attack"):
+        parse_attack(label)
+
+
+@pytest.mark.parametrize("label", ["square-0", "apgd-ce-020", "square-٣", "square-0100"])
+def test_a_budget_is_a_positive_number_written_one_way(label: str) -> None:
+    with pytest.raises(InputError):
+        parse_attack(label)
+
+
+@pytest.mark.parametrize("name", [*FIXED, *BUDGETED])
+def test_known_names_are_labels(name: str) -> None:
+    assert parse_attack(name).label == name

@@ -1,0 +1,198 @@
+"""What cannot be used is told in one line, with exit code 2, before anything is written."""
+
+import io
+import json
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from igd_ray.cli import main
+
+MODEL_FILE = """
+from torch import nn
+
+def net(channels=1, classes=10):
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes)]
+    return nn.Sequential(nn.Conv2d(channels, 4, 3), nn.ReLU(), *head)
+
+def dictionary():
+    return {}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(MODEL_FILE)
+    scope: dict[str, Callable[..., torch.nn.Module]] = {}
+    exec(MODEL_FILE, scope)
+    save_file(scope["net"]().state_dict(), tmp_path / "grey.safetensors")
+    save_file(scope["net"](channels=3).state_dict(), tmp_path / "colour.safetensors")
+    save_file(scope["net"](classes=7).state_dict(), tmp_path / "seven.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "grey.safetensors").read_bytes()[:-40])
+    torch.save(scope["net"]().state_dict(), tmp_path / "whole.pt")
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "whole.pt").read_bytes()[:-60])
+    with zipfile.ZipFile(tmp_path / "not_torch.pt", "w") as archive:
+        archive.writestr("hello", "world")
+    (tmp_path / "settings.yaml").write_text("sigmaa: 0.1\n")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    (tmp_path / "code.yaml").write_text("model: !!python/object/apply:os.system ['touch ran']\n")
+    return tmp_path
+
+
+def parquet(path: Path, labels: list[int]) -> None:
+    """A Parquet file of random images in Hugging Face's layout."""
+    rows = []
+    for label in labels:
+        file = io.BytesIO()
+        Image.fromarray(np.full((8, 8), 10 * abs(label), np.uint8)).save(file, "PNG")
+        rows.append({"image": {"bytes": file.getvalue(), "path": None}, "label": label})
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str], folder: Path) -> str:
+    """Run `igd`, check that it refuses in one line and writes nothing, and return the line."""
+    before = sorted(folder.rglob("*"))
+    code = main(arguments)
+    captured = capsys.readouterr()
+    assert code == 2, captured.err
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith("igd: error: ")
+    assert sorted(path for path in folder.rglob("*") if "__pycache__" not in path.parts) == before
+    return lines[0]
+
+
+FILE = ["--model", "net.py:net", "--weights", "grey.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["evalute"], "unknown verb 'evalute'; known: demo, rank"),
+        (["evalute"], "did you mean 'evaluate'"),
+        (
+            ["evaluate", "--modle", "demo"],
+            "unknown argument '--modle'; see `igd evaluate --help`; did you mean '--model'",
+        ),
+        (["evaluate", "--n", "many"], "argument --n: invalid int value: 'many'"),
+        (["evaluate", "--n", "0"], "n: input should be greater than or equal to 1, not 0"),
+        (["evaluate", "--n", "541"], "540"),
+        (["evaluate", "--model", "dem"], "unknown model 'dem'; known forms: demo, robustbench:NAME"),
+        (["evaluate", "--model", "dem"], "did you mean 'demo'"),
+        (["evaluate", "--model", "robustbench:Wong2020Fst"], "did you mean 'Wong2020Fast'"),
+        (["evaluate", "--model", "timm:resnet1"], "did you mean"),
+        (["evaluate", "--model", "missing.py:net", "--weights", "grey.safetensors"], "no file at missing.py"),
+        (["evaluate", "--model", "net.py:nett", "--weights", "grey.safetensors"], "did you mean 'net'"),
+        (
+            ["evaluate", "--model", "net.py:dictionary", "--weights", "grey.safetensors"],
+            "return an nn.Module, got dict",
+        ),
+        (["evaluate", "--model", "net.py:net"], "needs its weights: pass --weights FILE"),
+        (["evaluate", *FILE, "--model-arg", "depth=3"], "unexpected keyword argument 'depth'"),
+        (["evaluate", *FILE, "--model-arg", "depth"], "--model-arg must be NAME=VALUE"),
+        (["evaluate", "--model", "net.py:net", "--weights", "none.pt"], "weights: no file at none.pt"),
+        (["evaluate", "--model", "net.py:net", "--weights", "cut.safetensors"], "not a whole safetensors file"),
+        (["evaluate", "--model", "net.py:net", "--weights", "cut.pt"], "is no whole PyTorch file"),
+        (["evaluate", "--model", "net.py:net", "--weights", "not_torch.pt"], "is no whole PyTorch file"),
+        (
+            ["evaluate", "--model", "net.py:net", "--weights", "colour.safetensors"],
+            "0.weight should be [4, 1, 3, 3], is [4, 3, 3, 3]",
+        ),
+        (
+            ["evaluate", "--model", "net.py:net", "--weights", "colour.safetensors", "--model-arg", "channels=3"],
+            "cannot take images [1, 8, 8]",
+        ),
+        (
+            ["evaluate", "--model", "net.py:net", "--weights", "seven.safetensors", "--model-arg", "classes=7"],
+            "has 7 classes, the data 10",
+        ),
+        (["evaluate", "--data", "digit"], "did you mean 'digits'"),
+        (["evaluate", "--data", "parquet:none.parquet"], "none.parquet"),
+        (["evaluate", "--split", "tset"], "did you mean 'test'"),
+        (["evaluate", "--eps", "0"], "eps must lie in (0, 1]"),
+        (["evaluate", "--eps", "8"], "eps must lie in (0, 1]"),
+        (["evaluate", "--eps", "8/"], "expected a number such as 0.03 or a fraction such as 8/255, not '8/'"),
+        (["evaluate", "--norm", "l1"], "norm must be one of linf, l2, not 'l1'"),
+        (["evaluate", "--norm", "l2", "--eps", "0.5", "--defenses", "loir-4"], "with --norm l2 give --sigma"),
+        (["evaluate", "--defenses", "loir-4", "--sigma", "-1"], "sigma must be at least 0"),
+        (["evaluate", "--defenses", "loir-4", "--tau", "0"], "tau must be positive"),
+        (["evaluate", "--draws", "0"], "draws must be at least 1"),
+        (["evaluate", "--defenses", "loir-0"], "unknown defense 'loir-0'"),
+        (["evaluate", "--defenses", "loir-65"], "loir-65: k must lie in 1…64"),
+        (["evaluate", "--defenses", "lior-5"], "unknown defense 'lior-5'"),
+        (["evaluate", "--attacks", "autoatack"], "unknown attack 'autoatack'"),
+        (["evaluate", "--layer", "layr3"], "no layer 'layr3'; layers that can be masked: penultimate, conv1"),
+        (["evaluate", "--layer", "layr3"], "did you mean 'layer3'"),
+        (["evaluate", "--executor", "local", "--actors", "2"], "--actors is for --executor ray"),
+        (["evaluate", "--executor", "lcal"], "invalid choice: 'lcal'"),
+        (["evaluate", "--config", "none.yaml"], "settings: no file at none.yaml"),
+        (["evaluate", "--config", "settings.yaml"], "unknown setting 'sigmaa'"),
+        (["evaluate", "--config", "list.yaml"], "must map names to values"),
+        (["evaluate", "--config", "code.yaml"], "is not YAML"),
+        (["evaluate", "--classes", "names.txt"], "no file at names.txt"),
+        (["evaluate", "--ranking", "0123"], "has no '0123' in rankings"),
+        (["rank", "--method", "loire"], "method must be one of loir, cdir, random"),
+        (["rank", "--method", "cdir", "--clip", "ViT-B-61/openai"], "did you mean"),
+        (["search", "--layer", "layer2"], "needs the penultimate layer"),
+        (["search", "--tolerance", "2"], "tolerance: input should be less than or equal to 1"),
+        (["search", "--probe-n", "1000", "--search-n", "1000"], "probe and 1000 search images share"),
+        (["report"], "no catalog at results"),
+        (["status", "--catalog", "nowhere"], "no catalog at nowhere"),
+        (["sql", "SELECT 1"], "no catalog at results"),
+        (["sql"], "give one statement"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_bad_input(arguments: list[str], expected: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert expected in refusal(arguments, capsys, folder)
+
+
+def test_weights_with_code_are_refused_and_the_code_does_not_run(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Touch:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return Path.touch, (folder / "ran",)  # type: ignore[return-value]
+
+    torch.save({"0.weight": Touch()}, folder / "evil.pt")
+    (folder / "evil.pkl").write_bytes(pickle.dumps(Touch()))
+    for name in ("evil.pt", "evil.pkl"):
+        line = refusal(["evaluate", "--model", "net.py:net", "--weights", name], capsys, folder)
+        assert "could run code when loaded" in line
+    assert not (folder / "ran").exists()
+
+
+def test_labels_out_of_range_and_a_half_written_parquet_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parquet(folder / "negative.parquet", [0, -1])
+    assert "-1" in refusal(["evaluate", "--n", "2", "--data", "parquet:negative.parquet"], capsys, folder)
+    parquet(folder / "empty.parquet", [0])
+    pq.write_table(pq.read_table(folder / "empty.parquet").slice(0, 0), folder / "empty.parquet")
+    assert "empty.parquet" in refusal(["evaluate", "--data", "parquet:empty.parquet"], capsys, folder)
+    parquet(folder / "half.parquet", [0, 1, 2])
+    content = (folder / "half.parquet").read_bytes()
+    (folder / "half.parquet").write_bytes(content[: len(content) // 2])
+    assert "half.parquet" in refusal(["evaluate", "--data", "parquet:half.parquet"], capsys, folder)
+
+
+def test_a_catalog_of_another_schema_version(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "results").mkdir()
+    (folder / "results" / "catalog.json").write_text(json.dumps({"schema_version": 99}))
+    for verb in (["evaluate"], ["rank"], ["search"], ["status"], ["report"], ["sql", "SELECT 1"], ["demo"]):
+        assert "schema version 99, this igd-ray reads and writes version 1" in refusal(verb, capsys, folder)
+
+
+def test_a_folder_that_is_no_catalog_is_left_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "thesis").mkdir()
+    (folder / "thesis" / "chapter.tex").write_text("x")
+    assert "neither empty nor a catalog" in refusal(["evaluate", "--catalog", "thesis"], capsys, folder)

@@ -1,0 +1,6 @@
+"""Makes the pipeline's `runs` importable, and says what these tests start."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline"))

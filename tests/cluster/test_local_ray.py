@@ -1,0 +1,97 @@
+"""A local Ray: devices come from its allocation, and nothing listens beyond the loopback."""
+
+import os
+from pathlib import Path
+
+import pytest
+from runs import settings_for
+
+from igd_ray.cluster import RayExecutor, ray_session
+from igd_ray.cluster.resources import ActorPlan, allocated_device, plan_actors
+from igd_ray.errors import InputError
+from igd_ray.pipeline.setup import WorkerSetup
+from igd_ray.pipeline.study import Study
+
+
+def test_an_actor_a_gpu_or_an_actor_a_cpu() -> None:
+    assert plan_actors({"CPU": 8.0}) == ActorPlan(8, 1.0, 0.0)
+    assert plan_actors({"CPU": 8.0, "GPU": 2.0}) == ActorPlan(2, 1.0, 1.0)
+    assert plan_actors({"CPU": 8.0, "GPU": 2.0}, device="cpu") == ActorPlan(8, 1.0, 0.0)
+
+
+@pytest.mark.parametrize("actors", [3, 5, 7])
+def test_more_actors_than_cpus_or_gpus_share_them_and_fit(actors: int) -> None:
+    plan = plan_actors({"CPU": 2.0, "GPU": 1.0}, actors=actors)
+    assert plan.actors == actors
+    assert 0 < actors * plan.num_cpus <= 2
+    assert 0 < actors * plan.num_gpus <= 1
+
+
+def test_what_cannot_be_placed_is_refused() -> None:
+    with pytest.raises(InputError, match="no CPU"):
+        plan_actors({"GPU": 1.0})
+    with pytest.raises(InputError, match="no GPU"):
+        plan_actors({"CPU": 4.0}, device="cuda")
+    with pytest.raises(InputError, match="at least 1"):
+        plan_actors({"CPU": 4.0}, actors=0)
+
+
+def test_the_device_follows_the_allocation_not_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert allocated_device({"GPU": []}) == "cpu"
+    assert allocated_device({}) == "cpu"
+    assert allocated_device({"GPU": ["3"]}) == "cuda:0"
+
+
+def listening_addresses(pids: set[int]) -> set[str]:
+    """The addresses on which the processes `pids` listen, from the kernel's own tables."""
+    sockets = set()
+    for pid in pids:
+        try:
+            links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
+        except OSError:
+            continue
+        sockets |= {link[8:-1] for link in links if link.startswith("socket:[")}
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in sockets:
+                found.add(fields[1].partition(":")[0])
+    return found
+
+
+def processes_of(session: str) -> set[int]:
+    """The processes whose command line or environment names Ray's session, and this one."""
+    pids = {os.getpid()}
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            for part in ("cmdline", "environ"):
+                try:
+                    if session.encode() in Path(f"/proc/{entry.name}/{part}").read_bytes():
+                        pids.add(int(entry.name))
+                except OSError:
+                    continue
+    return pids
+
+
+@pytest.mark.cluster
+def test_gpus_are_taken_from_the_allocation_and_nothing_listens_beyond_the_loopback(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path / "results")
+    with Study(settings) as study:
+        setup = WorkerSetup(study.source, str(tmp_path / "results"), {})
+    with ray_session(num_cpus=2, num_gpus=2) as ray:
+        with RayExecutor(setup) as executor:
+            assert executor.plan == ActorPlan(2, 1.0, 1.0)
+            placed = executor.placements()
+        assert [device for device, _ in placed] == ["cuda:0", "cuda:0"]
+        assert sorted(accelerators["GPU"] for _, accelerators in placed) == [["0"], ["1"]]
+        with RayExecutor(setup, device="cpu") as executor:
+            assert [device for device, _ in executor.placements()] == ["cpu", "cpu"]
+        session = Path(ray._private.worker._global_node.get_session_dir_path()).name
+        pids = processes_of(session)
+        assert len(pids) > 3, "Ray's own processes were not found"
+        addresses = listening_addresses(pids)
+    assert addresses, "Ray listens somewhere"
+    # 127.0.0.1 and ::1 as the kernel writes them.
+    assert addresses <= {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}

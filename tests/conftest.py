@@ -1,0 +1,22 @@
+"""What all tests share."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Tests run in several processes on few cores, and workers compute with one thread, too."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with the CIFAR-10 model and images."""
+    if not (SHARED / "models" / "cifar10_resnet18_w16.safetensors").is_file():
+        pytest.skip("needs ../shared, which holds the CIFAR-10 model and images")
+    return SHARED

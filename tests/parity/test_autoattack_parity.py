@@ -1,0 +1,200 @@
+"""Our attacks against pyautoattack's own evaluation: the same points, image by image, from the same seeds."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyautoattack
+import pytest
+import torch
+from torch import Generator, Tensor, nn
+
+from igd_ray.attacks import APGD, FAB, Attack, AttackResult, AutoAttack, Square, TargetedAPGD, auto_attack
+from igd_ray.data import load_images
+from igd_ray.models import load_model
+from igd_ray.models.demo import DEMO_EPSILON
+from igd_ray.threat import Norm, ThreatModel
+
+CIFAR_EPSILON = 8 / 255
+
+# How many CIFAR images the full comparison takes. 200, the number in ../shared/models/README.md, takes half an hour.
+PARITY_IMAGES = int(os.environ.get("IGD_PARITY_IMAGES", "12"))
+README_IMAGES, README_ROBUST = 200, 65
+
+
+@dataclass
+class Subject:
+    """A model and the images it is attacked on, as one shard."""
+
+    model: nn.Module
+    images: Tensor
+    labels: Tensor
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        # Strides are ambiguous where there is one channel; ours are these, and others round differently.
+        self.images = self.images.flatten().view(self.images.shape)
+
+    def ours(self, attack: Attack, seed: int) -> AttackResult:
+        threat = ThreatModel(Norm.LINF, self.epsilon)
+        return attack(self.model, self.images, self.labels, threat=threat, generator=Generator().manual_seed(seed))
+
+    def reference(self, **settings: object) -> pyautoattack.AutoAttack:
+        return pyautoattack.AutoAttack(self.model, eps=self.epsilon, norm="Linf", **settings)
+
+    def theirs(self, reference: pyautoattack.AutoAttack) -> tuple[Tensor, Tensor]:
+        """Return the points of pyautoattack's evaluation, and whether it calls each image broken."""
+        with torch.random.fork_rng(devices=[]):  # it seeds the global generator and leaves it so
+            points, predictions = reference.run_standard_evaluation(
+                self.images, self.labels, batch_size=len(self.images)
+            )
+        return points, predictions != self.labels
+
+
+def cifar(shared: Path, n: int) -> Subject:
+    model = load_model(
+        f"{shared / 'models' / 'cifar_resnet.py'}:resnet18",
+        weights=shared / "models" / "cifar10_resnet18_w16.safetensors",
+        width=16,
+    )
+    data = load_images(f"parquet:{shared / 'data' / 'cifar10' / 'test.parquet'}", n=n)
+    return Subject(model, data.images, data.labels, CIFAR_EPSILON)
+
+
+@pytest.fixture(scope="module")
+def digits() -> Subject:
+    """48 digits, of which two carry a wrong label: misclassified images must not be attacked."""
+    data = load_images("digits", n=48)
+    labels = data.labels.clone()
+    labels[[3, 30]] = (labels[[3, 30]] + 1) % 10
+    return Subject(load_model("demo"), data.images, labels, DEMO_EPSILON)
+
+
+@pytest.fixture(scope="module")
+def four_cifar_images(shared: Path) -> Subject:
+    return cifar(shared, 4)
+
+
+@pytest.fixture
+def short_standard() -> Iterator[None]:
+    """Shorter stages for our AutoAttack; `shorten` gives pyautoattack's the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        stages = (
+            ("apgd-ce", APGD("ce")),
+            ("apgd-t", TargetedAPGD(classes=1)),
+            ("fab-t", FAB(classes=3, steps=10)),
+            ("square", Square(200)),
+        )
+        patch.setattr(auto_attack, "VERSIONS", {"standard": stages})
+        yield
+
+
+def shorten(reference: pyautoattack.AutoAttack) -> pyautoattack.AutoAttack:
+    reference.apgd_targeted.n_target_classes = 1
+    reference.fab.n_target_classes, reference.fab.n_iter = 3, 10
+    reference.square.n_queries = 200
+    return reference
+
+
+def assert_same(result: AttackResult, points: Tensor, broken: Tensor) -> None:
+    assert torch.equal(result.broken, broken)
+    assert torch.equal(result.adversarial, points)
+    assert broken.any(), "nothing was broken: the comparison shows nothing"
+    assert not broken.all(), "everything was broken: the comparison shows little"
+
+
+def test_standard_with_short_stages(digits: Subject, short_standard: None) -> None:
+    result = digits.ours(AutoAttack("standard"), seed=17)
+    assert_same(result, *digits.theirs(shorten(digits.reference(version="standard", seed=17))))
+    assert "apgd-ce" in result.stages
+
+
+@pytest.mark.slow
+def test_standard_as_published(digits: Subject) -> None:
+    result = digits.ours(AutoAttack("standard"), seed=0)
+    assert_same(result, *digits.theirs(digits.reference(version="standard", seed=0)))
+    assert {"apgd-ce", "apgd-t"} <= set(result.stages)
+
+
+def test_rand_with_fewer_gradients(digits: Subject) -> None:
+    reference = digits.reference(version="rand", seed=3)
+    reference.apgd.eot_iter = 2
+    stages = (("apgd-ce", APGD("ce", eot=2)), ("apgd-dlr", APGD("dlr", eot=2)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(auto_attack, "VERSIONS", {"rand": stages})
+        assert_same(digits.ours(AutoAttack("rand"), seed=3), *digits.theirs(reference))
+
+
+@pytest.mark.slow
+def test_rand_as_published(digits: Subject) -> None:
+    assert_same(digits.ours(AutoAttack("rand"), seed=3), *digits.theirs(digits.reference(version="rand", seed=3)))
+
+
+def single(subject: Subject, name: str, seed: int) -> pyautoattack.AutoAttack:
+    """Return a reference that runs one attack, with the restarts of "standard", which are not its defaults."""
+    reference = subject.reference(version="custom", attacks=[name], seed=seed)
+    reference.apgd.n_restarts = reference.apgd_targeted.n_restarts = 1
+    reference.fab.n_restarts = reference.square.n_restarts = 1
+    return reference
+
+
+@pytest.mark.parametrize(("loss", "seed"), [("ce", 0), ("ce", 5), ("dlr", 0)])
+def test_apgd_alone(digits: Subject, loss: str, seed: int) -> None:
+    assert_same(digits.ours(APGD(loss), seed), *digits.theirs(single(digits, f"apgd-{loss}", seed)))
+
+
+def test_apgd_with_restarts(digits: Subject) -> None:
+    reference = single(digits, "apgd-ce", seed=0)
+    reference.apgd.n_restarts = 2
+    assert_same(digits.ours(APGD("ce", restarts=2), seed=0), *digits.theirs(reference))
+
+
+def test_targeted_apgd_alone(digits: Subject) -> None:
+    reference = single(digits, "apgd-t", seed=0)
+    reference.apgd_targeted.n_target_classes = 2
+    assert_same(digits.ours(TargetedAPGD(classes=2), seed=0), *digits.theirs(reference))
+
+
+def test_fab_alone(digits: Subject) -> None:
+    reference = single(digits, "fab-t", seed=0)
+    reference.fab.n_target_classes, reference.fab.n_iter = 3, 30
+    assert_same(digits.ours(FAB(classes=3, steps=30), seed=0), *digits.theirs(reference))
+
+
+def test_square_alone(digits: Subject) -> None:
+    reference = single(digits, "square", seed=5)
+    reference.square.n_queries = 300
+    assert_same(digits.ours(Square(300), seed=5), *digits.theirs(reference))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "attack"), [("apgd-t", TargetedAPGD()), ("fab-t", FAB()), ("square", Square())], ids=str
+)
+def test_alone_as_published(digits: Subject, name: str, attack: Attack) -> None:
+    assert_same(digits.ours(attack, seed=1), *digits.theirs(single(digits, name, seed=1)))
+
+
+def test_cifar_apgd(four_cifar_images: Subject) -> None:
+    assert_same(
+        four_cifar_images.ours(APGD("ce"), seed=0),
+        *four_cifar_images.theirs(single(four_cifar_images, "apgd-ce", seed=0)),
+    )
+
+
+def test_cifar_square(four_cifar_images: Subject) -> None:
+    reference = single(four_cifar_images, "square", seed=0)
+    reference.square.n_queries = 50
+    assert_same(four_cifar_images.ours(Square(50), seed=0), *four_cifar_images.theirs(reference))
+
+
+@pytest.mark.slow
+def test_cifar_standard_as_published(shared: Path) -> None:
+    """One shard of IGD_PARITY_IMAGES images; with 200, the numbers of ../shared/models/README.md."""
+    subject = cifar(shared, PARITY_IMAGES)
+    result = subject.ours(AutoAttack("standard"), seed=0)
+    _, broken = subject.theirs(subject.reference(version="standard", seed=0))
+    assert torch.equal(result.broken, broken)
+    if PARITY_IMAGES == README_IMAGES:
+        assert int((~result.broken).sum()) == README_ROBUST

@@ -1,0 +1,56 @@
+"""`igd evaluate` gives, for the undefended model, the verdicts that pyautoattack gives on the same shards and seeds."""
+
+import os
+from pathlib import Path
+
+import pyautoattack
+import pytest
+import torch
+
+from igd_ray.catalog import Catalog, run_query
+from igd_ray.config import EvaluateSettings, load_settings
+from igd_ray.pipeline.study import Study
+from igd_ray.pipeline.verbs import evaluate, plan_evaluation_of
+
+# The full comparison takes half an hour on two cores: IGD_PARITY_IMAGES=256 (in shards of 64).
+IMAGES = int(os.environ.get("IGD_PARITY_IMAGES", "12"))
+
+
+@pytest.mark.slow
+def test_verdicts_of_none_are_those_of_pyautoattack_shard_by_shard(tmp_path: Path, shared: Path) -> None:
+    shard_size = max(1, IMAGES // 4)
+    given = {
+        "model": f"{shared / 'models' / 'cifar_resnet.py'}:resnet18",
+        "weights": str(shared / "models" / "cifar10_resnet18_w16.safetensors"),
+        "model_arg": {"width": 16},
+        "data": f"parquet:{shared / 'data' / 'cifar10' / 'test.parquet'}",
+        "classes": "cifar10",
+        "attacks": "aa",
+        "n": IMAGES,
+        "shard_size": shard_size,
+        "catalog": os.environ.get("IGD_PARITY_CATALOG", str(tmp_path / "results")),
+    }
+    settings = load_settings(EvaluateSettings, file=None, given=given)
+    with Study(settings) as study:
+        assert not evaluate(study, settings, plan_evaluation_of(study, settings)).failed
+        table = run_query(
+            Catalog(settings.catalog), "SELECT image_id, status, seed, clean_prediction, label FROM outcomes"
+        )
+        outcomes = {row["image_id"]: row for row in table.to_pylist()}
+        images, labels = study.test.images, study.test.labels
+        for start in range(0, IMAGES, shard_size):
+            ids = study.test.ids[start : start + shard_size]
+            seeds = {outcomes[image_id]["seed"] for image_id in ids}
+            assert len(seeds) == 1
+            attack = pyautoattack.AutoAttack(
+                study.model, eps=settings.threat.epsilon, norm="Linf", seed=seeds.pop(), version="standard"
+            )
+            shard = slice(start, start + shard_size)
+            adversarial, _ = attack.run_standard_evaluation(images[shard], labels[shard], batch_size=shard_size)
+            with torch.no_grad():
+                robust = study.model(adversarial).argmax(dim=1) == labels[shard]
+            assert [outcomes[image_id]["status"] == "robust" for image_id in ids] == robust.tolist()
+    correct = sum(row["clean_prediction"] == row["label"] for row in outcomes.values())
+    if IMAGES >= 256:
+        # 70.15 % of all 10 000 test images (../shared/models/README.md).
+        assert abs(correct / IMAGES - 0.7015) <= 0.01 + 1 / IMAGES

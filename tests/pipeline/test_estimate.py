@@ -1,0 +1,38 @@
+"""`--dry-run` promises an upper bound: the passes recorded never exceed it."""
+
+from pathlib import Path
+
+import pytest
+from runs import run_evaluation, settings_for
+
+from igd_ray.catalog import Catalog, run_query
+from igd_ray.pipeline.estimate import costs, seconds_per_pass
+from igd_ray.pipeline.study import Study
+from igd_ray.pipeline.verbs import plan_evaluation_of
+
+ATTACKS = "clean,apgd-ce-5,apgd-t-3,fab-t-2,square-20,tr-apgd-ce-5,tr-square-20"
+
+
+@pytest.mark.parametrize("sigma", ["0", "0.05"])
+def test_recorded_passes_stay_below_the_bound(tmp_path: Path, sigma: str) -> None:
+    catalog = tmp_path / "results"
+    settings = settings_for(catalog, attacks=ATTACKS, sigma=sigma, n=12, shard_size=12)
+    with Study(settings) as study:
+        units = plan_evaluation_of(study, settings).plan.units
+        bounds = {cost.what: cost for cost in costs(study.catalog, units, num_classes=10)}
+    run_evaluation(catalog, attacks=ATTACKS, sigma=sigma, n=12, shard_size=12)
+    for row in run_query(Catalog(catalog), "SELECT * FROM accuracy").to_pylist():
+        name = f"{row['attack']} on {row['defense']}"
+        bound = bounds.get(name) or bounds[name.replace("tr-square", "square")]
+        assert 0 < row["forwards"] <= bound.forwards, name
+        assert row["backwards"] <= bound.backwards, name
+    with Study(settings) as study:
+        after = costs(study.catalog, units, num_classes=10)
+    assert all(cost.done == cost.units and cost.forwards == 0 for cost in after)
+
+
+def test_passes_are_timed(tmp_path: Path) -> None:
+    with Study(settings_for(tmp_path / "results")) as study:
+        forward, backward = seconds_per_pass(study.model, study.test.images[:1])
+    assert 0 < forward < 1
+    assert 0 <= backward < 1

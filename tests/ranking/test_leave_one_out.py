@@ -1,0 +1,345 @@
+"""LO-IR against ablation by brute force, against numbers worked out by hand, and its cost in passes."""
+
+from collections import Counter
+from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from igd_ray.data import LabeledImages, load_images
+from igd_ray.data.images import ArrayReader
+from igd_ray.errors import InputError
+from igd_ray.models import find_layer, load_model
+from igd_ray.models.demo import demo_model
+from igd_ray.ranking import leave_one_out
+from igd_ray.ranking.leave_one_out import leave_one_out_sums, scores_from_sums
+
+
+def labelled(images: Tensor, labels: list[int], classes: int) -> LabeledImages:
+    return LabeledImages(
+        reader=ArrayReader(images.float().numpy()),
+        indices=np.arange(len(images)),
+        labels=torch.tensor(labels),
+        ids=tuple(f"image-{number}" for number in range(len(images))),
+        class_names=tuple(f"class-{number}" for number in range(classes)),
+        spec="test",
+        split="train",
+    )
+
+
+def brute_force(model: nn.Module, module: str, side: str, width: int, images: Tensor, labels: Tensor, classes: int):
+    """Eq. 5 word for word: one pass with all neurons, one more for each neuron with that neuron set to zero."""
+    with torch.no_grad():
+        full = model(images)
+        scores = torch.zeros(classes, width, dtype=torch.float64)
+        for neuron in range(width):
+
+            def without(activation: Tensor, neuron: int = neuron) -> Tensor:
+                activation = activation.clone()
+                activation[:, neuron] = 0
+                return activation
+
+            target = model.get_submodule(module)
+            if side == "input":
+                handle = target.register_forward_pre_hook(lambda _module, inputs, cut=without: (cut(inputs[0]),))
+            else:
+                handle = target.register_forward_hook(lambda _module, _inputs, output, cut=without: cut(output))
+            ablated = model(images)
+            handle.remove()
+            for label in range(classes):
+                chosen = labels == label
+                scores[label, neuron] = (full[chosen, label] - ablated[chosen, label]).abs().double().mean()
+    return scores
+
+
+def assert_relative(scores: Tensor, expected: Tensor, tolerance: float, *, floor: float = 1e-6) -> None:
+    """Compare relative to each score, or to `floor` times the largest of its class where that is more."""
+    scale = torch.maximum(expected.abs(), floor * expected.abs().amax(dim=1, keepdim=True))
+    assert float(((scores - expected).abs() / scale).max()) <= tolerance
+
+
+def count_images(model: nn.Module) -> Counter:
+    """Count, from now on, the images that go through every module."""
+    counts: Counter = Counter()
+    for path, module in model.named_modules():
+        module.register_forward_hook(
+            lambda _module, inputs, _output, path=path: counts.update({path: len(inputs[0])}),
+        )
+    return counts
+
+
+@pytest.fixture(scope="module")
+def digits() -> LabeledImages:
+    return load_images("digits", split="train", n=60)
+
+
+class TwoNeurons(nn.Module):
+    """z = W a with a = two pixels: small enough for a sheet of paper."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flatten = nn.Flatten()
+        self.linear = nn.Linear(2, 2)
+        self.linear.weight.data = torch.tensor([[2.0, -1.0], [0.5, 4.0]])
+        self.linear.bias.data = torch.tensor([10.0, -10.0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.flatten(x))
+
+
+def test_two_neurons_by_hand() -> None:
+    images = torch.tensor([[0.5, 0.25], [1.0, 0.75], [0.5, 0.5]]).view(3, 1, 1, 2)
+    # class 0, images 0 and 1: |2|·(0.5 + 1.0)/2 = 1.5 and |−1|·(0.25 + 0.75)/2 = 0.5
+    # class 1, image 2:        |0.5|·0.5 = 0.25         and |4|·0.5 = 2
+    scores = leave_one_out(TwoNeurons(), labelled(images, [0, 0, 1], 2))
+    assert scores.scores.tolist() == [[1.5, 0.5], [0.25, 2.0]]
+    assert scores.scores.dtype == torch.float64
+    assert (scores.method, scores.layer) == ("loir", "penultimate")
+
+
+class ThreeNeurons(nn.Module):
+    """z = (relu(a0 − a1), a1·a2) after a layer a of three neurons: nothing behind it is linear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flatten = nn.Flatten()
+        self.hidden = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.hidden(self.flatten(x))
+        return torch.stack([torch.relu(a[:, 0] - a[:, 1]), a[:, 1] * a[:, 2]], dim=1)
+
+
+def test_three_neurons_before_a_nonlinear_part_by_hand() -> None:
+    images = torch.tensor([[0.75, 0.25, 0.5], [0.25, 0.5, 0.5], [1.0, 0.5, 0.25]]).view(3, 1, 1, 3)
+    # class 0, images 0 and 1: f_0 = 0.5 and 0
+    #   without a0: 0 and 0 → changes 0.5, 0 · without a1: 0.75 and 0.25 → 0.25, 0.25 · without a2: none
+    # class 1, image 2: f_1 = 0.125; without a1 or a2: 0
+    scores = leave_one_out(ThreeNeurons(), labelled(images, [0, 0, 1], 2), layer="hidden")
+    assert scores.scores.tolist() == [[0.25, 0.25, 0.0], [0.0, 0.125, 0.125]]
+
+
+def test_changes_of_opposite_sign_do_not_cancel() -> None:
+    """The absolute value is taken image by image, not of the mean."""
+
+    class Signed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(1, 1, bias=False)
+            self.linear.weight.data = torch.tensor([[2.0]])
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x.flatten(1) - 0.5)
+
+    probe = labelled(torch.tensor([0.25, 0.75]).view(2, 1, 1, 1), [0, 0], 1)
+    assert leave_one_out(Signed(), probe).scores.tolist() == [[0.5]]
+
+
+def test_fast_path_equals_brute_force_on_the_demo_model(digits) -> None:
+    model = demo_model().double()
+    expected = brute_force(model, "linear", "input", 64, digits.images.double(), digits.labels, 10)
+    assert_relative(leave_one_out(model, digits).scores, expected, 1e-9)
+
+
+def test_fast_path_equals_brute_force_on_the_cifar_model(shared: Path) -> None:
+    model = load_model(
+        f"{shared}/models/cifar_resnet.py:resnet18",
+        weights=shared / "models" / "cifar10_resnet18_w16.safetensors",
+        width=16,
+    )
+    probe = load_images(f"parquet:{shared}/data/cifar10/train.parquet", split="train", n=40)
+    probe = probe.select([int((probe.labels == label).nonzero()[place]) for label in range(10) for place in (0, -1)])
+    scores = leave_one_out(model, probe).scores
+    assert scores.shape == (10, 128)
+    expected = brute_force(model, "linear", "input", 128, probe.images, probe.labels, 10)
+    # In float32 the difference of two logits is rounded to their last digit, whatever the neuron's own effect.
+    assert_relative(scores, expected, 1e-5, floor=1.0)
+
+
+@pytest.mark.parametrize("layer", ["layer1", "layer2", "layer3", "layer2.conv1", "layer2.bn1"])
+def test_other_layers_by_suffix_equal_brute_force(digits, layer: str) -> None:
+    model = demo_model().double()
+    width = find_layer(model, layer, digits.images[:1].double()).width
+    expected = brute_force(model, layer, "output", width, digits.images.double(), digits.labels, 10)
+    scores = leave_one_out(model, digits, layer=layer)
+    torch.testing.assert_close(scores.scores, expected, rtol=1e-9, atol=1e-12)
+    assert scores.layer == layer
+
+
+def test_neurons_at_once_do_not_change_the_scores(digits, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = demo_model().double()
+    images = digits.images.double()
+    layer = find_layer(model, "layer2", images[:1])
+    whole = leave_one_out_sums(model, layer, images, digits.labels, 10)
+    # 60 images of 32 channels of 4×4: five neurons a call, the last call has two.
+    # (The package's function hides its module of the same name from a dotted path.)
+    monkeypatch.setattr(import_module("igd_ray.ranking.leave_one_out"), "ABLATION_VALUES", 5 * 60 * 32 * 16)
+    torch.testing.assert_close(leave_one_out_sums(model, layer, images, digits.labels, 10).totals, whole.totals)
+
+
+class NormalisingLinear(nn.Linear):
+    """A classifier of the cosine: not linear in its input, whatever it inherits from."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return nn.functional.linear(nn.functional.normalize(input, dim=1), self.weight)
+
+
+def test_a_classifier_that_is_not_linear_is_ablated_and_not_solved() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 6), nn.ReLU(), NormalisingLinear(6, 2)).double()
+    images, labels = torch.rand(8, 1, 2, 2).double(), torch.tensor([0, 1] * 4)
+    expected = brute_force(model, "3", "input", 6, images, labels, 2)
+    layer = find_layer(model, "penultimate", images[:1])
+    scores = scores_from_sums([leave_one_out_sums(model, layer, images, labels, 2)], ("a", "b"))
+    torch.testing.assert_close(scores, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_a_convolution_as_classifier() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Conv2d(6, 3, 1), nn.Flatten()
+    ).double()
+    images, labels = torch.rand(9, 1, 8, 8).double(), torch.tensor([0, 1, 2] * 3)
+    layer = find_layer(model, "penultimate", images[:1])
+    sums = leave_one_out_sums(model, layer, images, labels, 3)
+    expected = brute_force(model, "3", "input", 6, images, labels, 3)
+    torch.testing.assert_close(scores_from_sums([sums], ("a", "b", "c")), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_neurons_of_tokens_are_ablated_in_every_token() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Linear(4, 6)
+            self.head = nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.tanh(self.embed(x.reshape(len(x), 16, 4))).mean(dim=1))
+
+    torch.manual_seed(0)
+    model = Tokens().double()
+    images, labels = torch.rand(6, 1, 8, 8).double(), torch.tensor([0, 1, 2] * 2)
+    layer = find_layer(model, "embed", images[:1])
+    totals = leave_one_out_sums(model, layer, images, labels, 3).totals
+    with torch.no_grad():
+        embedded = model.embed(images.reshape(6, 16, 4))
+        for neuron in range(6):
+            cut = embedded.clone()
+            cut[:, :, neuron] = 0
+            change = (model(images) - model.head(torch.tanh(cut).mean(dim=1))).abs()
+            expected = [float(change[labels == label, label].sum()) for label in range(3)]
+            assert totals[:, neuron].tolist() == pytest.approx(expected, rel=1e-9)
+
+
+def test_fast_path_costs_one_pass_over_the_probe_set(digits) -> None:
+    model = demo_model()
+    layer = find_layer(model, "penultimate", digits.images[:1])
+    counts = count_images(model)
+    for images, labels in digits.batches(25):
+        leave_one_out_sums(model, layer, images, labels, 10)
+    assert set(counts.values()) == {60}
+
+
+def test_ranking_costs_one_image_more_to_find_the_layer(digits) -> None:
+    model = demo_model()
+    counts = count_images(model)
+    leave_one_out(model, digits, batch_size=25)
+    assert set(counts.values()) == {60 + 1}
+
+
+def test_ablation_runs_only_the_part_behind_the_layer_for_each_neuron(digits) -> None:
+    model = demo_model()
+    layer = find_layer(model, "layer2", digits.images[:1])
+    # Leaves whose own forward runs; a module that gives back its recorded output does not call it.
+    computed: Counter = Counter()
+    for path, module in model.named_modules():
+        if not list(module.children()):
+            original = type(module).forward
+
+            def counting(self, x, original=original, path=path):
+                computed[path] += len(x)
+                return original(self, x)
+
+            module.__class__ = type(type(module).__name__, (type(module),), {"forward": counting})
+    leave_one_out_sums(model, layer, digits.images, digits.labels, 10)
+    before = {count for path, count in computed.items() if path.startswith(("conv1", "bn1", "layer1", "layer2"))}
+    behind = {count for path, count in computed.items() if path.startswith(("layer3", "linear"))}
+    assert before == {60}
+    # The prefix's pass, the unmasked suffix, and once for each of 32 neurons.
+    assert behind == {60 * (1 + 1 + 32)}
+
+
+@pytest.mark.parametrize("name", ["penultimate", "layer2"])
+def test_neuron_ranges_are_parts_of_the_whole(digits, name: str) -> None:
+    model = demo_model().double()
+    images = digits.images.double()
+    layer = find_layer(model, name, images[:1])
+    whole = leave_one_out_sums(model, layer, images, digits.labels, 10)
+    bounds = [0, 5, 6, 31, layer.width]
+    parts = [
+        leave_one_out_sums(model, layer, images, digits.labels, 10, neurons=range(*pair)) for pair in pairwise(bounds)
+    ]
+    assert [part.totals.shape[1] for part in parts] == [5, 1, 25, layer.width - 31]
+    torch.testing.assert_close(torch.cat([part.totals for part in parts], dim=1), whole.totals, rtol=1e-12, atol=1e-12)
+    assert all(torch.equal(part.counts, whole.counts) for part in parts)
+
+
+@pytest.mark.parametrize("name", ["penultimate", "layer3"])
+def test_image_shards_merge_to_the_whole(digits, name: str) -> None:
+    model = demo_model().double()
+    images = digits.images.double()
+    layer = find_layer(model, name, images[:1])
+    parts = [
+        leave_one_out_sums(model, layer, images[start:stop], digits.labels[start:stop], 10)
+        for start, stop in ((0, 1), (1, 7), (7, 60))  # the first shards lack classes
+    ]
+    expected = leave_one_out(model, digits, layer=name).scores
+    torch.testing.assert_close(scores_from_sums(parts, digits.class_names), expected, rtol=1e-12, atol=1e-12)
+    assert torch.equal(sum(part.counts for part in parts), torch.bincount(digits.labels, minlength=10))
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 60, 1000])
+def test_the_batch_size_does_not_count(digits, batch_size: int) -> None:
+    model = demo_model().double()
+    expected = leave_one_out(model, digits).scores
+    torch.testing.assert_close(leave_one_out(model, digits, batch_size=batch_size).scores, expected)
+
+
+def test_every_class_is_divided_by_its_own_number_of_images() -> None:
+    images = torch.full((4, 1, 1, 2), 0.5)
+    # Three images of class 0, one of class 1, all alike: the means are those of one image.
+    scores = leave_one_out(TwoNeurons(), labelled(images, [0, 0, 0, 1], 2)).scores
+    assert scores.tolist() == [[1.0, 0.5], [0.25, 2.0]]
+
+
+def test_a_class_without_probe_images_is_an_error(digits) -> None:
+    probe = digits.select([index for index, label in enumerate(digits.labels.tolist()) if label not in (3, 7)])
+    with pytest.raises(InputError, match=r"no image of 2 of 10 classes \(three, seven\)"):
+        leave_one_out(demo_model(), probe)
+
+
+def test_a_layer_without_neurons_is_an_error(digits) -> None:
+    class WithCount(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = demo_model()
+            self.odd = Pair()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.model(self.odd(x)[0])
+
+    class Pair(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x, x
+
+    with pytest.raises(InputError, match="'odd' cannot be masked"):
+        leave_one_out(WithCount(), digits, layer="odd")
+
+
+def test_an_unknown_layer_names_close_matches_and_the_layers(digits) -> None:
+    with pytest.raises(InputError, match=r"no layer 'layer4'.*penultimate, conv1.*did you mean 'layer3'"):
+        leave_one_out(demo_model(), digits, layer="layer4")

@@ -1,0 +1,234 @@
+"""Every check fires on what it is made for and keeps silent on what is harmless."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Generator, Tensor, nn
+
+from igd_ray import checks
+from igd_ray.checks import (
+    INFO,
+    WARNING,
+    check_batch_dependence,
+    check_output_range,
+    check_query_beats_gradient,
+    check_randomised,
+    check_transfer_beats_direct,
+    check_zero_gradient,
+)
+from igd_ray.data import load_images
+from igd_ray.defenses import InterpretabilityGuidedDefense, class_masks
+from igd_ray.models import load_model
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    return load_model("demo")
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return load_images("digits", n=64).images
+
+
+@pytest.fixture(scope="module")
+def labels() -> Tensor:
+    return load_images("digits", n=64).labels
+
+
+class Around(nn.Module):
+    """A model with something done to its images and its logits."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        before: Callable[[Tensor], Tensor] = lambda images: images,
+        after: Callable[[Tensor], Tensor] = lambda logits: logits,
+    ) -> None:
+        super().__init__()
+        self.model, self.before, self.after = model, before, after
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.after(self.model(self.before(images)))
+
+
+def guided(model: nn.Module, sigma: float) -> nn.Module:
+    masks = class_masks(model.linear.weight.abs(), 24)
+    return InterpretabilityGuidedDefense(model, masks, sigma=sigma, generator=Generator().manual_seed(0))
+
+
+def test_thresholds_are_the_documented_ones() -> None:
+    assert checks.RANDOMISED_DIFFERENCE == 1e-4
+    assert checks.ZERO_GRADIENT_SHARE == 0.01
+    assert checks.QUERY_BEATS_GRADIENT_IMAGES == 1
+    assert checks.TRANSFER_BEATS_DIRECT_IMAGES == 1
+    assert checks.BATCH_MARGIN == 1e-3
+    assert checks.BATCH_SIZES == (1, 64)
+
+
+class TestRandomised:
+    def test_a_deterministic_model_is_none(self, model: nn.Module, images: Tensor) -> None:
+        for target in (model, guided(model, sigma=0.0)):
+            finding = check_randomised(target, images, protocol="standard")
+            assert (finding.check, finding.severity, finding.value) == ("randomised", INFO, 0.0)
+            assert "no randomness" in finding.message
+
+    def test_a_defense_with_noise_is_one_and_standard_attacks_do_not_fit_it(
+        self, model: nn.Module, images: Tensor
+    ) -> None:
+        finding = check_randomised(guided(model, sigma=0.1), images, protocol="standard")
+        assert finding.severity == WARNING
+        assert finding.value > 1e-4
+        assert "AutoAttack standard" in finding.message
+
+    @pytest.mark.parametrize("sigma", [1 / 255, 0.01, 0.075])
+    def test_noise_that_no_clean_image_shows_is_found(self, model: nn.Module, images: Tensor, sigma: float) -> None:
+        target = guided(model, sigma)
+        assert torch.equal(target(images[:8]), target(images[:8]))
+        assert check_randomised(target, images, protocol="standard").severity == WARNING
+
+    def test_for_the_rand_protocol_noise_is_expected(self, model: nn.Module, images: Tensor) -> None:
+        finding = check_randomised(guided(model, sigma=0.1), images, protocol="rand")
+        assert finding.severity == INFO
+        assert finding.value > 1e-4
+        assert "the target is randomised" in finding.message
+
+    @pytest.mark.parametrize(("difference", "severity"), [(0.5e-4, INFO), (2e-4, WARNING)])
+    def test_one_logit_of_one_image_decides(self, images: Tensor, difference: float, severity: str) -> None:
+        calls = []
+
+        def sometimes_off(logits: Tensor) -> Tensor:
+            calls.append(None)
+            off = torch.zeros_like(logits)
+            off[17, 3] = difference * (len(calls) % 2)
+            return logits + off
+
+        zeros = Around(nn.Identity(), before=lambda batch: torch.zeros(len(batch), 10), after=sometimes_off)
+        assert check_randomised(zeros, images, protocol="standard").severity == severity
+
+    def test_nan_is_not_taken_for_determinism(self, model: nn.Module, images: Tensor) -> None:
+        finding = check_randomised(
+            Around(model, after=lambda logits: logits * float("nan")), images, protocol="standard"
+        )
+        assert finding.severity == WARNING
+
+
+class TestZeroGradient:
+    def test_an_honest_model_has_none(self, model: nn.Module, images: Tensor, labels: Tensor) -> None:
+        for target in (model, guided(model, sigma=0.0), guided(model, sigma=0.1)):
+            finding = check_zero_gradient(target, images, labels)
+            assert (finding.check, finding.severity, finding.value) == ("zero-gradient", INFO, 0.0)
+
+    @pytest.mark.parametrize(
+        "mask",
+        [
+            pytest.param({"before": lambda images: (images * 7).round() / 7}, id="quantised inputs"),
+            pytest.param({"before": Tensor.detach}, id="detached inputs"),
+            pytest.param({"after": Tensor.detach}, id="detached logits"),
+            pytest.param({"after": torch.round}, id="rounded logits"),
+            pytest.param({"after": lambda logits: logits * 1e6}, id="saturated softmax"),
+            pytest.param({"before": lambda images: images + 0 * images.sqrt()}, id="NaN gradient"),
+        ],
+    )
+    def test_a_masked_model_has_nothing_else(
+        self, model: nn.Module, images: Tensor, labels: Tensor, mask: dict[str, Callable[[Tensor], Tensor]]
+    ) -> None:
+        finding = check_zero_gradient(Around(model, **mask), images, labels)
+        assert (finding.severity, finding.value) == (WARNING, 1.0)
+        assert "64 of 64" in finding.message
+        assert "gradient attacks may be blind" in finding.message
+
+    @pytest.mark.parametrize(("blind", "severity"), [(1, INFO), (2, WARNING)])
+    def test_more_than_one_in_a_hundred_is_too_many(self, model: nn.Module, blind: int, severity: str) -> None:
+        data = load_images("digits", n=100)
+
+        def blind_at_first(images: Tensor) -> Tensor:
+            return torch.cat([images[:blind].detach(), images[blind:]])
+
+        finding = check_zero_gradient(Around(model, before=blind_at_first), data.images, data.labels)
+        assert finding.severity == severity
+        assert finding.value == pytest.approx(blind / 100)
+
+    def test_images_and_parameters_are_left_alone(self, model: nn.Module, images: Tensor, labels: Tensor) -> None:
+        trainable = load_model("demo").requires_grad_(True)
+        before = images.clone()
+        check_zero_gradient(trainable, images, labels)
+        assert not images.requires_grad
+        assert torch.equal(images, before)
+        assert all(parameter.grad is None for parameter in trainable.parameters())
+
+
+class TestBatchDependence:
+    def test_a_model_in_eval_mode_does_not_depend_on_its_batch(self, model: nn.Module, images: Tensor) -> None:
+        for target in (model, guided(model, sigma=0.0)):
+            finding = check_batch_dependence(target, images)
+            assert (finding.check, finding.severity, finding.value) == ("batch-dependence", INFO, 0)
+
+    def test_batch_norm_in_training_mode_does(self, images: Tensor) -> None:
+        finding = check_batch_dependence(load_model("demo").train(), images)
+        assert finding.severity == WARNING
+        assert finding.value >= 1
+        assert "batch sizes 1 and 64" in finding.message
+
+    @pytest.mark.parametrize(("margin", "severity"), [(0.5e-3, INFO), (2e-3, WARNING)])
+    def test_a_prediction_on_the_edge_may_change(self, images: Tensor, margin: float, severity: str) -> None:
+        def first_class_unless_alone(batch: Tensor) -> Tensor:
+            logits = torch.zeros(len(batch), 10)
+            logits[:, int(len(batch) == 1)] = margin
+            return logits
+
+        target = Around(nn.Identity(), before=first_class_unless_alone)
+        finding = check_batch_dependence(target, images)
+        assert finding.severity == severity
+        assert finding.value == (64 if severity == WARNING else 0)
+
+
+class TestOutputRange:
+    @pytest.mark.parametrize(
+        "after",
+        [lambda logits: logits, lambda logits: logits.log_softmax(dim=1), torch.sigmoid, lambda logits: logits * 1e-6],
+        ids=["logits", "log-softmax", "sigmoid", "small logits"],
+    )
+    def test_logits_of_any_kind_are_welcome(
+        self, model: nn.Module, images: Tensor, after: Callable[[Tensor], Tensor]
+    ) -> None:
+        finding = check_output_range(Around(model, after=after), images)
+        assert (finding.check, finding.severity) == ("output-range", INFO)
+
+    def test_probabilities_are_not(self, model: nn.Module, images: Tensor) -> None:
+        finding = check_output_range(Around(model, after=lambda logits: logits.softmax(dim=1)), images)
+        assert finding.severity == WARNING
+        assert "probabilities, not logits" in finding.message
+
+    def test_outputs_that_sum_to_one_beyond_the_unit_range_are_logits(self, model: nn.Module, images: Tensor) -> None:
+        shifted = Around(model, after=lambda logits: logits - logits.mean(dim=1, keepdim=True) + 0.1)
+        assert check_output_range(shifted, images).severity == INFO
+
+
+class TestQueryBeatsGradient:
+    def test_one_image_is_enough(self) -> None:
+        finding = check_query_beats_gradient(1, 40)
+        assert (finding.check, finding.severity, finding.value) == ("query-beats-gradient", WARNING, 1)
+        assert "1 of 40" in finding.message
+        assert "masked" in finding.message
+
+    def test_none_is_none(self) -> None:
+        finding = check_query_beats_gradient(0, 40)
+        assert (finding.severity, finding.value) == (INFO, 0)
+
+
+class TestTransferBeatsDirect:
+    # Exact McNemar: 2·0.5⁶ = 0.031, 2·0.5⁵ = 0.063, 2·(1 + 8)·0.5⁸ = 0.070, 2·(1 + 9)·0.5⁹ = 0.039.
+    @pytest.mark.parametrize(
+        ("only_transfer", "only_direct", "severity"),
+        [(6, 0, WARNING), (5, 0, INFO), (8, 1, WARNING), (7, 1, INFO), (0, 6, INFO), (0, 0, INFO), (30, 30, INFO)],
+    )
+    def test_it_takes_more_images_than_chance_would_give(
+        self, only_transfer: int, only_direct: int, severity: str
+    ) -> None:
+        finding = check_transfer_beats_direct(only_transfer, only_direct)
+        assert (finding.check, finding.severity) == ("transfer-beats-direct", severity)
+        assert finding.value == only_transfer - only_direct
+        assert ("too weak" in finding.message) == (severity == WARNING)
