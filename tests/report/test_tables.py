@@ -4,7 +4,8 @@ import doctest
 
 import pytest
 
-from igd_ray import statistics, tables
+from igd_ray import statistics
+from igd_ray.report import tables
 from igd_ray.report.protocol import NINE_ATTACKS, attack_order, unplanned_attacks
 from igd_ray.report.tables import Cell, Column, Share, Table, number, percent, pixel_fraction, points
 
