@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from igd_ray.models.prediction import predicted_classes
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -21,7 +23,6 @@ class Verdict:
         return self.predictions != labels
 
 
-@torch.no_grad()
 def judge(target: nn.Module, points: Tensor, generator: torch.Generator, *, seed: int, draws: int = 1) -> Verdict:
     """Evaluate `points` [n, C, H, W] afresh.
 
@@ -30,6 +31,9 @@ def judge(target: nn.Module, points: Tensor, generator: torch.Generator, *, seed
         generator: seeded with `seed` before the first evaluation.
         seed: derived from the unit's key, so that anyone can repeat the verdict.
         draws: how many evaluations.
+
+    Raises:
+        IgdError: if the target gives NaN logits for a point.
     """
     generator.manual_seed(seed)
-    return Verdict(torch.stack([target(points).argmax(dim=1) for _ in range(draws)]))
+    return Verdict(torch.stack([predicted_classes(target, points) for _ in range(draws)]))

@@ -1,8 +1,10 @@
 """Verdicts come from fresh evaluations that anyone can repeat."""
 
+import pytest
 import torch
 from torch import Tensor, nn
 
+from igd_ray.errors import IgdError
 from igd_ray.judging import Verdict, judge
 
 
@@ -50,3 +52,12 @@ def test_one_draw_is_one_pass_without_gradients() -> None:
     points = torch.tensor([[[[0.1, 0.9]]], [[[0.9, 0.1]]]])
     assert judge(Watched(), points, torch.Generator(), seed=0).predictions.tolist() == [[1, 0]]
     assert calls == [False]
+
+
+def test_nan_logits_are_an_error_never_class_zero() -> None:
+    class Broken(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.full((len(images), 3), float("nan"))
+
+    with pytest.raises(IgdError, match="NaN logits for 2 of 2 images"):
+        judge(Broken(), torch.zeros(2, 1, 4, 4), torch.Generator(), seed=0)

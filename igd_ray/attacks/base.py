@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from igd_ray.attacks.counting import CountedTarget
 from igd_ray.data.images import check_images
 from igd_ray.errors import IgdError, InputError
+from igd_ray.models.prediction import predicted_classes
 from igd_ray.threat import DISTANCE_TOLERANCE, ThreatModel
 
 
@@ -119,6 +120,7 @@ class Attack(ABC):
         Raises:
             InputError: if images or labels are not what they should be, or the attack does not fit the model.
             AttackError: if the search returned points that are not allowed.
+            IgdError: if the model gives NaN logits for a point.
         """
         _check_input(images, labels)
         target = CountedTarget(model)
@@ -141,8 +143,7 @@ class Attack(ABC):
             # Rows without a point went unchecked: the clean image takes their place.
             candidates = torch.where(exists[:, None, None, None], candidates, images)
             kept[name] = candidates, exists
-            with torch.no_grad():
-                wrong = target(candidates).argmax(dim=1) != labels
+            wrong = predicted_classes(target, candidates) != labels
             if name == self.point_name:
                 # Without a point of its own, an image stands for itself: a misclassified one is broken unattacked.
                 chosen = candidates.clone()
@@ -250,8 +251,7 @@ def search_in_sequence(
     not attacked.
     """
     start = target.queries, target.forwards, target.backwards
-    with torch.no_grad():
-        robust = target(images).argmax(dim=1) == labels
+    robust = predicted_classes(target, images) == labels
     queries, forwards, backwards = even_shares(target, start, len(images), images.device)
     adversarial = images.clone()
     stages: list[str | None] = [None] * len(images)
@@ -261,8 +261,7 @@ def search_in_sequence(
             break
         before = target.queries, target.forwards, target.backwards
         points = attack.search(target, images[rows], labels[rows], threat, seed)
-        with torch.no_grad():
-            wrong = target(points.images).argmax(dim=1) != labels[rows]
+        wrong = predicted_classes(target, points.images) != labels[rows]
         for total, shares in zip(
             (queries, forwards, backwards), even_shares(target, before, len(rows), images.device), strict=True
         ):

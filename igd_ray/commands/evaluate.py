@@ -61,7 +61,11 @@ def show_accuracy(catalog: Catalog, run_id: str, *, as_json: bool) -> None:
         """,
     )
     warnings = run_query(
-        catalog, f"SELECT defense, \"check\", message FROM checks WHERE run_id = '{run_id}' AND severity <> 'info'"
+        catalog,
+        f"""
+        SELECT defense, "check", message FROM checks
+        WHERE run_id = '{run_id}' AND severity <> 'info' ORDER BY defense, "check"
+        """,
     )
     show(table, as_json=as_json, title=None if as_json else f"Run {run_id}, accuracies as fractions")
     if not as_json:

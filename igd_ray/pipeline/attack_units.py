@@ -71,18 +71,20 @@ class AttackUnit:
         target = build_defense(self.defense, context, generator)
         counted = CountedTarget(target)
         clean = clean_predictions(counted, self.defense, self.shard, images, generator)
-        points: Mapping[str, tuple[Tensor, Tensor]] = {CLEAN_POINT: (images, torch.ones_like(labels, dtype=torch.bool))}
+        points: Mapping[str, tuple[Tensor, Tensor]] = {}
         stages: tuple[str | None, ...] = (None,) * len(images)
         spent = [torch.zeros(len(images), dtype=torch.int64, device=images.device) for _ in range(3)]
         attack_seed = derive_seed(self.key, "attack") if self.attack_seed is None else self.attack_seed
-        if self.attack.attack is not None:
+        if self.attack.attack is None:
+            outcome = JudgedPoints((clean != labels).expand(self.judge_draws, -1), clean, images)
+        else:
             generator.manual_seed(derive_seed(self.key, "noise"))
             result = self.attack.attack(
                 target, images, labels, threat=self.threat, generator=torch.Generator().manual_seed(attack_seed)
             )
             points, stages = result.points, result.stages
             spent = [result.queries, result.forwards, result.backwards]
-        outcome = judge_points(self, counted, points, images, labels, generator)
+            outcome = judge_points(self, counted, points, images, labels, generator)
         counts = [
             mine + shared
             for mine, shared in zip(spent, even_shares(counted, (0, 0, 0), len(images), images.device), strict=True)

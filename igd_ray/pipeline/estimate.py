@@ -71,7 +71,9 @@ def most_passes(unit: Unit, num_classes: int) -> tuple[int, int]:
     if isinstance(unit, TransferUnit):
         return images * _passes_per_query(unit) * (1 + MOST_POINTS * unit.judge_draws), 0
     if isinstance(unit, InspectionUnit):
-        return images * 8, images * 2
+        # Two looks at the images and their blends, one for the gradient, one at the range; two without noise.
+        passes = _passes_per_query(unit)
+        return images * (6 * passes + 2 * 2), images * passes
     if isinstance(unit, NoisyLogitsUnit):
         return images * unit.draws, 0
     if isinstance(unit, LeaveOneOutUnit) and unit.layer.side == "output":
@@ -104,7 +106,7 @@ def seconds_per_pass(model: nn.Module, example: torch.Tensor) -> tuple[float, fl
     return forward / TIMED_IMAGES, max(both - forward, 0.0) / TIMED_IMAGES
 
 
-def _passes_per_query(unit: AttackUnit | TransferUnit) -> int:
+def _passes_per_query(unit: AttackUnit | TransferUnit | InspectionUnit) -> int:
     defense = unit.defense
     if defense.k is None or (defense.sigma == 0 and defense.layer is not None and defense.layer.side == "input"):
         return 1

@@ -97,7 +97,9 @@ def plan_evaluation(
                     unit = replace(on_base, defense=defense, judge_draws=judge_draws)
                 cells.append(Cell(defense.label, attack.label, unit))
     planned = {cell.unit.key for cell in cells}
-    protocol = "rand" if any(attack.label in RANDOMISED_PROTOCOLS for attack in attacks) else "standard"
+    direct = [attack.label for attack in attacks if attack.attack is not None and not attack.transfer]
+    averaged = not direct or any(label in RANDOMISED_PROTOCOLS for label in direct)
+    protocol = "rand" if averaged else "standard"
     return EvaluationPlan(
         cells=tuple(cells),
         inspections=tuple(InspectionUnit(defense, inspected, protocol) for defense in defenses),

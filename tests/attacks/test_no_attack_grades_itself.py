@@ -173,8 +173,13 @@ def test_a_misclassified_image_without_a_point_is_broken_as_it_is() -> None:
 def test_a_misclassified_image_whose_points_are_classified_rightly_is_not_broken() -> None:
     """A transfer's point may repair an image; the verdict is about the point, not about the image."""
     bright = torch.full((2, 1, 2, 2), 0.52)
-    result = attack_with(WrongAttack(lambda images: images - 0.09), bright)
-    assert not result.broken.any()
+
+    def darker(images: Tensor) -> Tensor:
+        return images - 0.09
+
+    assert not attack_with(WrongAttack(darker), bright).broken.any()
+    # A further point that does not exist says nothing either.
+    assert not attack_with(WrongAttack(darker, alternative=(allowed, False)), bright).broken.any()
 
 
 def test_of_several_points_the_one_that_breaks_is_reported() -> None:

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
-from runs import run_evaluation, settings_for
+from runs import PassCounter, run_evaluation, settings_for
 
 from igd_ray.catalog import Catalog, run_query
-from igd_ray.pipeline.estimate import costs, seconds_per_pass
+from igd_ray.pipeline.estimate import costs, most_passes, seconds_per_pass
+from igd_ray.pipeline.setup import Context, ImageArrays, WorkerSetup
 from igd_ray.pipeline.study import Study
 from igd_ray.pipeline.verbs import plan_evaluation_of
 
@@ -29,6 +30,24 @@ def test_recorded_passes_stay_below_the_bound(tmp_path: Path, sigma: str) -> Non
     with Study(settings) as study:
         after = costs(study.catalog, units, num_classes=10)
     assert all(cost.done == cost.units and cost.forwards == 0 for cost in after)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.05])
+@pytest.mark.parametrize("layer", ["penultimate", "layer2"])
+def test_an_inspection_stays_below_its_bound(tmp_path: Path, sigma: float, layer: str) -> None:
+    settings = settings_for(tmp_path / "results", layer=layer, sigma=sigma, draws=3, defenses="random-8")
+    with Study(settings) as study:
+        evaluation = plan_evaluation_of(study, settings)
+        study.rank(evaluation.rankings[0])
+        (unit,) = evaluation.plan.inspections
+        context = Context(
+            WorkerSetup(study.source, str(study.catalog.root), {"test": ImageArrays.of(study.test)}), "cpu"
+        )
+        counter = PassCounter(context.model)
+        unit.compute(context)
+    forwards, backwards = most_passes(unit, 10)
+    assert 0 < counter.forwards <= forwards
+    assert 0 < counter.backwards <= backwards
 
 
 def test_passes_are_timed(tmp_path: Path) -> None:

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import rows, run_evaluation, settings_for
-from torch import Tensor, nn
+from runs import PassCounter, rows, run_evaluation, settings_for
 
 from igd_ray.attacks.apgd import APGD
 from igd_ray.attacks.base import Points
@@ -150,23 +149,6 @@ def test_base_attacks_are_shared_by_every_defense(tmp_path: Path) -> None:
     assert kinds.count("transfer") == 3 * 2 * 2
     assert kinds.count("inspection") == 3
     assert not plan.sources
-
-
-class PassCounter:
-    """Counts the images that pass a model, forwards and backwards, by hooks on its first layer."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.forwards = self.backwards = 0
-        first = model.conv1
-        first.register_forward_hook(self._forward)
-
-    def _forward(self, _module: nn.Module, _inputs: object, output: Tensor) -> None:
-        self.forwards += len(output)
-        if output.requires_grad:
-            output.register_hook(self._backward)
-
-    def _backward(self, gradient: Tensor) -> None:
-        self.backwards += len(gradient)
 
 
 @pytest.mark.parametrize("label", ["none", "loir"])

@@ -1,0 +1,64 @@
+"""The counter between attack and target changes nothing but the memory layout that attacks stumble over."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from igd_ray.attacks.counting import CountedTarget
+
+
+def gradient(target: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    points = images.clone().requires_grad_()
+    logits = target(points)
+    (result,) = torch.autograd.grad(logits.logsumexp(dim=1).sum(), [points])
+    return logits.detach(), result
+
+
+@pytest.mark.parametrize("strides", [(64, 64, 8, 1), (64, 1, 8, 1)])
+def test_logits_and_gradients_are_the_target_s_own_bit_by_bit(
+    model: nn.Module, digits: tuple[Tensor, Tensor], strides: tuple[int, ...]
+) -> None:
+    images = digits[0].flatten().as_strided(digits[0].shape, strides)
+    plain, counted = gradient(model, images), gradient(CountedTarget(model), images)
+    assert torch.equal(plain[0], counted[0])
+    assert torch.equal(plain[1], counted[1])
+
+
+class ChannelsLast(nn.Module):
+    """Hands gradients back in the layout it computes in."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        assert images.is_contiguous()
+        return (images.permute(0, 2, 3, 1) * torch.arange(1.0, 4)).mean(dim=(1, 2))
+
+
+def test_a_channels_last_model_gets_and_gives_contiguous_tensors() -> None:
+    images = torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last)
+    _, result = gradient(CountedTarget(ChannelsLast()), images)
+    assert result.is_contiguous()
+    assert torch.equal(result, gradient(ChannelsLast(), images.contiguous())[1])
+
+
+def test_counts_are_images_and_not_calls(model: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+    target = CountedTarget(model)
+    with torch.no_grad():
+        target(digits[0][:5])
+    assert (target.queries, target.forwards, target.backwards) == (5, 5, 0)
+    gradient(target, digits[0][:3])
+    assert (target.queries, target.forwards, target.backwards) == (8, 8, 3)
+    # A forward pass whose gradient nobody asks for is no backward pass.
+    target(digits[0][:2].clone().requires_grad_())
+    assert (target.queries, target.forwards, target.backwards) == (10, 10, 3)
+
+
+def test_the_number_of_classes_costs_one_image_once(model: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+    target = CountedTarget(model)
+    assert [target.num_classes(digits[0]) for _ in range(3)] == [10, 10, 10]
+    assert target.queries == 1
+
+
+def test_the_target_is_not_taken_over(model: nn.Module) -> None:
+    target = CountedTarget(model)
+    assert list(target.modules()) == [target]
+    target.train()
+    assert not model.training
