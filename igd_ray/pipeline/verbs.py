@@ -14,6 +14,7 @@ from igd_ray.pipeline.run import RunSummary, require_all
 from igd_ray.pipeline.search import SearchPlan, SearchResult, read_search, run_search
 from igd_ray.pipeline.study import Study
 from igd_ray.pipeline.unit import Shard
+from igd_ray.report.evaluation import NOT_MEASURED
 
 
 def rank(study: Study, methods: Sequence[str]) -> list[RankingPlan]:
@@ -135,8 +136,8 @@ def protocol_notes(evaluation: Evaluation) -> list[str]:
     labels = {attack.label for attack in evaluation.attacks}
     if randomised and "aa" in labels and not labels & {"aa-rand", "apgd-eot"}:
         notes.append(
-            f"AutoAttack standard was used on randomised defenses ({', '.join(randomised)}); "
-            "not measured: gradients averaged over the noise (apgd-eot)"
+            f"{NOT_MEASURED}gradients averaged over the noise of randomised defenses ({', '.join(randomised)}); "
+            "AutoAttack standard is made for deterministic ones, apgd-eot for these"
         )
     return notes
 

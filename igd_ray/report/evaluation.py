@@ -11,6 +11,9 @@ from igd_ray.statistics import Comparison
 # Answers a SELECT with its rows; what stands behind `$1`, `$2` comes after it.
 Ask = Callable[..., list[dict[str, Any]]]
 
+# How a run's note begins that tells of a gap rather than of the protocol.
+NOT_MEASURED = "not measured: "
+
 
 def worst_cases(ask: Ask, run_id: str) -> list[dict[str, Any]]:
     """Return the worst-case rows of a run, the undefended model first."""
@@ -157,11 +160,15 @@ def findings(ask: Ask, run_id: str) -> list[dict[str, Any]]:
 
 
 def unmeasured(ask: Ask, run_id: str, notes: Sequence[str]) -> list[str]:
-    """Return a sentence for everything that a reader could take for measured and that is not."""
+    """Return a sentence for everything that a reader could take for measured and that is not.
+
+    Of a run's `notes` those count that begin with `NOT_MEASURED`.
+    """
     planned: dict[str, list[str]] = defaultdict(list)
     for row in ask("SELECT DISTINCT defense, attack FROM planned WHERE run_id = $1 ORDER BY ALL", run_id):
         planned[row["defense"]].append(row["attack"])
-    sentences = [*notes, *unplanned_attacks(planned)]
+    gaps = [note.removeprefix(NOT_MEASURED) for note in notes if note.startswith(NOT_MEASURED)]
+    sentences = [*gaps, *unplanned_attacks(planned)]
     for row in ask("FROM progress WHERE run_id = $1", run_id):
         waiting = row["planned"] - row["done"] - row["failed"]
         if waiting:

@@ -107,7 +107,8 @@ def _facts(run: dict[str, Any]) -> list[tuple[str, str]]:
         "Run": f"{run['run_id']} ({run['verb']}, {run['created_at']:%Y-%m-%d %H:%M} UTC)",
         "Software": f"igd-ray {version('igd-ray')}, catalog schema {SCHEMA_VERSION}",
     }
-    return [(name, str(value)) for name, value in facts.items()]
+    notes = [("Note", note) for note in run["notes"] or [] if not note.startswith(evaluation.NOT_MEASURED)]
+    return [*((name, str(value)) for name, value in facts.items()), *notes]
 
 
 def _pretty(config: str | None) -> str:

@@ -23,6 +23,7 @@ def fill(catalog: Catalog) -> None:
     notes = [
         "Probe and search images come from the training split, which flatters clean accuracy.",
         "<b>bold</b> & $x$",
+        "not measured: gradients averaged over the noise",
     ]
     add_run(catalog, n=len(IMAGES), notes=notes, config=config, epsilon=8 / 255)
     chances = {"none": 0.35, "loir-12": 0.7, "random-12": 0.38, "cdir-12": 0.5, "hedge": 0.5}

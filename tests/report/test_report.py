@@ -97,7 +97,7 @@ def test_what_was_not_measured(page: str) -> None:
         "tr-rays was not run.",
         "1 of 15 units have not finished",
         "Unit cdir-12-aa (cdir-12 / aa) failed, attempts: 1; CUDA out of memory",
-        "which flatters clean accuracy",
+        "gradients averaged over the noise",
     ):
         assert sentence in gaps
     assert "tr-aa was not run" not in gaps
@@ -106,6 +106,7 @@ def test_what_was_not_measured(page: str) -> None:
 def test_protocol_search_and_ranking(page: str) -> None:
     protocol = _section(page, "Protocol")
     assert "linf, ε = 8/255" in protocol
+    assert "which flatters clean accuracy" in protocol
     assert "loir-12 penultimate 12 4/255 0.01 1 1" in protocol
     assert "loir penultimate 12 4/255 0.01 1 90.5 % 92.0 % 2.0 % 300 train search" in _section(page, "Search")
     assert "chosen: k = 12" in _section(page, "Search")
