@@ -49,15 +49,8 @@ class Catalog:
             InputError: if the folder holds something else, or a catalog of another schema version.
             IgdError: if it cannot be written.
         """
+        self.check_usable()
         marker = self._root / "catalog.json"
-        if self._root.exists() and not self._root.is_dir():
-            raise InputError(f"{self._root} is a file, not a folder for a catalog; name another path")
-        # Looked at before the marker: what another process makes meanwhile comes after its marker.
-        used = self._root.is_dir() and any(not path.name.startswith(".") for path in self._root.iterdir())
-        if marker.exists():
-            self.check()
-        elif used:
-            raise InputError(f"{self._root} is neither empty nor a catalog; name an empty or a new folder")
         try:
             self._root.mkdir(parents=True, exist_ok=True)
             # The marker goes first, so that a second process that creates the catalog too recognises it.
@@ -75,6 +68,21 @@ class Catalog:
         statements = view_statements(".").encode()
         if not views.exists() or views.read_bytes() != statements:
             write_whole(views, statements)
+
+    def check_usable(self) -> None:
+        """Verify, without writing, that the folder is a catalog of this schema version or can become one.
+
+        Raises:
+            InputError: if the folder holds something else, or a catalog of another schema version.
+        """
+        if self._root.exists() and not self._root.is_dir():
+            raise InputError(f"{self._root} is a file, not a folder for a catalog; name another path")
+        # Looked at before the marker: what another process makes meanwhile comes after its marker.
+        used = self._root.is_dir() and any(not path.name.startswith(".") for path in self._root.iterdir())
+        if (self._root / "catalog.json").exists():
+            self.check()
+        elif used:
+            raise InputError(f"{self._root} is neither empty nor a catalog; name an empty or a new folder")
 
     def check(self) -> None:
         """Verify that the folder is a catalog of this schema version.

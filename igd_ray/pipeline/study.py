@@ -25,6 +25,8 @@ from igd_ray.pipeline.run import RunSummary, pending, require_all, run_units
 from igd_ray.pipeline.search import SearchPlan, check_searchable
 from igd_ray.pipeline.setup import ClipSource, ImageArrays, ModelSource, WorkerSetup
 from igd_ray.pipeline.unit import Shard, Unit, shards_of
+from igd_ray.ranking.clip_dissect import require_top_images
+from igd_ray.ranking.leave_one_out import require_every_class
 
 # Probe and search images where no numbers are given; a training split too small for both gives a third to the search.
 PROBE_IMAGES = 10_000
@@ -51,8 +53,7 @@ class Study:
     def __init__(self, settings: StudySettings, *, executor: ExecutorFactory | None = None) -> None:
         self.settings = settings
         self.catalog = Catalog(settings.catalog)
-        if self.catalog.root.exists():
-            self.catalog.create()
+        self.catalog.check_usable()
         self._make_executor = executor or (lambda setup: LocalExecutor(setup, device=_local_device(settings.device)))
         self._executor: Executor | None = None
         self._stack = ExitStack()
@@ -141,7 +142,16 @@ class Study:
         return run_units(self._started(), self.catalog, units, title=title)
 
     def plan_ranking(self, method: str) -> RankingPlan:
-        """Plan the ranking of this study's layer by `method`."""
+        """Plan the ranking of this study's layer by `method`.
+
+        Raises:
+            InputError: for an unknown method, or a probe set that lacks a class or has too few images for it.
+        """
+        if method == "loir":
+            counts = torch.bincount(self.probe.labels, minlength=len(self.class_names))
+            require_every_class(counts, self.class_names)
+        if method == "cdir":
+            require_top_images(len(self.probe))
         return plan_ranking(
             method,
             model=self.source.label,

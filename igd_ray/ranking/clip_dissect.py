@@ -57,8 +57,7 @@ def soft_wpmi(class_similarity: Tensor, activations: Tensor, *, top_k: int = TOP
             f"and {list(activations.shape)}"
         )
     images, neurons = activations.shape
-    if not 1 <= top_k <= images:
-        raise InputError(f"CD-IR looks at each neuron's top {top_k} images, but the probe set has {images}; use more")
+    require_top_images(images, top_k)
     probability = torch.softmax(INVERSE_TEMPERATURE * class_similarity.double(), dim=1)
     top_images = torch.argsort(activations, dim=0, descending=True, stable=True)[:top_k].T
     place = torch.arange(top_k, dtype=torch.float64, device=probability.device) / top_k
@@ -74,6 +73,16 @@ def soft_wpmi(class_similarity: Tensor, activations: Tensor, *, top_k: int = TOP
     )
     popularity = torch.logsumexp(likelihood, dim=0) - math.log(neurons)
     return (likelihood - POPULARITY_WEIGHT * popularity).T.contiguous()
+
+
+def require_top_images(images: int, top_k: int = TOP_IMAGES) -> None:
+    """Check that a probe set of `images` images has the `top_k` that CD-IR looks at.
+
+    Raises:
+        InputError: if it has fewer.
+    """
+    if not 1 <= top_k <= images:
+        raise InputError(f"CD-IR looks at each neuron's top {top_k} images, but the probe set has {images}; use more")
 
 
 @torch.no_grad()

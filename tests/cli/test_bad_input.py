@@ -147,6 +147,8 @@ FILE = ["--model", "net.py:net", "--weights", "grey.safetensors"]
         (["search", "--layer", "layer2"], "needs the penultimate layer"),
         (["search", "--tolerance", "2"], "tolerance: input should be less than or equal to 1"),
         (["search", "--probe-n", "1000", "--search-n", "1000"], "probe and 1000 search images share"),
+        (["rank", "--probe-n", "5"], "the probe set has no image of 5 of 10 classes"),
+        (["rank", "--method", "cdir", "--probe-n", "99"], "top 100 images, but the probe set has 99"),
         (["report"], "no catalog at results"),
         (["status", "--catalog", "nowhere"], "no catalog at nowhere"),
         (["sql", "SELECT 1"], "no catalog at results"),
@@ -190,6 +192,11 @@ def test_a_catalog_of_another_schema_version(folder: Path, capsys: pytest.Captur
     (folder / "results" / "catalog.json").write_text(json.dumps({"schema_version": 99}))
     for verb in (["evaluate"], ["rank"], ["search"], ["status"], ["report"], ["sql", "SELECT 1"], ["demo"]):
         assert "schema version 99, this igd-ray reads and writes version 1" in refusal(verb, capsys, folder)
+
+
+def test_an_empty_folder_stays_empty_when_the_input_is_bad(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "results").mkdir()
+    assert "no layer" in refusal(["evaluate", "--layer", "nowhere"], capsys, folder)
 
 
 def test_a_folder_that_is_no_catalog_is_left_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
