@@ -36,13 +36,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except IgdError as error:
         print(f"igd: error: {_one_line(error)}", file=sys.stderr)
         return FAILED
-    except KeyboardInterrupt:
-        print("igd: stopped; every finished unit is kept, run the same command again to go on", file=sys.stderr)
-        return INTERRUPTED
     except BrokenPipeError:
         # The reader (head, less) has what it wanted; nothing more may be written, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NO_READER
+    except OSError as error:
+        print(f"igd: error: {_one_line(error)}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("igd: stopped; every finished unit is kept, run the same command again to go on", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _run(words: list[str]) -> int:

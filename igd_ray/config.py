@@ -1,5 +1,6 @@
 """Typed settings of every verb, from the command line or a YAML file; what cannot be used fails before work starts."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -39,7 +40,7 @@ class StudySettings(BaseModel):
 
     Attributes:
         model, weights, model_arg: the base model's spec, its weights file and its factory's arguments.
-        data, split, n: the data spec, and which images are evaluated: the first `n` of `split`.
+        data, split, n: the data spec, and which images are evaluated: the first `n` of `split`, 256 by default.
         probe_n, search_n, search_split: how many images rank neurons and choose k, and where the latter come from;
             by default as many as fit, at most 10 000 and 2000, from disjoint parts of the training split.
         classes: "cifar10", "cifar100" or a file of class names, one a line, in place of the data's own.
@@ -59,7 +60,7 @@ class StudySettings(BaseModel):
     model_arg: dict[str, Any] = Field(default_factory=dict)
     data: str = "digits"
     split: str = "test"
-    n: int = Field(default=256, ge=1)
+    n: int | None = Field(default=None, ge=1)
     probe_n: int | None = Field(default=None, ge=1)
     search_n: int | None = Field(default=None, ge=1)
     search_split: str = "train"
@@ -70,10 +71,10 @@ class StudySettings(BaseModel):
     norm: Annotated[Norm, BeforeValidator(lambda value: Norm.parse(str(value)))] = Norm.LINF
     eps: Fraction | None = None
     sigma: Fraction | None = None
-    tau: float = 0.01
+    tau: float = Field(default=0.01, allow_inf_nan=False)
     draws: int = 1
-    catalog: str = "results"
-    seed: int = Field(default=0, ge=0)
+    catalog: str = Field(default="results", min_length=1)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     executor: Literal["ray", "local"] = "ray"
     actors: int | None = Field(default=None, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -92,7 +93,7 @@ class StudySettings(BaseModel):
             InputError: if it is not given and eps is no infinity norm, which half of would say nothing about pixels.
         """
         if self.sigma is not None:
-            if self.sigma < 0:
+            if not 0 <= self.sigma < math.inf:
                 raise InputError(f"sigma must be at least 0, in [0, 1] pixel units, not {self.sigma:g}")
             return self.sigma
         if self.norm is not Norm.LINF:
@@ -157,7 +158,7 @@ class EvaluateSettings(StudySettings):
     ranking: Annotated[tuple[str, ...], BeforeValidator(_labels)] = ()
     from_search: Annotated[tuple[str, ...], BeforeValidator(_labels)] = ()
     shard_size: int = Field(default=64, ge=1)
-    attack_seed: int | None = Field(default=None, ge=0)
+    attack_seed: int | None = Field(default=None, ge=0, lt=2**63)
     judge_draws: int = Field(default=1, ge=1)
 
     def check(self) -> None:
@@ -165,8 +166,13 @@ class EvaluateSettings(StudySettings):
         super().check()
         for attack in self.attacks:
             parse_attack(attack)
-        if any(parse_defense(defense).k is not None for defense in self.defenses):
+        masking = any(parse_defense(defense).k is not None for defense in self.defenses)
+        if masking:
             _ = self.noise
+        ignored = {"sigma", "tau", "draws"} & self.model_fields_set
+        if self.from_search and ignored and not masking:
+            names = ", ".join(f"--{name}" for name in sorted(ignored))
+            raise InputError(f"a search has chosen σ, τ and draws; leave {names} out, or search again with them")
 
 
 def load_settings(kind: type[Settings], *, file: str | Path | None, given: dict[str, object]) -> Settings:

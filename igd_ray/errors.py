@@ -28,7 +28,7 @@ def first_line(error: BaseException) -> str:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x' or 'y'?"`` for the close matches of `word` in `known`, or ``""``."""
-    matches = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
+    matches = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
     if not matches:
         return ""
     return "; did you mean " + " or ".join(repr(match) for match in matches) + "?"

@@ -14,12 +14,15 @@ JOIN (
     WHERE reported AND defense IS NOT NULL AND attack IS NOT NULL
 ) AS units USING (unit_key);
 
--- The images of units that failed and that no other attempt or unit of the run has measured since.
+-- The images of units that failed and that no other attempt or unit of the run has measured since. The last failure is
+-- the latest: every run of a command counts its attempts from one.
 CREATE OR REPLACE VIEW lost AS
 SELECT planned.*, failures.host, failures.attempt
 FROM planned
 JOIN (
-    SELECT unit_key, arg_max(host, attempt) AS host, max(attempt) AS attempt FROM stored_failures GROUP BY unit_key
+    SELECT unit_key, arg_max(host, created_at) AS host, arg_max(attempt, created_at) AS attempt
+    FROM stored_failures
+    GROUP BY unit_key
 ) AS failures USING (unit_key)
 ANTI JOIN measured USING (run_id, defense, attack, image_id);
 

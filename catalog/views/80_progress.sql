@@ -14,7 +14,8 @@ WITH yielded AS (
     FROM stored_run_units
     GROUP BY run_id, unit_key
 ), stumbles AS (
-    SELECT unit_key, count(*) AS failures, arg_max(error, attempt) AS error FROM stored_failures GROUP BY unit_key
+    -- Not by the attempt: every run of a command counts its own from one.
+    SELECT unit_key, count(*) AS failures, arg_max(error, created_at) AS error FROM stored_failures GROUP BY unit_key
 )
 SELECT
     units.* EXCLUDE (done),

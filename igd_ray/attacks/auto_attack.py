@@ -43,6 +43,11 @@ class AutoAttack(Attack):
         self.version = version
 
     @property
+    def stages(self) -> tuple[str, ...]:
+        """The names of its attacks, in sequence."""
+        return tuple(name for name, _ in VERSIONS[self.version])
+
+    @property
     def settings(self) -> Mapping[str, object]:
         """Everything that the result depends on besides target, images, threat model and seed."""
         return {

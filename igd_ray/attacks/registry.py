@@ -26,6 +26,9 @@ FIXED: Mapping[str, Callable[[], Attack]] = {
     "apgd-eot": lambda: AutoAttack("rand"),
 }
 
+# Those that average gradients over a target's randomness.
+RANDOMISED = ("aa-rand", "apgd-eot")
+
 # Attacks with a budget, steps or queries an image, that a label may change: `apgd-ce-20`, `square-1000`.
 BUDGETED: Mapping[str, tuple[int, Callable[[int], Attack]]] = {
     "apgd-ce": (100, lambda steps: APGD("ce", steps=steps)),
@@ -78,7 +81,8 @@ def parse_attack(label: str) -> AttackLabel:
                     f"attack {label!r}: {budget} is the published budget; write {label.rpartition('-')[0]!r}"
                 )
             return AttackLabel(label, build(published if budget is None else budget), transfer)
-        if candidate in FIXED and budget is None:
+        # AutoAttack rand carried over is not the published tr-apgd-eot: that runs on all images and keeps two points.
+        if candidate in FIXED and budget is None and not (transfer and candidate in RANDOMISED):
             return AttackLabel(label, FIXED[candidate](), transfer)
     known = [CLEAN, *FIXED, *BUDGETED]
     known += [TRANSFER_PREFIX + other for other in known if other != CLEAN and not other.startswith(TRANSFER_PREFIX)]

@@ -28,8 +28,10 @@ class Catalog:
         """Point to the folder `root`, which need not exist yet.
 
         Raises:
-            InputError: if `root` is an address rather than a folder.
+            InputError: if `root` is empty, or an address rather than a folder.
         """
+        if not str(root).strip():  # as a path it would mean the working folder
+            raise InputError("the catalog has no name; name a folder, as in --catalog results")
         if "://" in str(root):
             raise InputError(f"the catalog must be a local or mounted folder, not {str(root)!r}")
         self._root = Path(root)
@@ -104,20 +106,23 @@ class Catalog:
                 f"{SCHEMA_VERSION}; use the igd-ray that wrote it, or name a new folder for new results"
             )
 
-    def commit(self, table: str, key: str, rows: pa.Table | Sequence[Mapping[str, object]]) -> bool:
+    def commit(
+        self, table: str, key: str, rows: pa.Table | Sequence[Mapping[str, object]], *, replace: bool = False
+    ) -> bool:
         """Write `rows` as the result `key` of `table`, once: True if written, False if it was there before.
 
         Args:
             table: one of `SCHEMAS`.
             key: letters, digits, ``.``, ``_`` and ``-``; not hidden, at most 200 characters.
             rows: exactly the table's columns, in any order; values are cast where nothing is lost.
+            replace: write also if it is there, for what an interrupted attempt left.
 
         Raises:
             InputError: for an unknown table, a bad key, or rows that do not fit the schema.
             IgdError: if it cannot be written; nothing half-written is left.
         """
         path = self._path(table, key)
-        if path.exists():
+        if path.exists() and not replace:
             return False
         # Two processes may both come here: equal keys mean equal results, so either file is right.
         write_whole(path, _parquet(_conform(table, rows)))
@@ -173,8 +178,8 @@ def open_file(path: Path, table: str) -> pq.ParquetFile:
 def _unusable(path: Path) -> InputError:
     """Return the error for a file in a table's folder that is not a whole Parquet file of that table."""
     return InputError(
-        f"{path} is half-written or not from igd-ray; move it away or delete it, then run again: "
-        "only what it held is computed anew"
+        f"{path} is half-written or not from igd-ray; move it away or delete it and run the same command again, "
+        "which computes it anew"
     )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -17,6 +18,9 @@ from igd_ray.pipeline.worker import Worker
 
 # A unit whose actor died this often is given up: it is likelier to be the cause than a victim.
 MOST_CRASHES = 3
+
+# Without any worker, say so this often.
+SECONDS_BEFORE_NOTICE = 15.0
 
 
 class WorkerActor:
@@ -109,7 +113,9 @@ class RayExecutor:
         """Run `units`, one in flight an actor, so that a crash has one suspect."""
         ray = self._ray
         waiting = deque(units)
-        idle = list(self._actors)
+        idle: list[Any] = []
+        # An actor takes units once it has answered: one that waits for resources would hold its unit for ever.
+        starting = {actor.process_id.remote(): actor for actor in self._actors}
         leases: dict[Any, tuple[Any, Unit]] = {}
         crashes: Counter[str] = Counter()
         try:
@@ -117,7 +123,16 @@ class RayExecutor:
                 while waiting and idle:
                     actor, unit = idle.pop(), waiting.popleft()
                     leases[actor.run.remote(unit, self._images)] = actor, unit
-                (reference, *_), _ = ray.wait(list(leases), num_returns=1)
+                pending = [*leases, *starting]
+                answered, _ = ray.wait(pending, num_returns=1, timeout=SECONDS_BEFORE_NOTICE)
+                if not answered:
+                    if not leases:
+                        print("waiting for the Ray cluster to have room for a worker", file=sys.stderr, flush=True)
+                    continue
+                reference = answered[0]
+                if reference in starting:
+                    idle.append(starting.pop(reference))
+                    continue
                 actor, unit = leases.pop(reference)
                 idle.append(actor)
                 try:
@@ -132,7 +147,7 @@ class RayExecutor:
                     else:
                         yield _failure(unit, error, f"its worker died {MOST_CRASHES} times")
         finally:
-            for reference in leases:
+            for reference in [*leases, *starting]:
                 with contextlib.suppress(ray.exceptions.RayError):
                     ray.cancel(reference)
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -9,6 +10,8 @@ from types import ModuleType
 from igd_ray.errors import InputError
 
 LOOPBACK = "127.0.0.1"
+
+SECONDS_TO_ANSWER = 5.0
 
 # A local Ray binds the machine's own address unless both the node address and the first switch, which Ray reads when
 # it is imported, say otherwise. The others keep it quiet and keep it from reporting usage.
@@ -38,6 +41,24 @@ def import_ray(address: str) -> ModuleType:
     return ray
 
 
+def _require_listener(address: str) -> None:
+    """Check that something answers at HOST:PORT: Ray itself would try for minutes.
+
+    Raises:
+        InputError: if nothing does.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=SECONDS_TO_ANSWER).close()
+    except OSError as error:
+        raise InputError(
+            f"RAY_ADDRESS={address}: no Ray cluster answers there ({error.strerror or error}); "
+            "start its head, or unset RAY_ADDRESS for a local Ray"
+        ) from None
+
+
 @contextmanager
 def ray_session(*, num_cpus: int | None = None, num_gpus: int | None = None) -> Iterator[ModuleType]:
     """While open, Ray runs: the cluster that RAY_ADDRESS names, one that runs already, or a local one.
@@ -46,7 +67,7 @@ def ray_session(*, num_cpus: int | None = None, num_gpus: int | None = None) -> 
         num_cpus, num_gpus: logical resources of a local Ray; the machine's by default.
 
     Raises:
-        InputError: if RAY_ADDRESS is an HTTP address, which only Ray's job commands take.
+        InputError: if RAY_ADDRESS is an HTTP address, which only Ray's job commands take, or nothing answers there.
     """
     address = os.environ.get("RAY_ADDRESS", "")
     if address.startswith("http"):
@@ -59,6 +80,7 @@ def ray_session(*, num_cpus: int | None = None, num_gpus: int | None = None) -> 
         yield ray
         return
     if address:
+        _require_listener(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     else:
         ray.init(

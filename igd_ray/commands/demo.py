@@ -6,6 +6,7 @@ from igd_ray.commands.evaluate import show_accuracy
 from igd_ray.commands.executors import executor_for
 from igd_ray.commands.flags import given_settings
 from igd_ray.config import EvaluateSettings, load_settings
+from igd_ray.errors import IgdError
 from igd_ray.pipeline.run import require_all
 from igd_ray.pipeline.study import Study
 from igd_ray.pipeline.verbs import evaluate, plan_evaluation_of, plan_searches, search
@@ -32,13 +33,20 @@ def run(arguments: argparse.Namespace) -> int:
     settings = load_settings(EvaluateSettings, file=None, given={"n": IMAGES, **given_settings(arguments)})
     with Study(settings, executor=executor_for(settings)) as study:
         plans = plan_searches(study, METHODS, tolerance=TOLERANCE)
-        chosen = {plan.ranking.method: found for plan, found in zip(plans, search(study, plans), strict=True)}
-        kept = {method: found.chosen.k if found.chosen else study.layer.width for method, found in chosen.items()}
-        if not arguments.json:
-            for method, k in kept.items():
-                print(f"{method}: k = {k} of {study.layer.width} neurons keep clean accuracy")
-        defenses = ["none", *(f"{method}-{k}" for method, k in kept.items()), f"random-{kept['loir']}"]
-        settings = settings.model_copy(update={"defenses": tuple(defenses)})
+        # One executor serves all stages if it is known from the start which images they look at.
+        study.use("test")
+        found = dict(zip(METHODS, search(study, settings, plans), strict=True))
+        for method, result in found.items():
+            if result.chosen is None:
+                raise IgdError(f"no k keeps clean accuracy with {method}; look at the trials: igd search")
+            if not arguments.json:
+                width = study.layer.width
+                print(f"{method}: the best {result.chosen.k} of {width} neurons of each class keep clean accuracy")
+        chosen = found["loir"].chosen
+        assert chosen is not None
+        searches = tuple(result.search_id for result in found.values())
+        defenses = ("none", f"random-{chosen.k}")
+        settings = settings.model_copy(update={"defenses": defenses, "from_search": searches})
         evaluation = plan_evaluation_of(study, settings)
         summary = evaluate(study, settings, evaluation)
         show_accuracy(study.catalog, evaluation.plan.run_id, as_json=arguments.json)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from igd_ray.errors import first_line
 from igd_ray.report import print_table
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
@@ -17,6 +18,7 @@ OK, WARNING, PROBLEM = "ok", "warning", "problem"
 # Ray's tokens work as described in the README from this version on.
 LEAST_RAY = (2, 54)
 LEAST_FREE_GIB = 5
+INSTALL = "run make, or pip install -r requirements.lock"
 PACKAGES = ("torch", "torchvision", "ray", "robustbench", "pyautoattack", "open_clip_torch", "pyarrow", "duckdb")
 
 
@@ -65,13 +67,15 @@ def _packages() -> list[Diagnosis]:
         try:
             found.append(Diagnosis(package, OK, version(package)))
         except PackageNotFoundError:
-            found.append(Diagnosis(package, PROBLEM, "not installed", "run make, or pip install -r requirements.lock"))
+            found.append(Diagnosis(package, PROBLEM, "not installed", INSTALL))
     return found
 
 
 def _gpu() -> list[Diagnosis]:
-    import torch
-
+    try:
+        import torch
+    except (ImportError, OSError) as error:  # OSError: a library that torch wants is missing
+        return [Diagnosis("gpu", PROBLEM, f"unknown: torch cannot be imported ({first_line(error)})", INSTALL)]
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
         return [Diagnosis("gpu", OK, names)]
@@ -97,7 +101,10 @@ def _disk(folder: Path) -> list[Diagnosis]:
 
 def _ray() -> list[Diagnosis]:
     diagnoses = []
-    installed = tuple(int(part) for part in version("ray").split(".")[:2])
+    try:
+        installed = tuple(int(part) for part in version("ray").split(".")[:2])
+    except PackageNotFoundError:  # `_packages` tells; addresses and tokens are worth a look all the same
+        installed = LEAST_RAY
     if installed < LEAST_RAY:
         advice = "install ray 2.54 or newer: older versions have no tokens"
         diagnoses.append(Diagnosis("ray version", PROBLEM, version("ray"), advice))

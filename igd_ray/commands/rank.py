@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.dry_run:
             show_costs(study, [unit for plan in plans for unit in plan.units], as_json=arguments.json)
             return 0
-        rank(study, settings.method)
+        rank(study, settings, plans)
         ids = ", ".join(f"'{plan.ranking_id}'" for plan in plans)
         table = run_query(
             study.catalog,

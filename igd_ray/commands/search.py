@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
             units = [unit for plan in plans for unit in [*plan.ranking.units, *plan.units]]
             show_costs(study, units, as_json=arguments.json)
             return 0
-        results = search(study, plans)
+        results = search(study, settings, plans)
         ids = ", ".join(f"'{result.search_id}'" for result in results)
         table = run_query(
             study.catalog,

@@ -1,7 +1,9 @@
 """`igd sql`: one SELECT over the catalog."""
 
 import argparse
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +12,7 @@ import pyarrow.parquet
 
 from igd_ray.catalog import Catalog, named_queries, named_query, run_query
 from igd_ray.commands.output import show
-from igd_ray.errors import InputError
+from igd_ray.errors import InputError, first_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.format == "csv":
         _write_csv(table, arguments.output)
     elif arguments.format == "parquet":
-        pa.parquet.write_table(table, arguments.output)
+        _write(lambda: pa.parquet.write_table(table, arguments.output), arguments.output)
     else:
         show(table, as_json=arguments.format == "json")
     return 0
@@ -49,9 +51,14 @@ def _read(name: str) -> str:
     if name in named_queries():
         return named_query(name)
     path = Path(name)
-    if not path.is_file():
-        raise InputError(f"no statement at {path}; those that ship are {', '.join(named_queries())}")
-    return path.read_text()
+    try:
+        if not path.is_file():
+            raise InputError(f"no statement at {path}; those that ship are {', '.join(named_queries())}")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot read the statement at {path}: {error.strerror or first_line(error)}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"the statement at {path} is not UTF-8 text ({error.reason}); save it as UTF-8") from error
 
 
 def _write_csv(table: pa.Table, output: str | None) -> None:
@@ -59,7 +66,20 @@ def _write_csv(table: pa.Table, output: str | None) -> None:
     if nested:
         raise InputError(f"column {nested[0]!r} holds lists, which CSV cannot; use --format json or parquet")
     if output is not None:
-        pa.csv.write_csv(table, output)
+        _write(lambda: pa.csv.write_csv(table, output), output)
     else:
         sys.stdout.flush()
         pa.csv.write_csv(table, sys.stdout.buffer)
+
+
+def _write(write: Callable[[], None], output: str) -> None:
+    """Call `write`, which makes the file `output`.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+    try:
+        write()
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else first_line(error)
+        raise InputError(f"cannot write --output {output}: {reason}; name a file in a folder that exists") from error

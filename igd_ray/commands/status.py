@@ -9,7 +9,7 @@ from igd_ray.commands.output import show
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument("--catalog", metavar="DIR", default="results", help="folder of results (default: results)")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--json", action="store_true", default=False, help="print the result as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,6 +1,8 @@
 """Weights files: safetensors, or PyTorch files without code; anything else is refused."""
 
 import pickle
+import pickletools
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,8 +17,11 @@ from igd_ray.errors import InputError
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 PREFIXES = ("module.", "model.")
 
-# How PyTorch's files begin: a ZIP archive, or, before PyTorch 1.6, a pickle. A text saved under their name does not.
-PICKLE_STARTS = (b"PK", b"\x80")
+# Opcodes by which a pickle names what it wants imported. One without them is data, whatever it is refused for.
+IMPORTING = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"})
+
+# PyTorch's files before 1.6 begin with pickles of a number, the protocol, the system, the content and its keys.
+PICKLES_OF_OLD_FILES = 5
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
@@ -36,9 +41,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files make the reader fail in too many ways to list
-        with path.open("rb") as file:
-            start = file.read(2)
-        if isinstance(error, pickle.UnpicklingError) and start.startswith(PICKLE_STARTS):
+        if isinstance(error, pickle.UnpicklingError) and _imports(path):
             raise InputError(
                 f"weights: {path} holds more than tensors, so it could run code when loaded; "
                 "save its state dict as safetensors where you trust it, and pass that"
@@ -50,6 +53,25 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise InputError(f"weights: {path} holds no state dict; expected names mapped to tensors")
     return dict(content)
+
+
+def _imports(path: Path) -> bool:
+    """Tell whether the file that the reader refused is a whole one that names code, rather than a cut-off one.
+
+    A cut through the middle of an allowed name leaves another, which the reader refuses just as it does code.
+    """
+    if zipfile.is_zipfile(path):  # the directory at its end is there, so its pickle is whole
+        return True
+    try:
+        with path.open("rb") as file:
+            for _ in range(PICKLES_OF_OLD_FILES):
+                # Reading opcodes to the last runs nothing, and fails where the file ends before.
+                opcodes = {opcode.name for opcode, _, _ in pickletools.genops(file)}
+                if opcodes & IMPORTING:
+                    return True
+    except Exception:  # a damaged pickle fails in many ways
+        return False
+    return False
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:

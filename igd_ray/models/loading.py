@@ -107,13 +107,15 @@ def check_model(model: nn.Module, example: Tensor, class_names: tuple[str, ...],
         The number of classes.
 
     Raises:
-        InputError: saying which of channels, image size, output or class count does not fit.
+        InputError: saying which of channels, image size, output or class count does not fit, or that logits are NaN.
     """
     try:
         with torch.no_grad():
             logits = model(example)
-    except (RuntimeError, ValueError, AssertionError) as error:
-        raise InputError(f"model {spec!r} cannot take images {list(example.shape[1:])}: {first_line(error)}") from None
+    except Exception as error:  # a model is somebody's code, and may fail in any way
+        # A bare KeyError or IndexError says nothing without its name.
+        reason = first_line(error) if isinstance(error, (RuntimeError, ValueError)) else _named(error)
+        raise InputError(f"model {spec!r} cannot take images {list(example.shape[1:])}: {reason}") from error
     if not isinstance(logits, Tensor) or logits.ndim != 2 or not logits.is_floating_point():
         came = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(f"model {spec!r} must return float logits [B, C], not {came}")
@@ -121,4 +123,13 @@ def check_model(model: nn.Module, example: Tensor, class_names: tuple[str, ...],
         raise InputError(
             f"model {spec!r} has {logits.shape[1]} classes, the data {len(class_names)}; choose a matching pair"
         )
+    if logits.isnan().any():
+        raise InputError(
+            f"model {spec!r} gives NaN logits on the first image, so no prediction can be told from another; "
+            "check its weights and its normalisation"
+        )
     return int(logits.shape[1])
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {first_line(error)}"

@@ -45,7 +45,7 @@ class AttackUnit:
     judge_draws: int
 
     kind = "attack"
-    table = TABLE
+    tables = ("adversarials", TABLE)
     needs: frozenset[str] = frozenset()
 
     @cached_property
@@ -70,7 +70,7 @@ class AttackUnit:
         generator = torch.Generator()
         target = build_defense(self.defense, context, generator)
         counted = CountedTarget(target)
-        clean = clean_predictions(counted, self.defense, self.shard, images, generator)
+        clean = clean_predictions(self, counted, images, generator)
         points: Mapping[str, tuple[Tensor, Tensor]] = {}
         stages: tuple[str | None, ...] = (None,) * len(images)
         spent = [torch.zeros(len(images), dtype=torch.int64, device=images.device) for _ in range(3)]
@@ -114,7 +114,7 @@ class TransferUnit:
     judge_draws: int
 
     kind = "transfer"
-    table = TABLE
+    tables = (TABLE,)
 
     @property
     def shard(self) -> Shard:
@@ -125,6 +125,11 @@ class TransferUnit:
     def threat(self) -> ThreatModel:
         """The bounds, those of the source."""
         return self.source.threat
+
+    @property
+    def seed(self) -> int:
+        """The run's seed, that of the source."""
+        return self.source.seed
 
     @property
     def needs(self) -> frozenset[str]:
@@ -147,7 +152,7 @@ class TransferUnit:
         images, labels = context.images(self.shard.images, self.shard.start, self.shard.stop)
         generator = torch.Generator()
         counted = CountedTarget(build_defense(self.defense, context, generator))
-        clean = clean_predictions(counted, self.defense, self.shard, images, generator)
+        clean = clean_predictions(self, counted, images, generator)
         points = read_points(context, self.source.key, self.shard, images)
         outcome = judge_points(self, counted, points, images, labels, generator)
         rows = outcome_rows(
@@ -187,11 +192,11 @@ def build_defense(defense: DefenseSpec, context: Context, generator: torch.Gener
 
 
 def clean_predictions(
-    target: nn.Module, defense: DefenseSpec, shard: Shard, images: Tensor, generator: torch.Generator
+    unit: AttackUnit | TransferUnit, target: nn.Module, images: Tensor, generator: torch.Generator
 ) -> Tensor:
     """Return the defense's predictions, int64 [n], on clean images; the same for every attack on them."""
-    seed = derive_seed(content_hash([defense.defense_id, shard.digest]), "clean")
-    return judge(target, images, generator, seed=seed).predictions[0]
+    key = content_hash([unit.defense.defense_id, unit.shard.digest, unit.seed])
+    return judge(target, images, generator, seed=derive_seed(key, "clean")).predictions[0]
 
 
 def judge_points(

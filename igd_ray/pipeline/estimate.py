@@ -12,8 +12,8 @@ from igd_ray.pipeline.attack_units import AttackUnit, TransferUnit
 from igd_ray.pipeline.inspect_units import InspectionUnit
 from igd_ray.pipeline.rank import DissectUnit, LeaveOneOutUnit
 from igd_ray.pipeline.search import ActivationUnit, NoisyLogitsUnit
+from igd_ray.pipeline.threads import reproducible
 from igd_ray.pipeline.unit import Unit, is_done
-from igd_ray.pipeline.worker import THREADS
 
 # Points that a transfer may keep an image.
 MOST_POINTS = 2
@@ -88,10 +88,8 @@ def seconds_per_pass(model: nn.Module, example: torch.Tensor) -> tuple[float, fl
         model: the base model.
         example: one image, [1, C, H, W].
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
-    try:
-        images = example.expand(TIMED_IMAGES, -1, -1, -1).contiguous()
+    images = example.expand(TIMED_IMAGES, -1, -1, -1).contiguous()
+    with reproducible():
         with torch.no_grad():
             model(images)
             started = time.perf_counter()
@@ -101,8 +99,6 @@ def seconds_per_pass(model: nn.Module, example: torch.Tensor) -> tuple[float, fl
         started = time.perf_counter()
         torch.autograd.grad(model(points).sum(), [points])
         both = time.perf_counter() - started
-    finally:
-        torch.set_num_threads(threads)
     return forward / TIMED_IMAGES, max(both - forward, 0.0) / TIMED_IMAGES
 
 

@@ -1,25 +1,22 @@
 """An evaluation: which units fill the table of defenses and attacks, and what their outcomes say together."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import cached_property
 
 import pyarrow as pa
 
-from igd_ray.attacks.registry import QUERY_STAGES, AttackLabel
+from igd_ray.attacks import AutoAttack, Square
+from igd_ray.attacks.registry import QUERY_STAGES, RANDOMISED, AttackLabel
 from igd_ray.catalog import Catalog
 from igd_ray.checks import Finding, check_query_beats_gradient, check_transfer_beats_direct
 from igd_ray.defenses.specs import NONE, DefenseSpec
 from igd_ray.identity import unit_key
 from igd_ray.pipeline.attack_units import AttackUnit, TransferUnit
 from igd_ray.pipeline.inspect_units import InspectionUnit, finding_row
+from igd_ray.pipeline.rank import RankingPlan
 from igd_ray.pipeline.unit import Shard, Unit
 from igd_ray.threat import ThreatModel
-
-# The attacks whose published use is on randomised targets.
-RANDOMISED_PROTOCOLS = ("aa-rand", "apgd-eot")
 
 
 @dataclass(frozen=True)
@@ -98,55 +95,23 @@ def plan_evaluation(
                 cells.append(Cell(defense.label, attack.label, unit))
     planned = {cell.unit.key for cell in cells}
     direct = [attack.label for attack in attacks if attack.attack is not None and not attack.transfer]
-    averaged = not direct or any(label in RANDOMISED_PROTOCOLS for label in direct)
+    averaged = not direct or any(label in RANDOMISED for label in direct)
     protocol = "rand" if averaged else "standard"
     return EvaluationPlan(
         cells=tuple(cells),
-        inspections=tuple(InspectionUnit(defense, inspected, protocol) for defense in defenses),
+        inspections=tuple(InspectionUnit(defense, inspected, protocol, seed) for defense in defenses),
         sources=tuple(unit for unit in sources if unit.key not in planned),
     )
 
 
-def commit_run(
-    catalog: Catalog,
-    plan: EvaluationPlan,
-    *,
-    model: str,
-    model_id: str,
-    dataset: str,
-    split: str,
-    images: int,
-    threat: ThreatModel,
-    seed: int,
-    config: Mapping[str, object],
-    notes: Sequence[str],
-) -> None:
-    """Commit what the run consists of, before it starts, so that what is unfinished shows."""
+def run_rows(plan: EvaluationPlan, rankings: Sequence[RankingPlan]) -> list[dict[str, object]]:
+    """Return what the run consists of, for the table `run_units`: its cells, and what they need."""
     run_id = plan.run_id
-    rows: list[dict[str, object]] = []
-    for cell in plan.cells:
-        rows.append(_run_unit(run_id, cell.unit, cell.defense, cell.attack, reported=True))
-    for source in plan.sources:
-        rows.append(_run_unit(run_id, source, source.defense.label, source.attack.label, reported=False))
-    for inspection in plan.inspections:
-        rows.append(_run_unit(run_id, inspection, inspection.defense.label, None, reported=False))
-    catalog.commit("run_units", run_id, rows)
-    run = {
-        "run_id": run_id,
-        "verb": "evaluate",
-        "created_at": datetime.now(UTC),
-        "model": model,
-        "model_id": model_id,
-        "dataset": dataset,
-        "split": split,
-        "n": images,
-        "norm": threat.norm.value,
-        "epsilon": threat.epsilon,
-        "seed": seed,
-        "config": json.dumps(config, sort_keys=True, default=str),
-        "notes": list(notes),
-    }
-    catalog.commit("runs", run_id, [run])
+    rows = [run_unit(run_id, cell.unit, cell.defense, cell.attack, reported=True) for cell in plan.cells]
+    rows += [run_unit(run_id, source, source.defense.label, source.attack.label) for source in plan.sources]
+    rows += [run_unit(run_id, inspection, inspection.defense.label, None) for inspection in plan.inspections]
+    rows += [run_unit(run_id, unit, None, None) for ranking in rankings for unit in ranking.units]
+    return rows
 
 
 def commit_comparisons(catalog: Catalog, plan: EvaluationPlan, *, model: str) -> None:
@@ -174,9 +139,9 @@ def compare_attacks(catalog: Catalog, cells: Sequence[Cell]) -> list[Finding]:
             broken_by["transfer" if transferred else "direct"].add(image_id)
             if not transferred:
                 broken_by["query" if stage in QUERY_STAGES else "gradient"].add(image_id)
-    attacks = {cell.attack for cell in cells}
+    ways = {way for cell in cells if isinstance(cell.unit, AttackUnit) for way in _ways(cell.unit.attack)}
     findings = []
-    if any(attack in attacks for attack in ("aa", "square")):
+    if ways == {"query", "gradient"}:
         alone = broken_by["query"] - broken_by["gradient"]
         findings.append(check_query_beats_gradient(len(alone), len(broken_by["query"] | broken_by["gradient"])))
     transferred_cells = any(isinstance(cell.unit, TransferUnit) for cell in cells)
@@ -188,7 +153,19 @@ def compare_attacks(catalog: Catalog, cells: Sequence[Cell]) -> list[Finding]:
     return findings
 
 
-def _run_unit(run_id: str, unit: Unit, defense: str, attack: str | None, *, reported: bool) -> dict[str, object]:
+def _ways(attack: AttackLabel) -> set[str]:
+    """Return how a direct attack works: by gradients, by queries, by both, or, for `clean`, not at all."""
+    if attack.attack is None:
+        return set()
+    if isinstance(attack.attack, AutoAttack):
+        return {"query" if stage in QUERY_STAGES else "gradient" for stage in attack.attack.stages}
+    return {"query" if isinstance(attack.attack, Square) else "gradient"}
+
+
+def run_unit(
+    run_id: str, unit: Unit, defense: str | None, attack: str | None, *, reported: bool = False
+) -> dict[str, object]:
+    """Return the row of `unit` for the table `run_units`."""
     return {
         "run_id": run_id,
         "unit_key": unit.key,

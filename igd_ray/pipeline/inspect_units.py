@@ -31,15 +31,22 @@ class InspectionUnit:
     defense: DefenseSpec
     shard: Shard
     protocol: str
+    seed: int
 
     kind = "inspection"
-    table = TABLE
+    tables = (TABLE,)
     needs: frozenset[str] = frozenset()
 
     @cached_property
     def key(self) -> str:
-        """The hash of defense, images and protocol."""
-        return unit_key("inspection", defense=self.defense.defense_id, images=self.shard.digest, protocol=self.protocol)
+        """The hash of defense, images, protocol and seed."""
+        return unit_key(
+            "inspection",
+            defense=self.defense.defense_id,
+            images=self.shard.digest,
+            protocol=self.protocol,
+            seed=self.seed,
+        )
 
     def compute(self, context: Context) -> dict[str, Rows]:
         """Run the checks."""

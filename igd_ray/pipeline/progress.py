@@ -34,8 +34,9 @@ class Progress:
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[rate]}"),
                 TimeElapsedColumn(),
-                TextColumn("left"),
+                TextColumn("so far,"),
                 TimeRemainingColumn(),
+                TextColumn("left"),
                 console=console,
             )
 

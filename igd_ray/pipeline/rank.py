@@ -35,7 +35,7 @@ class LeaveOneOutUnit:
     neurons: tuple[int, int]
 
     kind = "leave-one-out"
-    table = TABLE
+    tables = (TABLE,)
     needs: frozenset[str] = frozenset()
 
     @cached_property
@@ -70,7 +70,7 @@ class DissectUnit:
     prompts: tuple[str, ...]
 
     kind = "clip-dissect"
-    table = TABLE
+    tables = (TABLE,)
     needs: frozenset[str] = frozenset()
 
     @cached_property
@@ -129,7 +129,7 @@ class RankingPlan:
             method=self.method,
             model=self.model_id,
             layer=[self.layer.module, self.layer.side],
-            classes=len(self.class_names),
+            classes=list(self.class_names),
             units=[[unit.key for unit in units] for units in self.shards],
             seed=self.seed,
         )

@@ -31,7 +31,7 @@ class ActivationUnit:
     shard: Shard
 
     kind = "activations"
-    table = TABLE
+    tables = (TABLE,)
     needs: frozenset[str] = frozenset()
 
     @cached_property
@@ -66,7 +66,7 @@ class NoisyLogitsUnit:
     seed: int
 
     kind = "noisy-logits"
-    table = TABLE
+    tables = (TABLE,)
     needs: frozenset[str] = frozenset()
 
     @cached_property
@@ -224,7 +224,7 @@ def run_search(catalog: Catalog, plan: SearchPlan, model: nn.Module) -> SearchRe
     trials: list[Trial] = []
     for k in _asked(bisection):
         accuracy = objective.accuracy(class_masks(scores, k), plan.tau)
-        trial = Trial(k, accuracy, feasible=accuracy >= objective.base_accuracy - plan.tolerance)
+        trial = Trial(k, accuracy, feasible=_within(plan, accuracy, objective.base_accuracy))
         bisection.tell(k, trial.feasible)
         catalog.commit(
             "trials", f"{plan.search_id}-{len(trials):04d}", [_trial_row(plan, len(trials), trial, objective)]
@@ -245,6 +245,11 @@ def read_search(catalog: Catalog, search_id: str) -> dict[str, object]:
     """
     row: dict[str, object] = catalog.read("searches", search_id).to_pylist()[0]
     return row
+
+
+def _within(plan: SearchPlan, accuracy: float, base_accuracy: float) -> bool:
+    """Compare numbers of images: a fraction such as 0.8 − 0.1 is no float."""
+    return (base_accuracy - accuracy) * len(plan.labels) <= plan.tolerance * len(plan.labels) + 1e-6
 
 
 def _asked(bisection: Bisection) -> Iterator[int]:

@@ -18,12 +18,13 @@ from igd_ray.config import StudySettings
 from igd_ray.data import LabeledImages, load_images, probe_and_search
 from igd_ray.errors import InputError
 from igd_ray.identity import content_hash
-from igd_ray.models import Layer, check_model, find_layer, load_model, model_fingerprint
+from igd_ray.models import PENULTIMATE, Layer, check_model, find_layer, load_model, model_fingerprint
 from igd_ray.pipeline.executor import Executor, LocalExecutor
 from igd_ray.pipeline.rank import SHARD_IMAGES, RankingPlan, finish_ranking, plan_ranking
 from igd_ray.pipeline.run import RunSummary, pending, require_all, run_units
 from igd_ray.pipeline.search import SearchPlan, check_searchable
 from igd_ray.pipeline.setup import ClipSource, ImageArrays, ModelSource, WorkerSetup
+from igd_ray.pipeline.threads import reproducible
 from igd_ray.pipeline.unit import Shard, Unit, shards_of
 from igd_ray.ranking.clip_dissect import require_top_images
 from igd_ray.ranking.leave_one_out import require_every_class
@@ -33,7 +34,9 @@ PROBE_IMAGES = 10_000
 SEARCH_IMAGES = 2_000
 SEARCH_SHARE = 3
 
-# Every image of a split, for sizing the parts.
+# Images evaluated where no number is given.
+TEST_IMAGES = 256
+
 TRAIN = "train"
 
 ExecutorFactory = Callable[[WorkerSetup], AbstractContextManager[Executor]]
@@ -56,16 +59,23 @@ class Study:
         self.catalog.check_usable()
         self._make_executor = executor or (lambda setup: LocalExecutor(setup, device=_local_device(settings.device)))
         self._executor: Executor | None = None
+        self._executor_images: dict[str, ImageArrays] = {}
         self._stack = ExitStack()
-        self.test = load_images(
+        self._used: set[str] = set()
+        self._arrays: dict[str, ImageArrays] = {}
+        self._uses_clip = False
+        test = load_images(
             settings.data, split=settings.split, n=settings.n, class_names=self._class_names(settings.classes)
         )
+        self._test = test if settings.n is not None else test.select(slice(0, TEST_IMAGES))
         self.model: nn.Module = load_model(settings.model, weights=settings.weights, **settings.model_arg)
-        example = next(iter(self.test.select([0]).batches(1)))[0]
-        check_model(self.model, example, self.test.class_names, spec=settings.model)
-        self.layer: Layer = find_layer(self.model, settings.layer, example)
-        self.model_id = model_fingerprint(self.model)
-        self._needs_clip = False
+        self.example = next(iter(test.select([0]).batches(1)))[0]
+        check_model(self.model, self.example, test.class_names, spec=settings.model)
+        if settings.layer != PENULTIMATE:
+            _ = self.layer
+        self._fingerprint = model_fingerprint(self.model)
+        # Arguments of the factory count even where the model keeps them out of sight.
+        self.model_id = content_hash([self._fingerprint, settings.model_arg])
 
     def __enter__(self) -> Self:
         return self
@@ -79,7 +89,12 @@ class Study:
     @property
     def class_names(self) -> tuple[str, ...]:
         """One name a class."""
-        return self.test.class_names
+        return self._test.class_names
+
+    @cached_property
+    def layer(self) -> Layer:
+        """Where the neurons are; a model without a penultimate layer can be attacked all the same."""
+        return find_layer(self.model, self.settings.layer, self.example)
 
     @property
     def source(self) -> ModelSource:
@@ -90,36 +105,50 @@ class Study:
         if file.endswith(".py"):
             spec = f"{Path(file).resolve()}:{settings.model.rpartition(':')[2]}"
         weights = str(Path(settings.weights).resolve()) if settings.weights else None
-        return ModelSource(spec, weights, dict(settings.model_arg), self.model_id)
-
-    @cached_property
-    def _training_images(self) -> int:
-        return len(load_images(self.settings.data, split=TRAIN, class_names=self._class_names(self.settings.classes)))
+        return ModelSource(spec, weights, dict(settings.model_arg), self._fingerprint)
 
     @cached_property
     def _probe_and_search(self) -> tuple[LabeledImages, LabeledImages]:
         settings = self.settings
-        available = self._training_images
-        shared = settings.search_split == TRAIN
-        search_n = settings.search_n or min(SEARCH_IMAGES, available // SEARCH_SHARE if shared else SEARCH_IMAGES)
-        probe_n = settings.probe_n or min(PROBE_IMAGES, available - (search_n if shared else 0))
+        class_names = self._class_names(settings.classes)
+        training = len(load_images(settings.data, split=TRAIN, class_names=class_names))
+        if settings.search_split == TRAIN:
+            search_n = settings.search_n or min(SEARCH_IMAGES, training // SEARCH_SHARE)
+            probe_n = settings.probe_n or min(PROBE_IMAGES, training - search_n)
+        else:
+            split = load_images(settings.data, split=settings.search_split, class_names=class_names)
+            search_n = settings.search_n or min(SEARCH_IMAGES, len(split))
+            probe_n = settings.probe_n or min(PROBE_IMAGES, training)
         return probe_and_search(
             settings.data,
             probe_n=probe_n,
             search_n=search_n,
             search_split=settings.search_split,
-            class_names=self._class_names(settings.classes),
+            class_names=class_names,
         )
+
+    @property
+    def test(self) -> LabeledImages:
+        """The images that are evaluated."""
+        return self.use("test")
 
     @property
     def probe(self) -> LabeledImages:
         """The images that neurons are ranked on."""
-        return self._probe_and_search[0]
+        return self.use("probe")
 
     @property
     def search(self) -> LabeledImages:
         """The images that k is chosen on."""
-        return self._probe_and_search[1]
+        return self.use("search")
+
+    def use(self, name: str) -> LabeledImages:
+        """Return the set "test", "probe" or "search", and have workers bring it along from now on."""
+        self._used.add(name)
+        if name == "test":
+            return self._test
+        probe, search = self._probe_and_search
+        return probe if name == "probe" else search
 
     @cached_property
     def clip(self) -> ClipSource:
@@ -131,7 +160,6 @@ class Study:
 
     @cached_property
     def _clip_identity(self) -> str:
-        self._needs_clip = True
         return content_hash(self.clip.load("cpu").identity)
 
     def run(self, units: Sequence[Unit], title: str) -> RunSummary:
@@ -152,6 +180,7 @@ class Study:
             require_every_class(counts, self.class_names)
         if method == "cdir":
             require_top_images(len(self.probe))
+            self._uses_clip = True
         return plan_ranking(
             method,
             model=self.source.label,
@@ -159,7 +188,7 @@ class Study:
             dataset=self.settings.data,
             layer=self.layer,
             class_names=self.class_names,
-            shards=shards_of("probe", self.probe, SHARD_IMAGES),
+            shards=() if method == "random" else shards_of("probe", self.probe, SHARD_IMAGES),
             clip_identity=self._clip_identity if method == "cdir" else None,
             seed=self.settings.seed,
         )
@@ -174,7 +203,8 @@ class Study:
             return
         self.catalog.create()
         require_all(self.run(plan.units, f"rank {plan.method}"), f"{plan.method} ranking")
-        finish_ranking(self.catalog, plan)
+        with reproducible():
+            finish_ranking(self.catalog, plan)
 
     def plan_search(self, ranking: RankingPlan, *, tolerance: float) -> SearchPlan:
         """Plan the search for k with the masks of `ranking`."""
@@ -188,7 +218,7 @@ class Study:
             shards=shards_of("search", self.search, SHARD_IMAGES),
             sigma=settings.noise,
             tau=settings.tau,
-            draws=settings.draws,
+            draws=settings.draws if settings.noise else 1,
             tolerance=tolerance,
             seed=settings.seed,
         )
@@ -197,35 +227,33 @@ class Study:
         """Cut the evaluated images into shards."""
         return shards_of("test", self.test, size)
 
-    def split_notes(self) -> list[str]:
-        """Say where probe, search and test images come from."""
-        notes = [f"evaluated on the first {len(self.test)} images of the split {self.settings.split!r}"]
-        if "_probe_and_search" in self.__dict__:
-            probe, search = self._probe_and_search
-            notes.append(f"neurons ranked on the first {len(probe)} images of the split 'train'")
-            notes.append(
-                f"k chosen on {len(search)} other images of the split {search.split!r}"
-                + (
-                    "; the model saw training images, which flatters clean accuracy there"
-                    if search.split == TRAIN
-                    else ""
-                )
-            )
-        return notes
+    def prepare(self, units: Sequence[Unit]) -> None:
+        """Read the images that pending `units` need, so that an unreadable one is found before anything is written.
+
+        Raises:
+            InputError: naming the image.
+        """
+        if pending(self.catalog, units):
+            self._read_used()
 
     def _started(self) -> Executor:
-        if self._executor is None:
-            images = {"test": ImageArrays.of(self.test)}
-            if "_probe_and_search" in self.__dict__:
-                images |= {"probe": ImageArrays.of(self.probe), "search": ImageArrays.of(self.search)}
+        """Return a running executor whose workers have all image sets used so far."""
+        if self._executor is None or self._used - set(self._executor_images):
+            self._stack.close()
+            self._read_used()
+            self._executor_images = dict(self._arrays)
             setup = WorkerSetup(
                 model=self.source,
                 catalog=str(self.catalog.root.resolve()),
-                images=images,
-                clip=self.clip if self._needs_clip else None,
+                images=self._executor_images,
+                clip=self.clip if self._uses_clip else None,
             )
             self._executor = self._stack.enter_context(self._make_executor(setup))
         return self._executor
+
+    def _read_used(self) -> None:
+        for name in sorted(self._used - set(self._arrays)):
+            self._arrays[name] = ImageArrays.of(self.use(name))
 
     @staticmethod
     def _class_names(classes: str | None) -> str | list[str] | None:
@@ -234,7 +262,10 @@ class Study:
         path = Path(classes)
         if not path.is_file():
             raise InputError(f"classes: expected cifar10, cifar100 or a file of names, one a line; no file at {path}")
-        return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        try:
+            return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        except UnicodeDecodeError:
+            raise InputError(f"classes: {path} is not UTF-8 text") from None
 
 
 def _local_device(device: str) -> str:

@@ -57,8 +57,8 @@ class Unit(Protocol):
         ...
 
     @property
-    def table(self) -> str:
-        """The table whose file `key` says that the unit is done; it is committed last."""
+    def tables(self) -> tuple[str, ...]:
+        """The tables that it commits to, in this order; the unit is done when all hold its key."""
         ...
 
     @property
@@ -88,13 +88,14 @@ class UnitReport:
 
 
 def is_done(catalog: Catalog, unit: Unit) -> bool:
-    """Tell whether the unit's rows are committed."""
-    return catalog.has(unit.table, unit.key)
+    """Tell whether all of the unit's rows are committed."""
+    return all(catalog.has(table, unit.key) for table in unit.tables)
 
 
 def execute(unit: Unit, context: Context) -> UnitReport:
-    """Compute and commit `unit`; its own table last, so that a unit is done or not, never half.
+    """Compute and commit `unit`, its last table last.
 
+    What an interrupted attempt left in the tables before is written again, so that all rows are of one attempt.
     An exception becomes a report: an error is an error, and other units go on.
     """
     started = time.perf_counter()
@@ -102,8 +103,8 @@ def execute(unit: Unit, context: Context) -> UnitReport:
     if not is_done(context.catalog, unit):
         try:
             tables = unit.compute(context)
-            for table in sorted(tables, key=lambda table: table == unit.table):
-                context.catalog.commit(table, unit.key, tables[table])
+            for table in unit.tables:
+                context.catalog.commit(table, unit.key, tables[table], replace=table != unit.tables[-1])
         except Exception as exception:  # any failure of the science is the unit's, not the worker's
             error = f"{type(exception).__name__}: {first_line(exception)}"
     return UnitReport(unit.key, unit.kind, len(unit.shard.ids), time.perf_counter() - started, error)

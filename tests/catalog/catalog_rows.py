@@ -1,7 +1,7 @@
 """Small rows for the tests of the catalog and the report: every column has a value, a test names those it is about."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from igd_ray.catalog import SCHEMAS, Catalog
 
@@ -83,8 +83,11 @@ def add_outcomes(catalog: Catalog, unit_key: str, defense: str, attack: str, sta
     catalog.commit("outcomes", unit_key, rows)
 
 
-def add_failure(catalog: Catalog, unit_key: str, error: str = "out of memory", attempt: int = 1) -> None:
-    """Commit the failure of a unit's attempt."""
-    known: dict[str, object] = {"kind": "attack", "host": "worker", "created_at": datetime(2026, 1, 2, tzinfo=UTC)}
+def add_failure(
+    catalog: Catalog, unit_key: str, error: str = "out of memory", attempt: int = 1, *, hour: int = 0
+) -> None:
+    """Commit the failure of a unit's attempt, `attempt` minutes after `hour`, as an attempt follows another."""
+    moment = datetime(2026, 1, 2, hour, tzinfo=UTC) + timedelta(minutes=attempt)
+    known: dict[str, object] = {"kind": "attack", "host": f"worker {hour}", "created_at": moment}
     failure = row("failures", unit_key=unit_key, attempt=attempt, error=error, **known)
-    catalog.commit("failures", f"{unit_key}-{attempt}", [failure])
+    catalog.commit("failures", f"{unit_key}-{hour}-{attempt}", [failure])

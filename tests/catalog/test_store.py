@@ -263,3 +263,18 @@ def test_a_vanished_folder_is_one_line(catalog: Catalog) -> None:
 def test_a_folder_that_cannot_be_made_is_one_line() -> None:
     with pytest.raises(IgdError, match="cannot write"):
         Catalog("/proc/igd-ray").create()
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_a_catalog_without_a_name_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="name a folder"):
+        Catalog(name)
+
+
+def test_the_advice_for_a_damaged_file_works(catalog: Catalog) -> None:
+    path = catalog.root / "checks" / "a.parquet"
+    path.write_bytes(b"junk")
+    with pytest.raises(InputError, match="run the same command again, which computes it anew"):
+        catalog.read("checks", "a")
+    path.unlink()
+    assert catalog.commit("checks", "a", [FINDING])

@@ -105,7 +105,7 @@ def test_a_failed_unit_is_an_error_for_each_image_and_then_none(catalog: Catalog
     for error in errors:
         assert error["adversarial_prediction"] is None
         assert error["clean_prediction"] is None
-        assert (error["run_id"], error["unit_key"], error["attempt"], error["host"]) == ("run", "v", 2, "worker")
+        assert (error["run_id"], error["unit_key"], error["attempt"], error["host"]) == ("run", "v", 2, "worker 0")
         assert (error["model"], error["dataset"], error["epsilon"]) == ("demo", "digits", 0.1)
     assert _one(catalog, "FROM worst_case")["robust_accuracy"] is None
     assert _one(catalog, "FROM accuracy")["robust_accuracy"] is None
@@ -116,6 +116,19 @@ def test_a_failed_unit_is_an_error_for_each_image_and_then_none(catalog: Catalog
     assert [each["status"] for each in statuses] == ["robust", "broken", "robust"]
     assert _one(catalog, "FROM worst_case")["robust_accuracy"] == pytest.approx(2 / 3)
     assert _one(catalog, "FROM progress") == {"run_id": "run", "planned": 2, "done": 2, "failed": 0}
+
+
+@pytest.mark.parametrize("hours", [(3, 5), (5, 3)])
+def test_the_last_failure_is_the_latest_whichever_run_s_attempt_it_was(
+    catalog: Catalog, hours: tuple[int, int]
+) -> None:
+    add_run(catalog)
+    add_plan(catalog, {"u": ("none", "aa", "a")})
+    for hour in hours:
+        add_failure(catalog, "u", f"of {hour}", hour=hour)
+    add_failure(catalog, "u", "of 1", attempt=2, hour=1)
+    assert _one(catalog, "SELECT host, attempt FROM outcomes") == {"host": "worker 5", "attempt": 1}
+    assert _one(catalog, "SELECT error, failures FROM unit_states") == {"error": "of 5", "failures": 3}
 
 
 def test_a_failed_unit_that_smaller_units_replaced_is_no_error(catalog: Catalog) -> None:

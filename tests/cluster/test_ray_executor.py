@@ -77,7 +77,7 @@ class Deadly:
     """A unit that ends its worker's process."""
 
     kind = "deadly"
-    table = "outcomes"
+    tables = ("outcomes",)
     needs: frozenset[str] = frozenset()
 
     def __init__(self, shard: Shard) -> None:
@@ -119,3 +119,26 @@ def test_an_http_address_is_refused_with_what_to_set_instead(monkeypatch: pytest
     monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
     with pytest.raises(InputError, match="RAY_API_SERVER_ADDRESS"), ray_session():
         raise AssertionError("unreachable")
+
+
+def test_an_address_where_nothing_answers_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    with pytest.raises(InputError, match="no Ray cluster answers there"), ray_session():
+        raise AssertionError("unreachable")
+
+
+def test_an_actor_without_room_does_not_hold_units_back(session: None, tmp_path: Path) -> None:
+    @ray.remote(num_cpus=2)
+    class Neighbour:
+        def here(self) -> bool:
+            return True
+
+    neighbour = Neighbour.remote()
+    ray.get(neighbour.here.remote())
+    try:
+        settings = settings_for(tmp_path / "results", defenses="none", attacks="clean")
+        # Three CPUs in all, two of them taken: of three actors, one can start.
+        with Study(settings, executor=lambda setup: RayExecutor(setup, actors=3)) as study:
+            assert not evaluate(study, settings, plan_evaluation_of(study, settings)).failed
+    finally:
+        ray.kill(neighbour)

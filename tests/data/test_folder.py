@@ -33,30 +33,49 @@ def two_splits(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_images_are_torchvision_s_in_its_order(two_splits: Path) -> None:
+def test_images_and_labels_are_torchvision_s(two_splits: Path) -> None:
     data = load_images(f"folder:{two_splits}", split="train")
     reference = torchvision.datasets.ImageFolder(str(two_splits / "train"), torchvision.transforms.ToTensor())
-    assert torch.equal(data.images, torch.stack([image for image, _ in reference]))
+    expected = {
+        Path(path).relative_to(two_splits).as_posix(): (image, label)
+        for (path, label), (image, _) in zip(reference.samples, reference, strict=True)
+    }
+    names = [image_id.rpartition("-")[0] for image_id in data.ids]
+    assert sorted(names) == sorted(expected)
+    assert torch.equal(data.images, torch.stack([expected[name][0] for name in names]))
     assert data.images.is_contiguous()
-    assert data.labels.tolist() == reference.targets
+    assert data.labels.tolist() == [expected[name][1] for name in names]
     assert list(data.class_names) == reference.classes
+
+
+def test_classes_take_turns_until_they_have_no_image_left(tmp_path: Path) -> None:
+    counts = {"ant": 1, "bee": 4, "cat": 0, "dog": 2}
+    for name, count in counts.items():
+        (tmp_path / name).mkdir()
+        for number in range(count):
+            save(tmp_path / name / f"{name}{number}.png")
+    data = load_images(f"folder:{tmp_path}")
+    order = ["ant0", "bee0", "dog0", "bee1", "dog1", "bee2", "bee3"]
+    assert [Path(image_id.rpartition("-")[0]).stem for image_id in data.ids] == order
+    assert data.labels.tolist() == [0, 1, 3, 1, 3, 1, 1]
+    assert load_images(f"folder:{tmp_path}", n=3).labels.tolist() == [0, 1, 3]
 
 
 def test_a_label_means_the_same_class_in_every_split(two_splits: Path) -> None:
     data = load_images(f"folder:{two_splits}")  # no ants in the test split
     assert data.class_names == ("ant", "cat", "dog")
-    assert data.labels.tolist() == [1, 1, 1, 2]
+    assert data.labels.tolist() == [1, 2, 1, 1]
 
 
 def test_ids_are_the_relative_path_and_the_digest_of_the_file(two_splits: Path) -> None:
     digest = hashlib.sha256((two_splits / "test/cat/x.JPEG").read_bytes()).hexdigest()[:8]
     data = load_images(f"folder:{two_splits}")
-    assert data.ids[1] == f"test/cat/x.JPEG-{digest}"
+    assert data.ids[2] == f"test/cat/x.JPEG-{digest}"
     assert [image_id.rpartition("-")[0] for image_id in data.ids] == [
         "test/cat/w.webp",
+        "test/dog/z.png",
         "test/cat/x.JPEG",
         "test/cat/y.bmp",
-        "test/dog/z.png",
     ]
 
 
@@ -96,7 +115,7 @@ def test_other_splits_are_found_by_name_and_unknown_ones_refused(two_splits: Pat
 
 def test_class_names_give_the_order_of_the_labels(two_splits: Path) -> None:
     data = load_images(f"folder:{two_splits}", class_names=["dog", "emu", "cat", "ant"])
-    assert data.labels.tolist() == [2, 2, 2, 0]
+    assert data.labels.tolist() == [2, 0, 2, 2]
     assert data.class_names == ("dog", "emu", "cat", "ant")
     with pytest.raises(InputError, match=r"class folder 'cat' is not among the 3 class_names; did you mean 'cats'"):
         load_images(f"folder:{two_splits}", class_names=["ant", "cats", "dog"])

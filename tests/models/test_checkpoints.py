@@ -105,6 +105,18 @@ def test_a_truncated_file_is_refused_wherever_it_ends(tmp_path: Path, kind: str)
         with pytest.raises(InputError, match=r"^weights: ") as raised:
             read_state(path)
         assert "\n" not in str(raised.value)
+        assert "could run code" not in str(raised.value), length
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_a_cut_through_the_middle_of_a_name_is_no_code(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    whole = written(path, "before 1.6")
+    name = whole.index(b"torch._utils\n")
+    for length in range(name - 2, name + 40):
+        path.write_bytes(whole[:length])
+        with pytest.raises(InputError, match="is no whole PyTorch file"):
+            read_state(path)
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")

@@ -4,8 +4,10 @@ import copy
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -180,3 +182,83 @@ def test_a_class_without_source_counts_by_name() -> None:
     exec("class Typed(nn.Module):\n    pass\nclass Other(nn.Module):\n    pass", namespace)  # as typed into a shell
     assert model_fingerprint(namespace["Typed"]()) == model_fingerprint(namespace["Typed"]())
     assert model_fingerprint(namespace["Typed"]()) != model_fingerprint(namespace["Other"]())
+
+
+def holding(**attributes: object) -> nn.Module:
+    """A module with plain attributes."""
+    module = nn.Identity()
+    for name, value in attributes.items():
+        setattr(module, name, value)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "second"),
+    [
+        ("_temp", 1.0, 2.0),
+        ("_scale", torch.ones(1), torch.zeros(1)),
+        ("scales", [9.0], [8.0]),
+        ("scales", [1], [True]),
+        ("scales", [1, [2, (3,)]], [1, [2, (4,)]]),
+        ("scales", ((1, 2), (3, 4)), ((1, 2), (3, 5))),
+        ("scales", ("a, b",), ("a", "b")),
+        ("settings", {"a": 1, "b": 2}, {"a": 2, "b": 1}),
+        ("settings", {"a": {1, 2}}, {"a": {1, 3}}),
+        ("mean", np.array([0.5, 0.25]), np.array([0.5, 0.2])),
+        ("mean", np.zeros(2), np.zeros((2, 1))),
+        ("mean", np.float32(1), np.float32(2)),
+        ("mean", np.array([1, "a"], dtype=object), np.array([2, "a"], dtype=object)),
+        ("mean", [torch.ones(2)], [torch.zeros(2)]),
+        ("_activation", torch.relu, torch.tanh),
+        ("_dtype", torch.float32, torch.float16),
+        ("mixed", [object(), 1.0], [object(), 2.0]),
+    ],
+)
+def test_it_changes_with_every_plain_attribute(name: str, first: object, second: object) -> None:
+    fingerprint = model_fingerprint(holding(**{name: first}))
+    assert model_fingerprint(holding(**{name: copy.deepcopy(first)})) == fingerprint
+    assert model_fingerprint(holding(**{name: second})) != fingerprint
+
+
+@pytest.mark.parametrize(
+    "make",
+    [object, lambda: [object()], lambda: {"key": object()}, lambda: np.array([object()]), lambda: Exotic()],
+    ids=["object", "in a list", "in a dict", "in an array", "no hash"],
+)
+def test_objects_that_only_have_an_address_are_passed_over(make: Callable[[], object]) -> None:
+    assert model_fingerprint(holding(thing=make())) == model_fingerprint(holding(thing=make()))
+
+
+class Exotic:
+    __hash__ = None  # type: ignore[assignment]
+
+
+def test_the_order_of_a_dict_and_a_list_that_holds_itself_do_no_harm() -> None:
+    first, second = holding(settings={"a": 1, "b": 2}), holding(settings={"b": 2, "a": 1})
+    assert model_fingerprint(first) == model_fingerprint(second)
+    loop: list[object] = [1]
+    loop.append(loop)
+    assert len(model_fingerprint(holding(loop=loop))) == 32
+
+
+def test_hooks_and_the_mode_are_no_attributes() -> None:
+    model = demo_model()
+    before = model_fingerprint(model)
+    model.register_forward_hook(lambda *_: None)
+    assert model_fingerprint(model.train()) == before
+
+
+def test_another_process_describes_attributes_alike() -> None:
+    program = (
+        "import numpy as np, torch; from igd_ray.models import model_fingerprint; m = torch.nn.Identity();"
+        "m._names = {'a', 'b', 'c', 'd'}; m.by = {n: {n} for n in m._names}; m.act = torch.relu;"
+        "m.things = [object(), torch.ones(2), np.ones(2), lambda x: x]; print(model_fingerprint(m))"
+    )
+    found = set()
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        run = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
+        )
+        found.add(run.stdout)
+    assert len(found) == 1

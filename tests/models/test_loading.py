@@ -214,3 +214,39 @@ def test_a_model_for_other_images_than_the_data(shape: tuple[int, ...]) -> None:
 def test_a_model_that_returns_no_logits(output: object) -> None:
     with pytest.raises(InputError, match=r"'x' must return float logits \[B, C\], not"):
         check_model(Constant(output), DIGIT, TEN, spec="x")
+
+
+class Raising(nn.Module):
+    """Fails as it is told to."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        IndexError("out\nof"),
+        TypeError("x"),
+        KeyError("k"),
+        AttributeError("a"),
+        InputError("i"),
+        OSError(),
+        Exception(),
+    ],
+)
+def test_whatever_a_model_raises_is_one_line(error: Exception) -> None:
+    with pytest.raises(InputError, match=r"model 'x' cannot take images \[1, 8, 8\]: .+") as raised:
+        check_model(Raising(error), DIGIT, TEN, spec="x")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_model_that_gives_nan() -> None:
+    logits = torch.zeros(1, 10)
+    logits[0, 3] = torch.nan
+    with pytest.raises(InputError, match="model 'x' gives NaN logits"):
+        check_model(Constant(logits), DIGIT, TEN, spec="x")

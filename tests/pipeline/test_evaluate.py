@@ -5,13 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 from runs import PassCounter, rows, run_evaluation, settings_for
+from safetensors.torch import load_file, save_file
 
 from igd_ray.attacks.apgd import APGD
 from igd_ray.attacks.base import Points
 from igd_ray.attacks.registry import parse_attack
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.defenses.specs import DefenseSpec
-from igd_ray.errors import IncompleteError
+from igd_ray.errors import IncompleteError, InputError
+from igd_ray.models.demo import WEIGHTS_FILE
 from igd_ray.pipeline.attack_units import AttackUnit, TransferUnit
 from igd_ray.pipeline.executor import LocalExecutor
 from igd_ray.pipeline.run import require_all
@@ -186,6 +188,73 @@ def test_recorded_passes_of_a_transfer_equal_those_that_hooks_count(finished: Pa
         counter = PassCounter(context.model)
         outcomes = unit.compute(context)["outcomes"]
     assert sum(int(str(row["forwards"])) for row in outcomes) == counter.forwards
+
+
+def test_points_lost_from_the_catalog_are_computed_again(finished: Path, tmp_path: Path) -> None:
+    catalog = tmp_path / "results"
+    run_evaluation(catalog, defenses="none", attacks="tr-apgd-ce-5")
+    for file in (catalog / "adversarials").glob("[0-9a-f]*.parquet"):
+        file.unlink()
+    assert run_evaluation(catalog, defenses="none,loir-8", attacks="tr-apgd-ce-5").failed == ()
+    expected = [row for row in rows(finished) if row["attack"] == "tr-apgd-ce-5" and row["defense"] != "random-8"]
+    # The first run reports the undefended rows, too.
+    twice = [row for row in expected if row["defense"] == "none"]
+    found = rows(catalog)
+    assert len(found) == len(expected) + len(twice)
+    assert all(row in found for row in expected)
+
+
+def test_what_an_interrupted_attempt_left_is_replaced(tmp_path: Path) -> None:
+    catalog = tmp_path / "results"
+    run_evaluation(catalog, defenses="none", attacks="apgd-ce-5")
+    kept = {file.name: file.read_bytes() for file in (catalog / "adversarials").glob("[0-9a-f]*.parquet")}
+    for name in kept:
+        (catalog / "outcomes" / name).unlink()
+        (catalog / "adversarials" / name).write_bytes(b"from another attempt")
+    assert run_evaluation(catalog, defenses="none", attacks="apgd-ce-5").failed == ()
+    assert {file.name: file.read_bytes() for file in (catalog / "adversarials").glob("[0-9a-f]*.parquet")} == kept
+
+
+@pytest.mark.parametrize(
+    ("attacks", "expected"),
+    [("square-20", []), ("apgd-ce-5", []), ("apgd-ce-5,square-20", ["none"]), ("clean", [])],
+)
+def test_queries_are_compared_with_gradients_only_where_both_ran(
+    tmp_path: Path, attacks: str, expected: list[str]
+) -> None:
+    run_evaluation(tmp_path / "r", defenses="none", attacks=attacks)
+    table = run_query(Catalog(tmp_path / "r"), "SELECT defense FROM checks WHERE checks.check = 'query-beats-gradient'")
+    assert table["defense"].to_pylist() == expected
+
+
+def test_arguments_of_the_factory_are_part_of_the_model(tmp_path: Path) -> None:
+    with Study(settings_for(tmp_path / "r")) as study:
+        first = study.model_id
+    (tmp_path / "net.py").write_text(
+        "from igd_ray.models.demo import demo_model\n\ndef net(hidden=1):\n    return demo_model()\n"
+    )
+    ids = set()
+    for hidden in (1, 2):
+        given = {"model": f"{tmp_path / 'net.py'}:net", "weights": str(WEIGHTS_FILE), "model_arg": {"hidden": hidden}}
+        with Study(settings_for(tmp_path / "r", **given)) as study:
+            ids.add(study.model_id)
+    assert len(ids | {first}) == 3
+
+
+def test_a_model_without_a_penultimate_layer_can_be_attacked_undefended(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\nfrom igd_ray.models.demo import demo_model\n\n"
+        "class Doubled(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.inner = demo_model()\n"
+        "    def forward(self, x):\n        return 2 * self.inner(x)\n\n"
+        "net = Doubled\n"
+    )
+    weights = tmp_path / "net.safetensors"
+    save_file({f"inner.{name}": tensor for name, tensor in load_file(WEIGHTS_FILE).items()}, weights)
+    given = {"model": f"{tmp_path / 'net.py'}:net", "weights": str(weights), "attacks": "apgd-ce-5"}
+    assert not run_evaluation(tmp_path / "r", defenses="none", **given).failed
+    with pytest.raises(InputError, match="no penultimate layer"):
+        run_evaluation(tmp_path / "r", defenses="loir-8", **given)
 
 
 def test_a_replica_of_another_model_is_refused(tmp_path: Path) -> None:
