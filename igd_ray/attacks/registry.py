@@ -84,6 +84,12 @@ def parse_attack(label: str) -> AttackLabel:
         # AutoAttack rand carried over is not the published tr-apgd-eot: that runs on all images and keeps two points.
         if candidate in FIXED and budget is None and not (transfer and candidate in RANDOMISED):
             return AttackLabel(label, FIXED[candidate](), transfer)
-    known = [CLEAN, *FIXED, *BUDGETED]
-    known += [TRANSFER_PREFIX + other for other in known if other != CLEAN and not other.startswith(TRANSFER_PREFIX)]
-    raise InputError(f"unknown attack {label!r}; known: {', '.join(dict.fromkeys(known))}{did_you_mean(label, known)}")
+    known = known_attacks()
+    raise InputError(f"unknown attack {label!r}; known: {', '.join(known)}{did_you_mean(label, known)}")
+
+
+def known_attacks() -> list[str]:
+    """Return every label with its published budget."""
+    direct = [CLEAN, *FIXED, *(name for name in BUDGETED if not name.startswith(TRANSFER_PREFIX))]
+    carried = [TRANSFER_PREFIX + name for name in direct if name != CLEAN and name not in RANDOMISED]
+    return [*direct, *carried]

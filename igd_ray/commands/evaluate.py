@@ -2,7 +2,10 @@
 
 import argparse
 
-from igd_ray.catalog import Catalog, run_query
+import pyarrow as pa
+
+from igd_ray.attacks.registry import known_attacks
+from igd_ray.catalog import Catalog, connect, run_query
 from igd_ray.commands.dry_run import show_costs
 from igd_ray.commands.executors import executor_for
 from igd_ray.commands.flags import add_defense_flags, add_dry_run, add_study_flags, given_settings
@@ -11,12 +14,15 @@ from igd_ray.config import EvaluateSettings, load_settings
 from igd_ray.pipeline.run import require_all
 from igd_ray.pipeline.study import Study
 from igd_ray.pipeline.verbs import evaluate, plan_evaluation_of
+from igd_ray.report.evaluation import asking, comparisons
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument("--defenses", help="none, loir-K, cdir-K, random-K, with commas (default: none)")
-    parser.add_argument("--attacks", help="clean, aa, tr-apgd-ce, …, with commas (default: aa,tr-apgd-ce)")
+    parser.add_argument(
+        "--attacks", help=f"with commas: {', '.join(known_attacks())}; -N for another budget (default: aa,tr-apgd-ce)"
+    )
     parser.add_argument("--ranking", metavar="ID", help="use these rankings, with commas, instead of computing them")
     parser.add_argument("--from-search", metavar="ID", help="add the defenses that these searches chose, with commas")
     parser.add_argument("--shard-size", type=int, help="images a unit, attacked as one batch (default: 64)")
@@ -60,6 +66,11 @@ def show_accuracy(catalog: Catalog, run_id: str, *, as_json: bool) -> None:
         ORDER BY defense <> 'none', defense
         """,
     )
+    with connect(catalog) as connection:
+        compared = comparisons(asking(connection), run_id)
+    # A gain that chance explains is not one (exact McNemar test on the same images).
+    claims = [compared[defense].verdict if defense in compared else None for defense in table["defense"].to_pylist()]
+    table = table.append_column("claim", pa.array(claims, pa.string()))
     warnings = run_query(
         catalog,
         f"""

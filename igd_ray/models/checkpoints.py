@@ -60,10 +60,11 @@ def _imports(path: Path) -> bool:
 
     A cut through the middle of an allowed name leaves another, which the reader refuses just as it does code.
     """
-    if zipfile.is_zipfile(path):  # the directory at its end is there, so its pickle is whole
-        return True
     try:
         with path.open("rb") as file:
+            if file.read(2) == b"PK":
+                return zipfile.is_zipfile(path)  # with the directory that ends it, its pickle is there as well
+            file.seek(0)
             for _ in range(PICKLES_OF_OLD_FILES):
                 # Reading opcodes to the last runs nothing, and fails where the file ends before.
                 opcodes = {opcode.name for opcode, _, _ in pickletools.genops(file)}

@@ -4,6 +4,8 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import duckdb
+
 from igd_ray.report.protocol import attack_order, unplanned_attacks
 from igd_ray.report.tables import Column, Row, Share, Table
 from igd_ray.statistics import Comparison
@@ -13,6 +15,16 @@ Ask = Callable[..., list[dict[str, Any]]]
 
 # How a run's note begins that tells of a gap rather than of the protocol.
 NOT_MEASURED = "not measured: "
+
+
+def asking(connection: duckdb.DuckDBPyConnection) -> Ask:
+    """Return what asks `connection`, one made by `igd_ray.catalog.connect`."""
+
+    def ask(sql: str, *parameters: object) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = connection.sql(sql, params=list(parameters)).to_arrow_table().to_pylist()
+        return rows
+
+    return ask
 
 
 def worst_cases(ask: Ask, run_id: str) -> list[dict[str, Any]]:

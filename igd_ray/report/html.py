@@ -37,7 +37,7 @@ def write_report(catalog: Catalog, run_id: str | None, path: str | Path) -> Path
     path = Path(path)
     with connect(catalog) as connection:
         try:
-            content = _render(_asking(connection), run_id)
+            content = _render(evaluation.asking(connection), run_id)
         except duckdb.Error as error:
             raise as_input_error(catalog, error) from error
     try:
@@ -46,14 +46,6 @@ def write_report(catalog: Catalog, run_id: str | None, path: str | Path) -> Path
         raise InputError(f"cannot make the folder {path.parent}: {error.strerror}") from error
     write_whole(path, content.encode())
     return path
-
-
-def _asking(connection: duckdb.DuckDBPyConnection) -> Ask:
-    def ask(sql: str, *parameters: object) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = connection.sql(sql, params=list(parameters)).to_arrow_table().to_pylist()
-        return rows
-
-    return ask
 
 
 def _render(ask: Ask, run_id: str | None) -> str:

@@ -119,9 +119,7 @@ def test_a_failed_unit_is_an_error_for_each_image_and_then_none(catalog: Catalog
 
 
 @pytest.mark.parametrize("hours", [(3, 5), (5, 3)])
-def test_the_last_failure_is_the_latest_whichever_run_s_attempt_it_was(
-    catalog: Catalog, hours: tuple[int, int]
-) -> None:
+def test_the_last_failure_is_the_latest_whatever_its_attempt(catalog: Catalog, hours: tuple[int, int]) -> None:
     add_run(catalog)
     add_plan(catalog, {"u": ("none", "aa", "a")})
     for hour in hours:

@@ -65,7 +65,18 @@ def test_evaluate_prints_a_row_a_defense(catalog: str, capsys: pytest.CaptureFix
     arguments = ["--n", "12", "--probe-n", "150", "--search-n", "60", "--executor", "local", "--catalog", catalog]
     text = run(["evaluate", *arguments, "--defenses", "none,loir-8", "--attacks", "apgd-ce-5,tr-apgd-ce-5"], capsys)
     header = next(line.split() for line in text.splitlines() if line.startswith("defense"))
-    assert header == ["defense", "n", "clean", "apgd-ce-5", "tr-apgd-ce-5", "worst_case", "low", "high", "gain"]
+    assert header == [
+        "defense",
+        "n",
+        "clean",
+        "apgd-ce-5",
+        "tr-apgd-ce-5",
+        "worst_case",
+        "low",
+        "high",
+        "gain",
+        "claim",
+    ]
     assert [line.split()[0] for line in text.splitlines() if line.startswith(("none", "loir"))] == ["none", "loir-8"]
 
 
@@ -132,7 +143,7 @@ def test_status_and_report(catalog: str, tmp_path: Path, capsys: pytest.CaptureF
     text = target.read_text()
     assert "loir-8" in text
     assert "What was not measured" in text
-    assert "flatters clean accuracy" in text
+    assert "neurons ranked on 150 images of the split &#39;train&#39;" in text
 
 
 def test_doctor_finds_this_machine_ready(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

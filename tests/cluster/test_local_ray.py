@@ -43,6 +43,18 @@ def test_the_device_follows_the_allocation_not_the_machine(monkeypatch: pytest.M
     assert allocated_device({"GPU": ["3"]}) == "cuda:0"
 
 
+def test_an_http_address_is_refused_with_what_to_set_instead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+    with pytest.raises(InputError, match="RAY_API_SERVER_ADDRESS"), ray_session():
+        raise AssertionError("unreachable")
+
+
+def test_an_address_where_nothing_answers_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    with pytest.raises(InputError, match="no Ray cluster answers there"), ray_session():
+        raise AssertionError("unreachable")
+
+
 def listening_addresses(pids: set[int]) -> set[str]:
     """The addresses on which the processes `pids` listen, from the kernel's own tables."""
     sockets = set()

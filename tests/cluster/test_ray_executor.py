@@ -13,7 +13,6 @@ import ray
 from runs import rows, run_evaluation, settings_for
 
 from igd_ray.cluster import RayExecutor, ray_session
-from igd_ray.errors import InputError
 from igd_ray.pipeline.setup import ImageArrays, WorkerSetup
 from igd_ray.pipeline.study import Study
 from igd_ray.pipeline.unit import Shard, UnitReport, shards_of
@@ -113,18 +112,6 @@ def test_an_evaluation_of_a_study_runs_on_ray_by_its_settings(session: None, tmp
     with Study(settings, executor=executor_for(settings)) as study:
         assert not evaluate(study, settings, plan_evaluation_of(study, settings)).failed
     assert {row["status"] for row in rows(tmp_path / "results")} <= {"robust", "misclassified"}
-
-
-def test_an_http_address_is_refused_with_what_to_set_instead(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
-    with pytest.raises(InputError, match="RAY_API_SERVER_ADDRESS"), ray_session():
-        raise AssertionError("unreachable")
-
-
-def test_an_address_where_nothing_answers_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
-    with pytest.raises(InputError, match="no Ray cluster answers there"), ray_session():
-        raise AssertionError("unreachable")
 
 
 def test_an_actor_without_room_does_not_hold_units_back(session: None, tmp_path: Path) -> None:

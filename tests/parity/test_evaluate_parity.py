@@ -1,4 +1,4 @@
-"""`igd evaluate` on the CIFAR-10 model: its published accuracy, and pyautoattack's verdicts on the same shards and seeds."""
+"""`igd evaluate` on the CIFAR-10 model: its published accuracy, and pyautoattack's verdicts, shards and seeds alike."""
 
 import os
 from pathlib import Path
