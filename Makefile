@@ -22,7 +22,7 @@ check: $(READY)
 	@$(BIN)/ruff check igd_ray jobs tests
 	@$(BIN)/ruff format --check igd_ray jobs tests
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 
 # Resolves the newest packages that pyproject.toml allows, for every platform and Python it supports.
 lock: $(READY)

@@ -181,7 +181,13 @@ def test_an_interrupt_keeps_finished_units_and_says_so(tmp_path: Path) -> None:
     catalog = tmp_path / "results"
     arguments = ["evaluate", "--catalog", str(catalog), "--executor", "local", "--n", "40", "--shard-size", "1"]
     command = [sys.executable, "-m", "igd_ray.cli", *arguments, "--attacks", "square-400"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # Where the tests run in the background, a shell has them ignore interrupts; a user's terminal does not.
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 60
     while len(list(catalog.glob("outcomes/[0-9a-f]*.parquet"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
