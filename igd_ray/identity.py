@@ -36,14 +36,6 @@ def content_hash(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
 
-def bytes_hash(*chunks: bytes | bytearray | memoryview) -> str:
-    """Return the hash, 32 hexadecimal digits, of the concatenation of `chunks`."""
-    digest = hashlib.sha256()
-    for chunk in chunks:
-        digest.update(chunk)
-    return digest.hexdigest()[:KEY_LENGTH]
-
-
 def unit_key(stage: str, **depends_on: object) -> str:
     """Return the key of a unit of `stage` whose result depends on `depends_on` and on that stage's code version.
 

@@ -1,6 +1,5 @@
 """Keys depend on content alone, and seeds on keys."""
 
-import hashlib
 import subprocess
 import sys
 
@@ -10,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from igd_ray.errors import InputError
-from igd_ray.identity import STAGE_VERSIONS, bytes_hash, content_hash, derive_seed, unit_key
+from igd_ray.identity import STAGE_VERSIONS, content_hash, derive_seed, unit_key
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -51,11 +50,6 @@ def test_hashes_are_the_same_in_another_process() -> None:
     program = f"from igd_ray.identity import content_hash; print(content_hash({value!r}))"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == content_hash(value)
-
-
-@given(st.lists(st.binary(max_size=20), max_size=4))
-def test_bytes_are_hashed_as_one(chunks: list[bytes]) -> None:
-    assert bytes_hash(*chunks) == hashlib.sha256(b"".join(chunks)).hexdigest()[:32]
 
 
 def test_a_unit_key_depends_on_stage_settings_and_code_version(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,6 @@ Accuracy is taken to rise with k. Where it wavers, the k found is one that holds
 was tried below it, does not.
 """
 
-from collections.abc import Mapping
-
 
 class Bisection:
     """Asks for one k at a time: `next_k()`, then `tell(k, feasible)`, until `next_k()` is None.
@@ -19,11 +17,6 @@ class Bisection:
     def __init__(self, width: int) -> None:
         self._width = width
         self._answers: dict[int, bool] = {}
-
-    @property
-    def answers(self) -> Mapping[int, bool]:
-        """What was told so far."""
-        return self._answers
 
     @property
     def best(self) -> int | None:

@@ -18,7 +18,7 @@ from igd_ray.threat import Norm, ThreatModel
 
 CIFAR_EPSILON = 8 / 255
 
-# How many CIFAR images the full comparison takes. 200, the number in ../shared/models/README.md, takes half an hour.
+# How many CIFAR images the full comparison takes. 200 is the number in ../shared/models/README.md.
 PARITY_IMAGES = int(os.environ.get("IGD_PARITY_IMAGES", "12"))
 README_IMAGES, README_ROBUST = 200, 65
 
