@@ -2,11 +2,13 @@
 
     I(i, c) = mean over probe images x of class c of | f_c(x) − f_c^(−i)(x) |
 
-At the penultimate layer the rest of the model is linear, z = W a + b, so that
-f_c − f_c^(−i) = W[c, i] · a_i exactly, and one forward pass over the probe set gives every neuron.
+Where the rest of the model is linear in the layer's activation, as at the penultimate layer with z = W a + b and
+f_c − f_c^(−i) = W[c, i] · a_i, one forward pass over the probe set gives every neuron.
 At any other layer the rest of the model is re-run from the recorded activation, several neurons a call.
 """
 
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -14,12 +16,16 @@ from torch import Tensor, nn
 
 from igd_ray.data.images import LabeledImages
 from igd_ray.errors import InputError
-from igd_ray.models.layers import PENULTIMATE, Layer, classifier, find_layer, recorded
-from igd_ray.models.splitting import SplitModel
+from igd_ray.models.layers import PENULTIMATE, Layer, find_layer
+from igd_ray.models.linear_suffix import is_affine, linear_changes
+from igd_ray.models.memory import PeakMemory
+from igd_ray.models.precision import full_precision
+from igd_ray.models.splitting import Prefix, SplitModel
 from igd_ray.ranking.scores import NeuronScores
 
-# Activation values held at once while neurons are ablated; 2**25 float32 values are 128 MiB.
-ABLATION_VALUES = 2**25
+# Bytes that re-running the suffix may take beside the model and what its prefix left: as many neurons share a call
+# as fit, but at least one, with the whole batch of images. What one neuron takes is measured on the first.
+ABLATION_BYTES = 2**29
 
 
 @dataclass(frozen=True)
@@ -27,8 +33,8 @@ class LeaveOneOutSums:
     """What a shard of images adds to LO-IR for some of the neurons.
 
     Attributes:
-        totals: float64 [C, n]: for each class, the sum over its images of |f_c − f_c^(−i)|.
-        counts: int64 [C]: the number of images of each class.
+        totals: float64 [C, n]: for each class, the sum over its images of |f_c − f_c^(−i)|, or of the signed change.
+        counts: int64 [C]: the number of images that each class's mean is over.
     """
 
     totals: Tensor
@@ -43,8 +49,12 @@ def leave_one_out_sums(
     num_classes: int,
     *,
     neurons: range | None = None,
+    every_class: bool = False,
+    signed: bool = False,
 ) -> LeaveOneOutSums:
     """Return what `images` add to LO-IR.
+
+    Autocast and TF32 are off inside, and sums are float64.
 
     Args:
         model: the base model, in eval mode.
@@ -52,16 +62,25 @@ def leave_one_out_sums(
         images, labels: [B, C, H, W] in [0, 1] and int64 [B].
         num_classes: the number of rows of the result.
         neurons: which neurons; all by default.
+        every_class: look at every class's logit on every image, not only at an image's own class.
+        signed: sum f_c − f_c^(−i) itself (eq. 5 as printed), not its absolute value (the authors' code).
+
+    Raises:
+        InputError: if the model has another number of classes.
     """
     neurons = range(layer.width) if neurons is None else neurons
-    head = classifier(model, layer)
-    if head is not None and _is_linear(head):
-        changes = _closed_form_changes(model, head, layer, images, labels)[:, neurons.start : neurons.stop]
-    else:
-        changes = _ablated_changes(SplitModel(model, layer), images, labels, neurons)
-    totals = torch.zeros(num_classes, len(neurons), dtype=torch.float64)
-    totals.index_add_(0, labels.cpu(), changes.double().cpu())
-    return LeaveOneOutSums(totals, torch.bincount(labels.cpu(), minlength=num_classes))
+    with full_precision(images.device), torch.no_grad():
+        split = SplitModel(model, layer)
+        prefix = split.prefix(images)
+        if prefix.logits.shape[1] != num_classes:
+            raise InputError(
+                f"the model has {prefix.logits.shape[1]} classes, the probe set {num_classes}; choose a matching pair"
+            )
+        labels = labels.to(prefix.logits.device)
+        sums = _closed_form_sums if is_affine(split, prefix) else _ablated_sums
+        totals = sums(split, prefix, labels, neurons, every_class=every_class, signed=signed)
+    counts = torch.bincount(labels.cpu(), minlength=num_classes)
+    return LeaveOneOutSums(totals.cpu(), torch.full_like(counts, len(labels)) if every_class else counts)
 
 
 def scores_from_sums(parts: list[LeaveOneOutSums], class_names: tuple[str, ...]) -> Tensor:
@@ -90,18 +109,27 @@ def require_every_class(counts: Tensor, class_names: tuple[str, ...]) -> None:
 
 
 def leave_one_out(
-    model: nn.Module, probe: LabeledImages, *, layer: str = PENULTIMATE, batch_size: int = 256
+    model: nn.Module,
+    probe: LabeledImages,
+    *,
+    layer: str = PENULTIMATE,
+    batch_size: int = 256,
+    every_class: bool = False,
+    signed: bool = False,
 ) -> NeuronScores:
-    """Rank the neurons of `layer` by LO-IR in this process (eq. 5, absolute values, ground-truth class).
+    """Rank the neurons of `layer` by LO-IR in this process (eq. 5).
 
     Args:
         model: takes images in [0, 1] and returns logits; in eval mode.
         probe: images of every class, best from the training set.
         layer: "penultimate" or a module's path.
         batch_size: images a forward pass.
+        every_class: score a class by its logit on every image, not only on images of that class.
+        signed: score by the mean of f_c − f_c^(−i) itself (eq. 5 as printed), not of its absolute value (the
+            authors' code).
 
     Raises:
-        InputError: for a layer that cannot be masked, or a probe set that lacks a class.
+        InputError: for a layer that cannot be masked, or a probe set that lacks a class or has too many.
     """
     parameter = next(model.parameters(), torch.zeros(()))
     found: Layer | None = None
@@ -110,45 +138,62 @@ def leave_one_out(
         images = images.to(device=parameter.device, dtype=parameter.dtype)
         if found is None:
             found = find_layer(model, layer, images[:1])
-        parts.append(leave_one_out_sums(model, found, images, labels, len(probe.class_names)))
+        classes = len(probe.class_names)
+        parts.append(leave_one_out_sums(model, found, images, labels, classes, every_class=every_class, signed=signed))
     return NeuronScores(
         scores_from_sums(parts, probe.class_names),
         method="loir",
         layer=layer,
-        details={"probe": probe.fingerprint, "probe_images": len(probe)},
+        details={
+            "probe": probe.fingerprint,
+            "probe_images": len(probe),
+            "every_class": every_class,
+            "signed": signed,
+        },
     )
 
 
-def _is_linear(head: nn.Module) -> bool:
-    """Return whether `head` computes W a + b: a subclass may normalise its input or its weights."""
-    return type(head).forward in (nn.Linear.forward, nn.Conv2d.forward) and getattr(head, "groups", 1) == 1
+def _closed_form_sums(
+    split: SplitModel, prefix: Prefix, labels: Tensor, neurons: range, *, every_class: bool, signed: bool
+) -> Tensor:
+    """Return the totals, float64 [C, len(neurons)], for a suffix that is linear in the activation."""
+    num_classes = prefix.logits.shape[1]
+    turns = [torch.full_like(labels, index) for index in range(num_classes)] if every_class else [labels]
+    totals = torch.zeros(num_classes, len(neurons), dtype=torch.float64, device=labels.device)
+    for classes, changes in zip(turns, linear_changes(split, prefix, turns), strict=True):
+        changes = changes[:, neurons.start : neurons.stop]
+        totals.index_add_(0, classes, changes if signed else changes.abs())
+    return totals
 
 
-@torch.no_grad()
-def _closed_form_changes(model: nn.Module, head: nn.Module, layer: Layer, images: Tensor, labels: Tensor) -> Tensor:
-    """Return |W[y, i] · a_i|, [B, N]: the change of the true class's logit, exact for a linear head."""
-    with recorded(model, layer) as activations:
-        model(images)
-    weight: Tensor = head.weight.flatten(1)  # type: ignore[operator]
-    # A 1×1 convolution sees [B, N, 1, 1]; its output is the logits, so there is one position.
-    return weight[labels.to(weight.device)].abs() * activations[0].flatten(1).abs()
+def _ablated_sums(
+    split: SplitModel, prefix: Prefix, labels: Tensor, neurons: range, *, every_class: bool, signed: bool
+) -> Tensor:
+    """Return the totals, float64 [C, len(neurons)], by re-running the suffix with each neuron set to zero."""
+    counted = nn.functional.one_hot(labels, prefix.logits.shape[1]).double()
+    if every_class:
+        counted = torch.ones_like(counted)
+    # Where a neuron is zero already, its change is zero, not the rounding of two batches of different size.
+    active = (split.layer.by_position(prefix.activation) != 0).any(dim=2)
+    totals = []
+    for neuron, ablated in _ablated_logits(split, prefix, neurons):
+        change = (prefix.logits.double() - ablated.double()) * active[:, neuron, None]
+        totals.append((counted * (change if signed else change.abs())).sum(dim=0))
+    return torch.stack(totals, dim=1)
 
 
-@torch.no_grad()
-def _ablated_changes(split: SplitModel, images: Tensor, labels: Tensor, neurons: range) -> Tensor:
-    """Return |f_y − f_y^(−i)|, [B, len(neurons)], by re-running the suffix with each neuron set to zero."""
-    prefix = split.prefix(images)
+def _ablated_logits(split: SplitModel, prefix: Prefix, neurons: range) -> Iterator[tuple[int, Tensor]]:
+    """Yield every neuron and the logits [B, C] with it set to zero."""
     activation = prefix.activation
-    rows = torch.arange(len(images), device=activation.device)
-    labels = labels.to(activation.device)
-    true_logit = split.suffix(activation, prefix)[rows, labels]
-    at_once = max(1, ABLATION_VALUES // max(activation.numel(), images.numel()))
-    columns = []
-    for start in range(0, len(neurons), at_once):
-        some = neurons[start : start + at_once]
-        variants = activation.repeat(len(some), *[1] * (activation.ndim - 1)).view(len(some), *activation.shape)
-        for position, neuron in enumerate(some):
-            variants[position].select(split.layer.axis, neuron).zero_()
-        logits = split.suffix(variants.flatten(0, 1), prefix, copies=len(some)).view(len(some), len(images), -1)
-        columns.append((true_logit - logits[:, rows, labels]).abs())
-    return torch.cat(columns).T
+    done, at_once = 0, 1
+    while done < len(neurons):
+        some = neurons[done : done + at_once]
+        with PeakMemory() if done == 0 else nullcontext() as memory:
+            variants = activation.expand(len(some), *activation.shape).clone()
+            for variant, neuron in zip(variants, some, strict=True):
+                variant.select(split.layer.axis, neuron).zero_()
+            logits = split.suffix(variants.flatten(0, 1), prefix, copies=len(some))
+        if memory is not None:
+            at_once = max(1, ABLATION_BYTES // memory.peak)
+        yield from zip(some, logits.view(len(some), *prefix.logits.shape), strict=True)
+        done += len(some)

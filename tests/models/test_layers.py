@@ -52,25 +52,34 @@ class Then(nn.Module):
 
 
 class Tokens(nn.Module):
-    """Patches as tokens [B, T, N], averaged before the classifier; `counts` is an output that is no float."""
+    """Patches as tokens [B, T, N], averaged before the classifier; three other outputs cannot be masked."""
 
     def __init__(self) -> None:
         super().__init__()
         self.embed = nn.Linear(4, 6)
         self.counts = Counts()
         self.pair = Pair()
+        self.table = Table()
         self.head = nn.Linear(6, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.embed(x.reshape(len(x), 16, 4))
         self.counts(tokens)
         self.pair(tokens)
+        self.table(tokens)
         return self.head(tokens.mean(dim=1))
 
 
 class Counts(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return (x > 0).long()
+
+
+class Table(nn.Module):
+    """Gives the same values, on a first axis of length 1, whatever the images are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros(1, *x.shape[1:])
 
 
 class Pair(nn.Module):
@@ -128,8 +137,17 @@ def test_penultimate_of_the_cifar_model(shared) -> None:
         Then(demo_model(), lambda logits: logits * 2),
         Then(demo_model(), lambda logits: logits.mul_(2)),
         Then(demo_model(), torch.tanh),
+        Ensemble(demo_model(), demo_model()),
+        Then(demo_model(), lambda logits: logits.clamp(-100, 100)),
     ],
-    ids=["ensemble", "scaled logits", "logits scaled in place", "tanh"],
+    ids=[
+        "ensemble",
+        "scaled logits",
+        "logits scaled in place",
+        "tanh",
+        "ensemble of equals",
+        "clamp that is idle here",
+    ],
 )
 def test_without_a_linear_classifier_there_is_no_penultimate_layer(model) -> None:
     with pytest.raises(InputError, match=r"no penultimate layer.*can be masked: ") as raised:
@@ -203,16 +221,21 @@ def test_a_misspelt_penultimate_is_recognised() -> None:
         find_layer(demo_model(), "penultimat", DIGIT)
 
 
-@pytest.mark.parametrize(("name", "came"), [("pair", "tuple"), ("counts", r"\[1, 16, 6\]")])
+@pytest.mark.parametrize(
+    ("name", "came"),
+    [("pair", "tuple"), ("counts", r"int64 \[2, 16, 6\] for B = 2"), ("table", r"float32 \[1, 16, 6\]")],
+)
 def test_outputs_that_cannot_be_scaled_are_refused(name: str, came: str) -> None:
-    with pytest.raises(InputError, match=f"'{name}' cannot be masked.*got {came}"):
+    with pytest.raises(
+        InputError, match=f"'{name}' cannot be masked.*got {came}.*can be masked: penultimate, embed, head$"
+    ):
         find_layer(Tokens(), name, DIGIT)
     assert name not in maskable_layers(Tokens(), DIGIT)
 
 
 def test_layers_that_run_twice_are_refused() -> None:
     model = resnet18()
-    with pytest.raises(InputError, match=r"'layer1.0.relu' is called 2 times"):
+    with pytest.raises(InputError, match=r"'layer1.0.relu' is called 2 times.*can be masked: penultimate, conv1"):
         find_layer(model, "layer1.0.relu", COLOUR)
     assert hooks_of(model) == 0
 
@@ -235,6 +258,32 @@ def test_scaling_by_hand() -> None:
         with scaled(model, layer, factors):
             assert model(x).flatten().tolist() == [10 * 1 + 100 * 1, 100 * 8]
         assert model(x).flatten().tolist() == [210, 430]
+
+
+class ByKeyword(nn.Module):
+    """Calls its modules with keywords only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(2, 2, bias=False)
+        self.head = nn.Linear(2, 1, bias=False)
+        self.hidden.weight.data = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        self.head.weight.data = torch.tensor([[10.0, 100.0]])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(input=self.hidden(input=x.flatten(1)))
+
+
+@pytest.mark.parametrize("name", ["penultimate", "hidden"])
+def test_modules_that_are_called_with_keywords(name: str) -> None:
+    model, x = ByKeyword(), torch.tensor([[[[1.0, 2.0]]], [[[3.0, 4.0]]]])
+    layer = find_layer(model, name, x[:1])
+    with recorded(model, layer) as activations:
+        assert model(x).flatten().tolist() == [210, 430]
+    assert activations[0].tolist() == [[1.0, 2.0], [3.0, 4.0]]
+    with scaled(model, layer, torch.tensor([[1.0, 0.5], [0.0, 2.0]])):
+        assert model(x).flatten().tolist() == [10 * 1 + 100 * 1, 100 * 8]
+    assert hooks_of(model) == 0
 
 
 @pytest.mark.parametrize("name", ["penultimate", "layer1"])

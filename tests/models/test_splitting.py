@@ -8,10 +8,11 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from igd_ray.errors import InputError
 from igd_ray.models.demo import demo_model
-from igd_ray.models.layers import find_layer
+from igd_ray.models.layers import Layer, find_layer
 from igd_ray.models.loading import load_model
-from igd_ray.models.splitting import SplitModel
+from igd_ray.models.splitting import Prefix, SplitModel
 
 DIGITS = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 COLOURS = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -173,7 +174,178 @@ def test_the_suffix_does_not_compute_what_comes_before_the_layer() -> None:
     counts.clear()
     split.suffix(prefix.activation.repeat(4, 1, 1, 1), prefix, copies=4)
     assert {path.split(".")[0] for path in counts} == {"layer3", "linear"}
+    # One image to see what the suffix reads, two twice to try it, and the call itself; later calls are alone.
+    assert set(counts.values()) == {3}
+    counts.clear()
+    split.suffix(prefix.activation.repeat(4, 1, 1, 1), prefix, copies=4)
     assert set(counts.values()) == {1}
+
+
+def batches_given_back(split: SplitModel, prefix: Prefix, copies: int) -> dict[str, int]:
+    """Return how many images each module returns while the suffix runs on `copies` variants."""
+    variants = prefix.activation.repeat(copies, *[1] * (prefix.activation.ndim - 1))
+    split.suffix(variants, prefix, copies=copies)
+    sizes: dict[str, int] = {}
+    handles = [
+        module.register_forward_hook(lambda _module, _inputs, output, path=path: sizes.update({path: len(output)}))
+        for path, module in split.model.named_modules()
+    ]
+    split.suffix(variants, prefix, copies=copies)
+    for handle in handles:
+        handle.remove()
+    return sizes
+
+
+def test_what_the_suffix_does_not_read_is_not_repeated() -> None:
+    split = split_at(demo_model(), "layer2", DIGITS)
+    sizes = batches_given_back(split, split.prefix(DIGITS), 4)
+    assert {path: sizes[path] for path in ("conv1", "bn1", "layer1", "layer2", "layer3", "linear")} == {
+        "conv1": 5,
+        "bn1": 5,
+        "layer1": 5,
+        "layer2": 20,
+        "layer3": 20,
+        "linear": 20,
+    }
+
+
+def test_only_the_skip_connection_is_repeated_inside_a_block() -> None:
+    split = split_at(demo_model(), "layer3.conv1", DIGITS)
+    sizes = batches_given_back(split, split.prefix(DIGITS), 4)
+    assert {path: sizes[path] for path in ("conv1", "bn1", "layer1", "layer2", "layer3.conv1", "layer3")} == {
+        "conv1": 5,
+        "bn1": 5,
+        "layer1": 5,
+        "layer2": 20,
+        "layer3.conv1": 20,
+        "layer3": 20,
+    }
+
+
+class Gated(nn.Module):
+    """A gate from the image multiplies the layer; with `cut`, no gradient tells that the suffix reads it."""
+
+    def __init__(self, *, cut: bool) -> None:
+        super().__init__()
+        self.stem = nn.Linear(64, 8)
+        self.layer = nn.Linear(8, 8)
+        self.head = nn.Linear(8, 3)
+        self.cut = cut
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = self.stem(x.flatten(1))
+        return self.head(torch.tanh(self.layer(gate)) * (gate.detach() if self.cut else gate))
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_gate_that_passes_by_the_layer(cut: bool) -> None:
+    torch.manual_seed(0)
+    check_split(Gated(cut=cut).eval().double(), "layer", DIGITS.double(), rtol=1e-12)
+
+
+class Sizes(nn.Module):
+    """Reads the batch size from the images, and uses it behind the layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+        self.head = nn.Linear(64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.layer(x.flatten(1, 2))).view(len(x), 64))
+
+
+def test_a_batch_size_that_is_read_before_the_layer() -> None:
+    torch.manual_seed(0)
+    check_split(Sizes().eval().double(), "layer", DIGITS.double(), rtol=1e-12)
+
+
+class OneBatchSize(nn.Module):
+    """Takes no other number of images than five behind the layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.layer(x.flatten(1))).view(5, 8))
+
+
+def test_a_model_that_takes_one_variant_at_a_time() -> None:
+    torch.manual_seed(0)
+    model = OneBatchSize().eval().double()
+    split = SplitModel(model, Layer("layer", "layer", "output", (8,)))
+    prefix = split.prefix(DIGITS.double())
+    factors = torch.rand(3, 1, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    given = split.suffix((prefix.activation * factors).flatten(0, 1), prefix, copies=3)
+    expected = torch.cat([masked_by_hook(model, "layer", DIGITS.double(), factor) for factor in factors])
+    torch.testing.assert_close(given, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_transformer_layers_that_skip_their_modules_unless_they_have_hooks() -> None:
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+            self.head = nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.encoder(x.flatten(1).view(len(x), 8, 8)).mean(dim=1))
+
+    torch.manual_seed(0)
+    for name in ("encoder", "encoder.linear1", "encoder.norm1"):
+        check_split(Encoder().eval().requires_grad_(False), name, DIGITS, rtol=1e-5)
+
+
+def test_a_model_that_does_not_come_to_the_layer_again_is_an_error() -> None:
+    class Once(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(64, 8)
+            self.head = nn.Linear(8, 3)
+            self.seen: Tensor | None = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.seen is None:
+                self.seen = self.layer(x.flatten(1))
+            return self.head(self.seen)
+
+    model = Once()
+    split = SplitModel(model, Layer("layer", "layer", "output", (8,)))
+    prefix = split.prefix(DIGITS)
+    for copies in (1, 2):
+        with pytest.raises(InputError, match="'layer' is called 0 times when the model runs again"):
+            split.suffix(prefix.activation.repeat(copies, 1), prefix, copies=copies)
+    assert own_forwards(model) == []
+
+
+def test_gradients_flow_to_the_activation() -> None:
+    model = demo_model().double()
+    split = split_at(model, "layer3", DIGITS.double())
+    prefix = split.prefix(DIGITS.double())
+    activation = prefix.activation.requires_grad_()
+    (gradient,) = torch.autograd.grad(split.suffix(activation, prefix)[:, 3].sum(), activation)
+    # The mean over 2×2 positions, then the weights of class 3.
+    expected = (model.linear.weight[3] / 4)[None, :, None, None].expand_as(gradient)
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_the_logits_of_the_prefix_are_the_model_s() -> None:
+    model = demo_model()
+    for name in ("layer1", "penultimate"):
+        assert torch.equal(split_at(model, name, DIGITS).prefix(DIGITS).logits, model(DIGITS))
+
+
+def test_some_images_of_a_prefix() -> None:
+    split = split_at(demo_model(), "layer2.conv1", DIGITS)
+    some, alone = split.prefix(DIGITS).select([3, 0]), split.prefix(DIGITS[[3, 0]])
+    torch.testing.assert_close(some.activation, alone.activation)
+    torch.testing.assert_close(some.logits, alone.logits)
+    assert torch.equal(some.images, alone.images)
+    assert some.outputs.keys() == alone.outputs.keys()
+    for path, outputs in some.outputs.items():
+        torch.testing.assert_close(outputs, alone.outputs[path])
 
 
 def test_the_suffix_of_the_penultimate_layer_is_the_classifier_alone() -> None:

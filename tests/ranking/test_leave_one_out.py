@@ -7,16 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from igd_ray.data import LabeledImages, load_images
 from igd_ray.data.images import ArrayReader
 from igd_ray.errors import InputError
 from igd_ray.models import find_layer, load_model
 from igd_ray.models.demo import demo_model
+from igd_ray.models.layers import Layer
+from igd_ray.models.linear_suffix import is_linear_suffix
+from igd_ray.models.memory import PeakMemory
+from igd_ray.models.splitting import SplitModel
 from igd_ray.ranking import leave_one_out
-from igd_ray.ranking.leave_one_out import leave_one_out_sums, scores_from_sums
+from igd_ray.ranking.leave_one_out import LeaveOneOutSums, leave_one_out_sums, scores_from_sums
 
 
 def labelled(images: Tensor, labels: list[int], classes: int) -> LabeledImages:
@@ -145,14 +151,8 @@ def test_fast_path_equals_brute_force_on_the_demo_model(digits) -> None:
     assert_relative(leave_one_out(model, digits).scores, expected, 1e-9)
 
 
-def test_fast_path_equals_brute_force_on_the_cifar_model(shared: Path) -> None:
-    model = load_model(
-        f"{shared}/models/cifar_resnet.py:resnet18",
-        weights=shared / "models" / "cifar10_resnet18_w16.safetensors",
-        width=16,
-    )
-    probe = load_images(f"parquet:{shared}/data/cifar10/train.parquet", split="train", n=40)
-    probe = probe.select([int((probe.labels == label).nonzero()[place]) for label in range(10) for place in (0, -1)])
+def test_fast_path_equals_brute_force_on_the_cifar_model(cifar) -> None:
+    model, probe = cifar
     scores = leave_one_out(model, probe).scores
     assert scores.shape == (10, 128)
     expected = brute_force(model, "linear", "input", 128, probe.images, probe.labels, 10)
@@ -170,15 +170,83 @@ def test_other_layers_by_suffix_equal_brute_force(digits, layer: str) -> None:
     assert scores.layer == layer
 
 
-def test_neurons_at_once_do_not_change_the_scores(digits, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = demo_model().double()
-    images = digits.images.double()
-    layer = find_layer(model, "layer2", images[:1])
-    whole = leave_one_out_sums(model, layer, images, digits.labels, 10)
-    # 60 images of 32 channels of 4×4: five neurons a call, the last call has two.
-    # (The package's function hides its module of the same name from a dotted path.)
-    monkeypatch.setattr(import_module("igd_ray.ranking.leave_one_out"), "ABLATION_VALUES", 5 * 60 * 32 * 16)
-    torch.testing.assert_close(leave_one_out_sums(model, layer, images, digits.labels, 10).totals, whole.totals)
+# The package's function hides its module of the same name from a dotted path.
+MODULE = import_module("igd_ray.ranking.leave_one_out")
+
+
+@pytest.mark.parametrize("name", ["layer2", "layer2.conv1"])
+@pytest.mark.parametrize(
+    ("dtype", "rtol", "floor"), [(torch.float64, 1e-9, 1e-6), (torch.float32, 1e-5, 1.0)], ids=["float64", "float32"]
+)
+def test_the_memory_for_neurons_does_not_change_the_scores(
+    digits, monkeypatch: pytest.MonkeyPatch, name: str, dtype: torch.dtype, rtol: float, floor: float
+) -> None:
+    model = demo_model().to(dtype)
+    images = digits.images.to(dtype)
+    layer = find_layer(model, name, images[:1])
+    whole = leave_one_out_sums(model, layer, images, digits.labels, 10).totals
+    for size in (0, 2**21, 2**23):
+        monkeypatch.setattr(MODULE, "ABLATION_BYTES", size)
+        assert_relative(leave_one_out_sums(model, layer, images, digits.labels, 10).totals, whole, rtol, floor=floor)
+
+
+def neurons_per_call(model: nn.Module, behind: str, images: int) -> list[int]:
+    """List, from now on, for how many neurons at once the module `behind` runs."""
+    calls: list[int] = []
+    model.get_submodule(behind).register_forward_hook(
+        lambda _module, inputs, _output: calls.append(len(inputs[0]) // images)
+    )
+    return calls
+
+
+class Widening(nn.Module):
+    """Between a layer of 4 channels and the logits stands an activation of 64 channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(1, 4, 1)
+        self.wide = nn.Conv2d(4, 64, 1)
+        self.square = Square()
+        self.head = nn.Linear(64, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.square(self.wide(self.layer(x))).mean(dim=(2, 3)))
+
+
+class Square(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * x
+
+
+def test_as_many_neurons_share_a_call_as_the_suffix_s_largest_activations_allow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    model = Widening().requires_grad_(False)
+    images, labels = torch.rand(6, 1, 16, 16), torch.tensor([0, 1] * 3)
+    layer = find_layer(model, "layer", images[:1])
+    # For one neuron and its six images, in float32 on 16×16 positions: the wide activation and its square, 64
+    # channels each, the activation itself, its copy for the layer, and half of that for what is small.
+    one = 6 * 4 * 16 * 16 * (64 + 64 + 4 + 4 + 2)
+    for at_once, expected in ((0, [1, 1, 1, 1]), (1, [1, 1, 1, 1]), (2, [1, 2, 1]), (3, [1, 3]), (9, [1, 3])):
+        monkeypatch.setattr(MODULE, "ABLATION_BYTES", at_once * one)
+        model = Widening().requires_grad_(False)
+        calls = neurons_per_call(model, "wide", 6)
+        leave_one_out_sums(model, layer, images, labels, 2)
+        # Before come the model's own pass and less than a batch of images to see what the suffix is like.
+        assert [count for count in calls if count > 0][1:] == expected
+
+
+def test_memory_stays_within_its_bounds(digits, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = demo_model()
+    layer = find_layer(model, "layer1.conv1", digits.images[:1])
+    prefix = SplitModel(model, layer).prefix(digits.images)
+    for size in (2**23, 2**24):
+        monkeypatch.setattr(MODULE, "ABLATION_BYTES", size)
+        with PeakMemory() as memory:
+            for _ in MODULE._ablated_logits(SplitModel(model, layer), prefix, range(16)):
+                pass
+        assert size / 2 < memory.peak <= size * 1.05
 
 
 class NormalisingLinear(nn.Linear):
@@ -244,11 +312,11 @@ def test_fast_path_costs_one_pass_over_the_probe_set(digits) -> None:
     assert set(counts.values()) == {60}
 
 
-def test_ranking_costs_one_image_more_to_find_the_layer(digits) -> None:
+def test_ranking_costs_two_images_more_to_find_the_layer(digits) -> None:
     model = demo_model()
     counts = count_images(model)
     leave_one_out(model, digits, batch_size=25)
-    assert set(counts.values()) == {60 + 1}
+    assert set(counts.values()) == {60 + 2}
 
 
 def test_ablation_runs_only_the_part_behind_the_layer_for_each_neuron(digits) -> None:
@@ -269,8 +337,199 @@ def test_ablation_runs_only_the_part_behind_the_layer_for_each_neuron(digits) ->
     before = {count for path, count in computed.items() if path.startswith(("conv1", "bn1", "layer1", "layer2"))}
     behind = {count for path, count in computed.items() if path.startswith(("layer3", "linear"))}
     assert before == {60}
-    # The prefix's pass, the unmasked suffix, and once for each of 32 neurons.
-    assert behind == {60 * (1 + 1 + 32)}
+    # The prefix's pass, which gives the unmasked logits, too, once for each of 32 neurons, and eight images to see
+    # what the suffix is like.
+    assert behind == {60 * (1 + 32) + 8}
+
+
+@pytest.fixture(scope="module")
+def cifar(shared: Path) -> tuple[nn.Module, LabeledImages]:
+    """The model of width 16, and two training images of each class."""
+    model = load_model(
+        f"{shared}/models/cifar_resnet.py:resnet18",
+        weights=shared / "models" / "cifar10_resnet18_w16.safetensors",
+        width=16,
+    )
+    probe = load_images(f"parquet:{shared}/data/cifar10/train.parquet", split="train", n=40)
+    return model, probe.select(
+        [int((probe.labels == label).nonzero()[place]) for label in range(10) for place in (0, -1)]
+    )
+
+
+def operations(call) -> int:
+    """Count the floating-point operations of convolutions and matrix products in `call`."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        call()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize(("stage", "width"), [(1, 16), (2, 32), (3, 64), (4, 128)])
+def test_stages_of_the_cifar_model_equal_brute_force_and_cost_their_suffix_for_each_neuron(
+    cifar, stage: int, width: int
+) -> None:
+    model, probe = cifar
+    name = f"layer{stage}"
+    layer = find_layer(model, name, probe.images[:1])
+    parts: list[LeaveOneOutSums] = []
+    cost = operations(lambda: parts.append(leave_one_out_sums(model, layer, probe.images, probe.labels, 10)))
+    expected = brute_force(model, name, "output", width, probe.images, probe.labels, 10)
+    assert_relative(scores_from_sums(parts, probe.class_names), expected, 1e-5, floor=1.0)
+
+    def suffix() -> None:
+        out = torch.zeros(20, *layer.shape)
+        for later in range(stage + 1, 5):
+            out = model.get_submodule(f"layer{later}")(out)
+        model.linear(out.mean(dim=(2, 3)))
+
+    whole, behind = operations(lambda: model(probe.images)), operations(suffix)
+    assert behind < whole
+    # One pass of the whole model, the suffix for each neuron, and for eight of the twenty images to see what it is.
+    assert cost <= whole + width * behind + behind * 8 / 20
+
+
+def test_layer4_of_the_cifar_model_costs_one_pass_as_its_suffix_is_linear(cifar) -> None:
+    model, probe = cifar
+    layer = find_layer(model, "layer4", probe.images[:1])
+    cost = operations(lambda: leave_one_out_sums(model, layer, probe.images, probe.labels, 10))
+    assert cost <= 1.001 * operations(lambda: model(probe.images))
+
+
+class GatedByImage(nn.Module):
+    """Behind `layer` all is linear, with a matrix that depends on the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Conv2d(1, 6, 3, padding=1)
+        self.layer = nn.Conv2d(1, 6, 3, padding=1)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = torch.sigmoid(4 * self.gate(x))
+        return self.head((self.layer(x) * gate + gate).mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("every_class", [False, True])
+def test_a_linear_suffix_of_each_image_s_own_equals_brute_force(every_class: bool) -> None:
+    torch.manual_seed(0)
+    model = GatedByImage().double().requires_grad_(False)
+    images, labels = torch.rand(9, 1, 8, 8).double(), torch.tensor([0, 1, 2] * 3)
+    layer = find_layer(model, "layer", images[:1])
+    assert is_linear_suffix(model, layer, images)
+    sums = leave_one_out_sums(model, layer, images, labels, 3, every_class=every_class)
+    changes = ablated(model, layer, images)
+    expected = changes.abs().sum(dim=1) if every_class else own_class(changes, labels).abs().sum(dim=1)
+    torch.testing.assert_close(sums.totals, expected.T, rtol=1e-9, atol=1e-12)
+
+
+def ablated(model: nn.Module, layer: Layer, images: Tensor) -> Tensor:
+    """Return f_c − f_c^(−i), [neurons, images, classes], with one full pass for each neuron."""
+    side = (
+        (lambda module, hook: module.register_forward_pre_hook(lambda _module, inputs: (hook(inputs[0]),)))
+        if (layer.side == "input")
+        else (lambda module, hook: module.register_forward_hook(lambda _module, _inputs, output: hook(output)))
+    )
+    changes = []
+    with torch.no_grad():
+        full = model(images)
+        for neuron in range(layer.width):
+            keep = (torch.arange(layer.width) != neuron).to(images.dtype)
+            shape = [1] * (len(layer.shape) + 1)
+            shape[layer.axis] = layer.width
+            handle = side(model.get_submodule(layer.module), lambda a, keep=keep, shape=shape: a * keep.view(shape))
+            changes.append(full - model(images))
+            handle.remove()
+    return torch.stack(changes)
+
+
+def own_class(changes: Tensor, labels: Tensor) -> Tensor:
+    """Return the changes with zero for the classes that are not an image's own."""
+    return changes * nn.functional.one_hot(labels, changes.shape[2])
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("every_class", [False, True])
+@pytest.mark.parametrize("name", ["penultimate", "layer3", "layer2", "layer3.bn1"])
+def test_options_equal_brute_force(digits, name: str, every_class: bool, signed: bool) -> None:
+    model, images = demo_model().double(), digits.images.double()
+    changes = ablated(model, find_layer(model, name, images[:1]), images)
+    changes = changes if signed else changes.abs()
+    if every_class:
+        expected = changes.mean(dim=1).T
+    else:
+        expected = (own_class(changes, digits.labels).sum(dim=1) / torch.bincount(digits.labels)).T
+    scores = leave_one_out(model, digits, layer=name, every_class=every_class, signed=signed, batch_size=37)
+    torch.testing.assert_close(scores.scores, expected, rtol=1e-9, atol=1e-12)
+    assert (scores.details["every_class"], scores.details["signed"]) == (every_class, signed)
+
+
+def test_options_by_hand() -> None:
+    images = torch.tensor([[0.5, 0.25], [1.0, 0.75], [0.5, 0.5]]).view(3, 1, 1, 2)
+    probe = labelled(images, [0, 0, 1], 2)
+    # W = [[2, −1], [0.5, 4]]; the mean of a_0 is 0.75 on class 0, 0.5 on class 1 and 2/3 on all; of a_1 it is 0.5
+    # on each.
+    assert leave_one_out(TwoNeurons(), probe, signed=True).scores.tolist() == [[1.5, -0.5], [0.25, 2.0]]
+    every = leave_one_out(TwoNeurons(), probe, every_class=True).scores
+    assert every.flatten().tolist() == pytest.approx([4 / 3, 0.5, 1 / 3, 2.0])
+    both = leave_one_out(TwoNeurons(), probe, every_class=True, signed=True).scores
+    assert both.flatten().tolist() == pytest.approx([4 / 3, -0.5, 1 / 3, 2.0])
+
+
+def test_with_every_class_each_mean_is_over_all_images_also_of_absent_classes() -> None:
+    images = torch.rand(5, 1, 1, 2, generator=torch.Generator().manual_seed(0))
+    layer = find_layer(TwoNeurons(), "penultimate", images[:1])
+    own = leave_one_out_sums(TwoNeurons(), layer, images, torch.tensor([1] * 5), 2)
+    every = leave_one_out_sums(TwoNeurons(), layer, images, torch.tensor([1] * 5), 2, every_class=True)
+    assert (own.counts.tolist(), every.counts.tolist()) == ([0, 5], [5, 5])
+    assert torch.equal(every.totals[1], own.totals[1])
+    assert leave_one_out(TwoNeurons(), labelled(images, [1] * 5, 2), every_class=True).scores[0].min() > 0
+
+
+@pytest.mark.parametrize("name", ["layers.0", "layers.0.blocks.0.mlp.fc1", "layers.1", "norm"])
+def test_a_transformer_with_channels_last_equals_brute_force(name: str) -> None:
+    torch.manual_seed(0)
+    sizes = {"img_size": 32, "window_size": 4, "embed_dim": 8, "depths": (2, 2), "num_heads": (1, 1)}
+    model = timm.create_model("swin_tiny_patch4_window7_224", num_classes=3, **sizes).eval().double()
+    images, labels = torch.rand(6, 3, 32, 32).double(), torch.tensor([0, 1, 2] * 2)
+    layer = find_layer(model, name, images[:1])
+    totals = leave_one_out_sums(model, layer, images, labels, 3).totals
+    expected = own_class(ablated(model, layer, images), labels).abs().sum(dim=1).T
+    torch.testing.assert_close(totals, expected, rtol=1e-9, atol=1e-12)
+    assert float(totals.min(dim=0).values.max()) > 0
+
+
+@pytest.mark.parametrize("name", ["penultimate", "layer3", "layer2"])
+def test_autocast_outside_changes_nothing(digits, name: str) -> None:
+    model = demo_model()
+    expected = leave_one_out(model, digits, layer=name).scores
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(digits.images[:1]).dtype == torch.bfloat16
+        assert torch.equal(leave_one_out(model, digits, layer=name).scores, expected)
+
+
+@pytest.mark.parametrize("name", ["penultimate", "layer3", "layer2"])
+def test_the_model_keeps_neither_hooks_nor_gradients(digits, name: str) -> None:
+    model = demo_model().requires_grad_(True)
+    with torch.enable_grad():
+        scores = leave_one_out(model, digits, layer=name).scores
+    assert not scores.requires_grad
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(not module._forward_hooks and not module._forward_pre_hooks for module in model.modules())
+    assert not [path for path, module in model.named_modules() if "forward" in vars(module)]
+
+
+def test_a_neuron_that_is_silent_on_every_image_scores_exactly_zero(digits) -> None:
+    model = demo_model()
+    model.layer2.bn2.weight.data[5] = 0
+    model.layer2.bn2.bias.data[5] = -100
+    scores = leave_one_out(model, digits, layer="layer2").scores
+    assert (scores[:, 5] == 0).all()
+    assert (scores[:, 4] > 0).all()
+
+
+def test_a_model_with_another_number_of_classes_is_an_error(digits) -> None:
+    layer = find_layer(demo_model(), "penultimate", digits.images[:1])
+    with pytest.raises(InputError, match="the model has 10 classes, the probe set 7"):
+        leave_one_out_sums(demo_model(), layer, digits.images, digits.labels.clamp(max=6), 7)
 
 
 @pytest.mark.parametrize("name", ["penultimate", "layer2"])
@@ -336,7 +595,9 @@ def test_a_layer_without_neurons_is_an_error(digits) -> None:
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
             return x, x
 
-    with pytest.raises(InputError, match="'odd' cannot be masked"):
+    with pytest.raises(
+        InputError, match=r"'odd' cannot be masked.*layers that can be masked: penultimate, model, model"
+    ):
         leave_one_out(WithCount(), digits, layer="odd")
 
 
