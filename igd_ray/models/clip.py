@@ -1,12 +1,16 @@
 """CLIP models that say how well an image fits a class name: embedded, from local files, or from open_clip's zoo."""
 
 import json
+import logging
+import math
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import open_clip
+import open_clip.factory
 import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.pretrained import get_pretrained_cfg
@@ -23,6 +27,9 @@ DEMO_CONFIG = Path(__file__).parent / "weights" / "demo_clip.json"
 
 CONFIG_KEYS = ("embed_dim", "vision_cfg", "text_cfg")
 
+# Two prompts that a model which reads any words must tell apart.
+UNLIKE_WORDS = ("dog", "car")
+
 # A thousand ImageNet prompts at once would need gigabytes for activations.
 PROMPTS_PER_PASS = 256
 
@@ -36,6 +43,9 @@ class Clip:
         image_size: (height, width) the model sees; other sizes are resized.
         identity: what embeddings depend on, as JSON-able values: the spec (a file's name without its folder),
             the resolved config, mean, standard deviation and the fingerprint of the model with its weights.
+
+    Raises:
+        InputError: if the model, its tokenizer and its image size do not fit each other.
     """
 
     def __init__(
@@ -49,12 +59,15 @@ class Clip:
         std: Sequence[float],
         device: str,
     ) -> None:
-        self._model = model.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
+        self._model = model.to(device="cpu", dtype=torch.float32).eval().requires_grad_(False)
         self._tokenizer = tokenizer
-        self._device = torch.device(device)
+        self._device = torch.device("cpu")
         self._mean, self._std = tuple(mean), tuple(std)
-        size = model.visual.image_size
-        self.image_size: tuple[int, int] = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+        self.image_size: tuple[int, int] = _image_size(model, spec)
+        # On the CPU, because a token that the model does not know would leave a CUDA device unusable.
+        self._try_out(spec)
+        self._model.to(device)
+        self._device = torch.device(device)
         self.identity: dict[str, Any] = {
             "spec": spec,
             # Through JSON, as tuples and lists would otherwise compare as different.
@@ -63,6 +76,30 @@ class Clip:
             "std": list(std),
             "fingerprint": model_fingerprint(self._model),
         }
+
+    def _try_out(self, spec: str) -> None:
+        """Embed a grey image and two words, so that a misfit is told before work starts."""
+        try:
+            tokens = self._tokenizer(list(UNLIKE_WORDS))
+            image = self.embed_images(torch.full((1, 3, *self.image_size), 0.5))
+            text = self.embed_text(UNLIKE_WORDS)
+        except Exception as error:  # parts that do not fit each other fail in too many ways to list
+            raise InputError(
+                f"the CLIP {spec} cannot embed an image of {list(self.image_size)} pixels and a word "
+                f"({type(error).__name__}: {_one_line(error)}); check its config and its weights"
+            ) from error
+        if torch.equal(tokens[0], tokens[1]):
+            raise InputError(
+                f"the CLIP {spec} reads {tokens.shape[1]} tokens of a prompt, which leaves no room for a word between "
+                "start and end; its context_length must be at least 3"
+            )
+        if image.ndim != 2 or text.ndim != 2 or image.shape[1] != text.shape[1] or image.shape[1] == 0:
+            raise InputError(
+                f"the CLIP {spec} must give embeddings [n, E] of images and texts with the same E, "
+                f"not {list(image.shape)} and {list(text.shape)}; check its config"
+            )
+        if not (torch.isfinite(image).all() and torch.isfinite(text).all()):
+            raise InputError(f"the CLIP {spec} gives embeddings that are NaN or infinite; copy its weights again")
 
     @torch.no_grad()
     def embed_images(self, images: Tensor) -> Tensor:
@@ -108,8 +145,9 @@ def load_clip(spec: str, *, weights: str | Path | None = None, device: str = "cp
 
     `spec` is one of
         - ``demo``: the tiny model that knows the digits' class names, shipped with the package;
-        - the path of a JSON file with `embed_dim`, `vision_cfg` and `text_cfg` as open_clip writes them; its
-          weights are the safetensors file `weights`, by default the one of the same name beside it;
+        - the path of a JSON file with `embed_dim`, `vision_cfg` and `text_cfg` as open_clip writes them, alone or
+          under `model_cfg` beside a `preprocess_cfg` with `mean` and `std` (OpenAI's otherwise); its weights are
+          the safetensors file `weights`, by default the one of the same name beside it;
         - ``NAME/PRETRAINED`` from open_clip's zoo, such as ``ViT-B-16/openai``; downloaded unless `weights`
           gives the file;
         - ``NAME`` from open_clip's zoo, with the checkpoint file `weights`.
@@ -137,8 +175,17 @@ def build_clip(config: Mapping[str, Any]) -> tuple[Any, Tokenizer]:
     Raises:
         InputError: if `config` is not one of an open_clip model with OpenAI's vocabulary.
     """
+    text = config["text_cfg"]
+    for name in ("hf_model_name", "hf_tokenizer_name"):
+        if isinstance(text, Mapping) and text.get(name):
+            raise InputError(
+                f"the CLIP config asks for {text[name]!r} from Hugging Face ({name}), but a CLIP from a file can only "
+                "have OpenAI's tokenizer; give open_clip's NAME/PRETRAINED, or another model"
+            )
     try:
-        tokenizer = open_clip.SimpleTokenizer(context_length=config["text_cfg"]["context_length"])
+        tokenizer = open_clip.SimpleTokenizer(
+            context_length=text["context_length"], **(text.get("tokenizer_kwargs") or {})
+        )
         model = open_clip.CLIP(**config)
     except (TypeError, KeyError, AttributeError, ValueError, ArithmeticError, AssertionError, RuntimeError) as error:
         raise InputError(
@@ -161,13 +208,17 @@ def normalised(
 
 def _load_config(config_file: Path, weights_file: Path, *, name: str, device: str) -> Clip:
     try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
+        content = json.loads(config_file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read the CLIP config {config_file}: {error.strerror}") from error
     except ValueError as error:
         raise InputError(f"the CLIP config {config_file} is not JSON: {error}") from error
+    config = content.get("model_cfg", content) if isinstance(content, dict) else content
     if not isinstance(config, dict) or any(key not in config for key in CONFIG_KEYS):
         raise InputError(f"the CLIP config {config_file} must be a JSON object with {', '.join(CONFIG_KEYS)}")
+    preprocess = content.get("preprocess_cfg", {})
+    mean = _channel_values(preprocess, "mean", OPENAI_DATASET_MEAN, config_file)
+    std = _channel_values(preprocess, "std", OPENAI_DATASET_STD, config_file)
     if not weights_file.is_file():
         raise InputError(
             f"the CLIP weights {weights_file} do not exist: give the safetensors file of {name} as weights"
@@ -175,15 +226,7 @@ def _load_config(config_file: Path, weights_file: Path, *, name: str, device: st
     with torch.random.fork_rng(devices=[]):
         model, tokenizer = build_clip(config)
     load_weights(model, weights_file)
-    return Clip(
-        model,
-        tokenizer,
-        spec=name,
-        config=config,
-        mean=OPENAI_DATASET_MEAN,
-        std=OPENAI_DATASET_STD,
-        device=device,
-    )
+    return Clip(model, tokenizer, spec=name, config=config, mean=mean, std=std, device=device)
 
 
 def _load_named(spec: str, *, weights: Path | None, device: str) -> Clip:
@@ -214,17 +257,25 @@ def _load_named(spec: str, *, weights: Path | None, device: str) -> Clip:
     quick_gelu = bool(settings.get("quick_gelu", config.get("quick_gelu", False)))
     mean, std = settings.get("mean", OPENAI_DATASET_MEAN), settings.get("std", OPENAI_DATASET_STD)
     try:
-        with torch.random.fork_rng(devices=[]):
-            model, _, _ = open_clip.create_model_and_transforms(
+        # First, because it costs nothing, where the weights may have to be downloaded.
+        tokenizer = open_clip.get_tokenizer(name)
+    except (ImportError, OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"the tokenizer of the CLIP {name} is not here ({_one_line(error)}); "
+            "give a CLIP with OpenAI's tokenizer, such as ViT-B-16/openai"
+        ) from error
+    try:
+        with torch.random.fork_rng(devices=[]), _without_retry_messages():
+            model = open_clip.create_model(
                 name,
-                pretrained=pretrained if weights is None else str(weights),
+                pretrained=pretrained if weights is None else None,
                 precision="fp32",
                 force_quick_gelu=quick_gelu,
-                image_mean=mean,
-                image_std=std,
+                pretrained_hf=False,
                 load_weights_only=True,
             )
-        tokenizer = open_clip.get_tokenizer(name)
+        if weights is not None:
+            _load_zoo_weights(model, weights)
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{weights or spec} holds more than tensors, which is refused: convert it to safetensors"
@@ -243,6 +294,57 @@ def _load_named(spec: str, *, weights: Path | None, device: str) -> Clip:
         std=std,
         device=device,
     )
+
+
+@contextmanager
+def _without_retry_messages() -> Iterator[None]:
+    """While open, keep the downloader from reporting every retry: the error at the end says the same once."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _load_zoo_weights(model: Any, weights: Path) -> None:
+    """Load a checkpoint file as open_clip does, but none whose positional embeddings it would have to resize.
+
+    Raises:
+        RuntimeError: if names or shapes do not fit.
+    """
+    state = open_clip.factory.load_state_dict(str(weights), weights_only=True)
+    expected = model.state_dict()
+    for key, tensor in state.items():
+        for own in (key, f"text.{key}"):  # the second where an older file has the text model's weights on top
+            if key.endswith("positional_embedding") and own in expected and tensor.shape != expected[own].shape:
+                raise RuntimeError(f"{own} should be {list(expected[own].shape)}, is {list(tensor.shape)}")
+    open_clip.load_checkpoint(model, str(weights), weights_only=True)
+
+
+def _image_size(model: Any, spec: str) -> tuple[int, int]:
+    """Return the (height, width) that the image model sees."""
+    size = getattr(model.visual, "image_size", None)
+    pair = (size, size) if isinstance(size, int) else size
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(isinstance(n, int) and n > 0 for n in pair):
+        raise InputError(f"the CLIP {spec} must have an image_size of one or two positive whole numbers, not {size!r}")
+    patch = getattr(model.visual, "patch_size", None)
+    if isinstance(patch, (tuple, list)) and any(side % step for side, step in zip(pair, patch, strict=True)):
+        raise InputError(
+            f"the CLIP {spec} cuts an image of {list(pair)} pixels into patches of {list(patch)}, which do not fill "
+            "it; its image_size must be a multiple of its patch_size"
+        )
+    return int(pair[0]), int(pair[1])
+
+
+def _channel_values(preprocess: Any, name: str, default: Sequence[float], config_file: Path) -> tuple[float, ...]:
+    """Return the `name` of a `preprocess_cfg`: three finite numbers; positive ones if they are divided by."""
+    values = preprocess.get(name, default) if isinstance(preprocess, Mapping) else preprocess
+    numbers = isinstance(values, Sequence) and len(values) == 3 and all(isinstance(v, (int, float)) for v in values)
+    if not numbers or not all(math.isfinite(v) and (v > 0 or name == "mean") for v in values):
+        raise InputError(f"the CLIP config {config_file} must have three numbers as {name}, not {values!r}")
+    return tuple(float(value) for value in values)
 
 
 def _one_line(error: Exception) -> str:
