@@ -14,15 +14,19 @@ class CountedTarget(nn.Module):
 
     Attributes:
         queries: images for which the target was asked for logits.
-        forwards, backwards: passes of one image through the base model; a defense that runs its base model several
-            times a call says so in `forward_passes`.
+        forwards, backwards: passes of one image through the base model. A defense that runs its base model several
+            times a call says so: `forward_passes` and `inner_backward_passes`, what a query costs with or without a
+            gradient (1 and 0 by default), and `backward_passes`, what a gradient of the logits costs on top
+            (`forward_passes` by default).
     """
 
     def __init__(self, target: nn.Module) -> None:
         super().__init__()
         # Not registered as a submodule: the counter is a view on the target, not its owner.
         self.__dict__["target"] = target
-        self.passes_per_query = int(getattr(target, "forward_passes", 1))
+        self._forwards_per_query = int(getattr(target, "forward_passes", 1))
+        self._backwards_per_query = int(getattr(target, "inner_backward_passes", 0))
+        self._backwards_per_gradient = int(getattr(target, "backward_passes", self._forwards_per_query))
         self.queries = 0
         self._gradient_queries = 0
         self._num_classes: int | None = None
@@ -30,12 +34,12 @@ class CountedTarget(nn.Module):
     @property
     def forwards(self) -> int:
         """Forward passes of the base model so far."""
-        return self.queries * self.passes_per_query
+        return self.queries * self._forwards_per_query
 
     @property
     def backwards(self) -> int:
         """Backward passes of the base model so far."""
-        return self._gradient_queries * self.passes_per_query
+        return self.queries * self._backwards_per_query + self._gradient_queries * self._backwards_per_gradient
 
     def num_classes(self, images: Tensor) -> int:
         """Return the number of classes, from the last logits seen or, counted, those of the first of `images`."""

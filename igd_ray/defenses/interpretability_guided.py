@@ -7,20 +7,24 @@ prediction = h( (ỹ M) ⊙ a(x) )                                      (eq. 4)
 import torch
 from torch import Tensor, nn
 
+from igd_ray.defenses.smoothing import Smoothed
 from igd_ray.errors import InputError
 from igd_ray.models.layers import PENULTIMATE, Layer, classifier, find_layer, recorded, scaled
 
 
-class InterpretabilityGuidedDefense(nn.Module):
+class InterpretabilityGuidedDefense(Smoothed):
     """A base model, unchanged, with its neurons masked by what a first pass predicts.
 
     With σ = 0 the first pass is f(x), and at the penultimate layer its activation serves the second pass too.
     Noise is added to pixels and not clipped; the clean image goes through the second pass. Gradients flow through
     both passes.
 
+    With masks of ones (k = N) this is "two passes, no mask" of the paper's table 6: the base model's logits, at the
+    cost of both passes.
+
     Args:
         model: the base model: [0, 1] images to logits [B, C], in eval mode.
-        masks: M, [C, N] (see `class_masks`).
+        masks: M, [C, N] (see `class_masks`); on any device.
         layer: "penultimate", a module's path, or a `Layer` that was found before.
         sigma: σ ≥ 0, the noise's standard deviation in [0, 1] pixel units.
         tau: τ > 0, the temperature of the pseudo-label.
@@ -44,27 +48,16 @@ class InterpretabilityGuidedDefense(nn.Module):
         draws: int = 1,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(model, sigma=sigma, draws=draws, generator=generator)
         if masks.ndim != 2:
             raise InputError(f"masks must be [classes, neurons], not {list(masks.shape)}")
-        if not sigma >= 0:
-            raise InputError(f"sigma must be at least 0, in [0, 1] pixel units, not {sigma:g}")
         if not tau > 0:
             raise InputError(f"tau must be positive, not {tau:g}")
-        if draws < 1:
-            raise InputError(f"draws must be at least 1, not {draws}")
-        if sigma > 0 and generator is None:
-            raise InputError("sigma > 0 needs generator=torch.Generator(): noise never comes from the global generator")
         if isinstance(layer, Layer):
             _require_width(masks, layer)
-        self.model = model
         self.register_buffer("masks", masks, persistent=False)
-        self.sigma = sigma
         self.tau = tau
-        self.draws = draws if sigma > 0 else 1
-        self.generator = generator
         self._layer = layer
-        self.eval()
 
     @property
     def forward_passes(self) -> int:
@@ -90,35 +83,26 @@ class InterpretabilityGuidedDefense(nn.Module):
 
     def first_logits(self, x: Tensor, *, noise: Tensor | None = None) -> Tensor:
         """Return the first pass's logits [B, C]: the mean over the noise draws, or f(x) with σ = 0."""
-        if self.sigma == 0:
-            return self.model(x)  # type: ignore[no-any-return]
-        if noise is None:
-            noise = self.draw_noise(x)
-        elif noise.shape != (self.draws, *x.shape) and not (self.draws == 1 and noise.shape == x.shape):
-            raise InputError(f"noise must be [draws, *x.shape] = {[self.draws, *x.shape]}, not {list(noise.shape)}")
-        noisy = (x + self.sigma * noise.reshape(self.draws, *x.shape)).flatten(0, 1)
-        logits: Tensor = self.model(noisy)
-        return logits.view(self.draws, len(x), logits.shape[1]).mean(dim=0)
+        return self.smoothed_logits(x, noise=noise)
 
     def pseudo_labels(self, first_logits: Tensor) -> Tensor:
         """Return ỹ, [B, C], from the first pass's logits."""
         return torch.softmax(first_logits / self.tau, dim=1)
 
     def neuron_weights(self, first_logits: Tensor) -> Tensor:
-        """Return ỹ M, [B, N], from the first pass's logits."""
-        return self._mixed_masks(self.pseudo_labels(first_logits))
+        """Return what the neurons are multiplied by, [B, N], from the first pass's logits."""
+        return self.mixed_masks(self.pseudo_labels(first_logits))
+
+    def mixed_masks(self, class_weights: Tensor) -> Tensor:
+        """Return ỹ M, [B, N], for class weights ỹ, [B, C]."""
+        if class_weights.shape[1] != len(self.masks):
+            raise InputError(f"the masks have {len(self.masks)} classes, the model has {class_weights.shape[1]}")
+        return class_weights @ self.masks.to(class_weights)
 
     def masked_logits(self, x: Tensor, class_weights: Tensor) -> Tensor:
         """Return the second pass's logits [B, C], with the masks mixed by `class_weights` [B, C]."""
-        with scaled(self.model, self._layer_of(x), self._mixed_masks(class_weights)):
+        with scaled(self.model, self._layer_of(x), self.mixed_masks(class_weights)):
             return self.model(x)  # type: ignore[no-any-return]
-
-    def draw_noise(self, x: Tensor) -> Tensor:
-        """Draw n_j, [draws, B, channels, H, W], on the generator's device, so that a seed means the same anywhere."""
-        assert self.generator is not None
-        shape = (self.draws, *x.shape)
-        noise = torch.randn(shape, generator=self.generator, device=self.generator.device, dtype=torch.float32)
-        return noise.to(device=x.device, dtype=x.dtype)
 
     def extra_repr(self) -> str:
         """Return the settings shown by `repr`."""
@@ -130,11 +114,6 @@ class InterpretabilityGuidedDefense(nn.Module):
     def _reuses_first_pass(self) -> bool:
         name = self._layer if isinstance(self._layer, str) else self._layer.name
         return name == PENULTIMATE
-
-    def _mixed_masks(self, class_weights: Tensor) -> Tensor:
-        if class_weights.shape[1] != len(self.masks):
-            raise InputError(f"the masks have {len(self.masks)} classes, the model has {class_weights.shape[1]}")
-        return class_weights @ self.masks.to(class_weights.dtype)
 
     def _layer_of(self, x: Tensor) -> Layer:
         if isinstance(self._layer, str):

@@ -1,48 +1,170 @@
-"""Defense labels, and the settings that a label stands for together with σ, τ, draws and a layer."""
+"""Defense labels, and the settings that a label stands for together with σ, τ, draws, a layer and arguments."""
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from igd_ray.defenses.anti_adversary import AntiAdversaryDefense
+from igd_ray.defenses.confidence import ConfidenceMaskingDefense
+from igd_ray.defenses.hedge import HedgeDefense
 from igd_ray.defenses.interpretability_guided import InterpretabilityGuidedDefense
 from igd_ray.defenses.masks import class_masks
+from igd_ray.defenses.smoothing import SmoothingOnly
+from igd_ray.defenses.sodef import SodefDefense, SodefHead, SodefTraining
 from igd_ray.errors import InputError, did_you_mean
 from igd_ray.identity import content_hash
 from igd_ray.models.layers import Layer
+from igd_ray.threat import parse_fraction
 
 NONE = "none"
 
-# Masking defenses, by the ranking method whose masks they use.
-MASKING: Mapping[str, str] = {"loir": "loir", "cdir": "cdir", "random": "random"}
+Kind = Literal["none", "masking", "confidence", "two-pass", "smoothing-only", "hedge", "anti-adversary", "sodef"]
+Argument = bool | int | float
+
+
+class Family(NamedTuple):
+    """What a label's name says: the kind of defense, and whose ranking its number of neurons refers to."""
+
+    kind: Kind
+    method: str | None = None
+    drops: bool = False
+
+
+# Labels that end in a number K of neurons: so many are kept or, by one of them, dropped.
+NUMBERED: Mapping[str, Family] = {
+    "loir": Family("masking", "loir"),
+    "cdir": Family("masking", "cdir"),
+    "random": Family("masking", "random"),
+    "random-drop": Family("masking", "random", drops=True),
+    "confidence": Family("confidence", "loir"),
+}
+PLAIN: Mapping[str, Family] = {
+    NONE: Family("none"),
+    "two-pass": Family("two-pass"),
+    "smoothing-only": Family("smoothing-only"),
+    "hedge": Family("hedge"),
+    "anti-adversary": Family("anti-adversary"),
+    "sodef": Family("sodef"),
+}
+
+# What `--defense-arg` may set, with the values of the defenses' authors.
+ARGUMENTS: Mapping[str, Mapping[str, Argument]] = MappingProxyType(
+    {
+        "confidence": {"threshold": 0.9},
+        "hedge": {"steps": 20, "step_size": 4 / 255, "random_start": False},
+        "anti-adversary": {"steps": 2, "step_size": 0.15},
+        "sodef": {field.name: getattr(SodefTraining(), field.name) for field in fields(SodefTraining)},
+    }
+)
 
 
 @dataclass(frozen=True)
 class DefenseLabel:
-    """What a label asks for: no defense, or masks of the k best neurons by `method`."""
+    """What a label asks for.
+
+    Attributes:
+        label: the label itself.
+        kind: the kind of defense.
+        method: the ranking that its masks come from, if it has any.
+        number: how many neurons its masks keep, or drop.
+        drops: whether they are dropped.
+    """
 
     label: str
-    method: str | None
-    k: int | None
+    kind: Kind
+    method: str | None = None
+    number: int | None = None
+    drops: bool = False
+
+    @property
+    def takes_noise(self) -> bool:
+        """Whether σ and draws are settings of it."""
+        return self.kind in ("masking", "confidence", "two-pass", "smoothing-only")
+
+    def kept(self, width: int, layer: str) -> int | None:
+        """Return k, how many of `width` neurons its masks keep; None without masks.
+
+        Raises:
+            InputError: if there are not so many.
+        """
+        if self.number is None:
+            return None
+        if self.drops and not self.number < width:
+            raise InputError(f"{self.label}: of the {width} neurons of {layer!r}, fewer than all can be dropped")
+        if not self.number <= width:
+            raise InputError(f"{self.label}: k must lie in 1…{width}, the neurons of {layer!r}, not {self.number}")
+        return width - self.number if self.drops else self.number
 
 
 def parse_defense(label: str) -> DefenseLabel:
-    """Return what `label` asks for: `none`, `loir-K`, `cdir-K` or `random-K`.
+    """Return what `label` asks for: `none`, `loir-50`, `random-drop-10`, `hedge`, …
 
     Raises:
         InputError: if there is no such defense, naming close matches.
     """
-    if label == NONE:
-        return DefenseLabel(label, None, None)
+    if label in PLAIN:
+        return DefenseLabel(label, PLAIN[label].kind)
     name, _, number = label.rpartition("-")
-    if name in MASKING and re.fullmatch(r"[1-9]\d*", number):
-        return DefenseLabel(label, MASKING[name], int(number))
-    forms = [NONE, *(f"{known}-K" for known in MASKING)]
+    if name in NUMBERED and re.fullmatch(r"[1-9]\d*", number):
+        kind, method, drops = NUMBERED[name]
+        return DefenseLabel(label, kind, method, int(number), drops)
+    forms = known_defenses()
     raise InputError(
-        f"unknown defense {label!r}; known: {', '.join(forms)}, K neurons kept{did_you_mean(label, forms)}"
+        f"unknown defense {label!r}; known: {', '.join(forms)}, K a number of neurons{did_you_mean(label, forms)}"
     )
+
+
+def known_defenses() -> list[str]:
+    """Return every form of label."""
+    return [NONE, *(f"{name}-K" for name in NUMBERED), *(name for name in PLAIN if name != NONE)]
+
+
+def defense_arguments(given: Mapping[str, object]) -> dict[str, dict[str, Argument]]:
+    """Return the arguments of every kind of defense: its authors' values, replaced by those `given`.
+
+    Args:
+        given: by "kind.name", such as "hedge.steps".
+
+    Raises:
+        InputError: if there is no such argument, or the value is of another type.
+    """
+    known = {f"{kind}.{name}": (kind, name) for kind, arguments in ARGUMENTS.items() for name in arguments}
+    values = {kind: dict(arguments) for kind, arguments in ARGUMENTS.items()}
+    for full_name, value in given.items():
+        if full_name not in known:
+            raise InputError(
+                f"no defense has the argument {full_name!r}; known: {', '.join(known)}{did_you_mean(full_name, known)}"
+            )
+        kind, name = known[full_name]
+        values[kind][name] = _like(values[kind][name], value, full_name)
+    return values
+
+
+def _like(default: Argument, value: object, name: str) -> Argument:
+    """Return `value` as the type of `default`."""
+    if isinstance(default, bool) or isinstance(value, bool):
+        if isinstance(default, bool) and isinstance(value, bool):
+            return value
+    elif isinstance(default, int):
+        if isinstance(value, int):
+            return value
+    elif isinstance(value, int | float | str):
+        return float(parse_fraction(value))
+    expected = {bool: "true or false", int: "a whole number", float: "a number"}[type(default)]
+    raise InputError(f"defense argument {name}: expected {expected}, such as {default}, not {value!r}")
+
+
+class Passes(NamedTuple):
+    """Passes of the base model that a defense costs: for each query, and on top for each gradient of its logits."""
+
+    forwards: int
+    inner_backwards: int
+    backwards: int
 
 
 @dataclass(frozen=True)
@@ -52,17 +174,21 @@ class DefenseSpec:
     Attributes:
         label: for display.
         model_id: the base model's fingerprint.
-        k, sigma, tau, draws, layer, ranking_id: None without a defense.
+        kind: the kind of defense.
+        k, sigma, tau, draws, layer, ranking_id: None where the kind has no such setting.
+        arguments: the kind's own settings, by name.
     """
 
     label: str
     model_id: str
+    kind: Kind = "none"
     k: int | None = None
     sigma: float | None = None
     tau: float | None = None
     draws: int | None = None
     layer: Layer | None = None
     ranking_id: str | None = None
+    arguments: tuple[tuple[str, Argument | str], ...] = ()
 
     @property
     def defense_id(self) -> str:
@@ -70,35 +196,93 @@ class DefenseSpec:
         return content_hash(
             {
                 "model": self.model_id,
+                "kind": self.kind,
                 "k": self.k,
                 "sigma": self.sigma,
                 "tau": self.tau,
                 "draws": self.draws,
-                "layer": [self.layer.module, self.layer.side] if self.layer else None,
+                "layer": self.layer.identity if self.layer else None,
                 "ranking": self.ranking_id,
+                "arguments": dict(self.arguments),
             }
         )
 
     @property
     def is_random(self) -> bool:
         """Whether two calls may differ."""
-        return bool(self.sigma)
+        return bool(self.sigma) or bool(dict(self.arguments).get("random_start"))
 
-    def build(self, model: nn.Module, scores: Tensor | None, generator: torch.Generator) -> nn.Module:
-        """Return the defended model: `model` itself, or with masks from `scores` [C, N] and noise from `generator`."""
-        if self.k is None:
+    @property
+    def training_id(self) -> str | None:
+        """The id of the training that the defense needs, if it needs one."""
+        return str(dict(self.arguments)["training"]) if self.kind == "sodef" else None
+
+    @property
+    def passes(self) -> Passes:
+        """What a query and a gradient cost."""
+        draws = (self.draws or 1) if self.sigma else 1
+        if self.kind in ("hedge", "anti-adversary"):
+            steps = int(dict(self.arguments)["steps"])
+            return Passes(steps + 1, steps, 1)
+        if self.kind == "smoothing-only":
+            return Passes(draws, 0, draws)
+        reused = self.sigma == 0 and self.layer is not None and self.layer.side == "input"
+        if self.kind in ("none", "sodef") or reused:
+            return Passes(1, 0, 1)
+        return Passes(draws + 1, 0, draws + 1)
+
+    def still(self) -> "DefenseSpec":
+        """Return the same defense without its randomness."""
+        arguments = tuple((name, False if name == "random_start" else value) for name, value in self.arguments)
+        return replace(self, sigma=None if self.sigma is None else 0.0, arguments=arguments)
+
+    def build(
+        self,
+        model: nn.Module,
+        generator: torch.Generator,
+        *,
+        scores: Tensor | None = None,
+        head: SodefHead | None = None,
+    ) -> nn.Module:
+        """Return the defended model: `model` itself, or a defense around it that takes its noise from `generator`.
+
+        Args:
+            model: the base model.
+            generator: where all randomness comes from.
+            scores: [C, N], for kinds with masks.
+            head: the trained part of SODEF.
+        """
+        arguments = dict(self.arguments)
+        if self.kind == "none":
             return model
-        assert scores is not None
+        if self.kind == "hedge":
+            return HedgeDefense(model, generator=generator, **arguments)  # type: ignore[arg-type]
+        if self.kind == "anti-adversary":
+            return AntiAdversaryDefense(model, **arguments)  # type: ignore[arg-type]
+        if self.kind == "smoothing-only":
+            assert self.sigma is not None
+            return SmoothingOnly(model, sigma=self.sigma, draws=self.draws or 1, generator=generator)
         assert self.layer is not None
+        if self.kind == "sodef":
+            assert head is not None
+            return SodefDefense(model, head, layer=self.layer)
         assert self.sigma is not None
         assert self.tau is not None
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-        return InterpretabilityGuidedDefense(
+        if self.kind == "two-pass":
+            masks = torch.ones(int(arguments.pop("classes")), self.layer.width)
+        else:
+            assert scores is not None
+            assert self.k is not None
+            masks = class_masks(scores, self.k)
+        build = ConfidenceMaskingDefense if self.kind == "confidence" else InterpretabilityGuidedDefense
+        return build(
             model,
-            class_masks(scores, self.k).to(device),
+            masks.to(device),
             layer=self.layer,
             sigma=self.sigma,
             tau=self.tau,
             draws=self.draws or 1,
             generator=generator,
+            **arguments,
         )

@@ -51,6 +51,33 @@ def test_counts_are_images_and_not_calls(model: nn.Module, digits: tuple[Tensor,
     assert (target.queries, target.forwards, target.backwards) == (10, 10, 3)
 
 
+@pytest.mark.parametrize(
+    ("stated", "no_gradient", "gradient_on_top"),
+    [
+        ({}, (4, 0), 4),
+        ({"forward_passes": 3}, (12, 0), 12),
+        ({"forward_passes": 3, "backward_passes": 1}, (12, 0), 4),
+        ({"forward_passes": 3, "inner_backward_passes": 2, "backward_passes": 1}, (12, 8), 4),
+        ({"forward_passes": 3, "inner_backward_passes": 2}, (12, 8), 12),
+    ],
+)
+def test_a_target_says_how_many_passes_a_query_and_a_gradient_cost(
+    stated: dict[str, int], no_gradient: tuple[int, int], gradient_on_top: int
+) -> None:
+    # Four images: passes of each are stated for one.
+    module, images = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), torch.rand(4, 1, 2, 2)
+    for name, passes in stated.items():
+        setattr(module, name, passes)
+    target = CountedTarget(module)
+    with torch.no_grad():
+        target(images)
+    assert (target.queries, target.forwards, target.backwards) == (4, *no_gradient)
+    gradient(target, images)
+    assert target.queries == 8
+    assert target.forwards == 2 * no_gradient[0]
+    assert target.backwards == 2 * no_gradient[1] + gradient_on_top
+
+
 def test_the_number_of_classes_costs_one_image_once(model: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
     target = CountedTarget(model)
     assert [target.num_classes(digits[0]) for _ in range(3)] == [10, 10, 10]

@@ -339,14 +339,16 @@ def test_passes_are_as_many_as_stated(layer: str, sigma: float, draws: int, pass
     assert defense.forward_passes == passes
 
 
-def test_a_layer_given_by_name_costs_one_image_more_at_the_first_call() -> None:
+def test_a_layer_given_by_name_costs_a_look_at_the_first_call() -> None:
     model = demo_model()
     defense = InterpretabilityGuidedDefense(model, random_masks(10, 64, 5), sigma=0)
     images: list[int] = []
     model.conv1.register_forward_hook(lambda _module, inputs, _output: images.append(len(inputs[0])))
     defense(DIGITS)
+    assert 12 < sum(images) < 24
+    images.clear()
     defense(DIGITS)
-    assert sorted(images) == [1, 12, 12]
+    assert images == [12]
 
 
 def test_no_images_give_no_logits() -> None:

@@ -1,0 +1,108 @@
+"""Hedge defense: the input is moved to where no class is certain, which undoes attacks more than it harms clean images.
+
+x' = Π(x' + α · sign ∇ Σ_c CE(f(x'), c)), `steps` times;  prediction = f(x')
+Π projects onto the ∞-norm ball of radius ε around x, and onto [0, 1].
+
+Source: Wu et al., "Attacking adversarial attacks as a defense", 2021.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from igd_ray.defenses.base import Defense, drawn, require_steps
+from igd_ray.errors import InputError
+
+
+class HedgeDefense(Defense):
+    """A base model whose input first takes sign-gradient steps that raise the cross-entropy to all classes at once.
+
+    Its gradient is the base model's at x': a step's sign is constant almost everywhere. The projection onto [0, 1] is
+    passed straight through (backward pass differentiable approximation, Athalye et al., 2018), as in Croce et al.,
+    "Evaluating the adversarial robustness of adaptive test-time defenses", 2022: pixels that it holds at 0 or 1 would
+    else have no gradient, and attacks would find less than there is.
+
+    Args:
+        model: the base model: [0, 1] images to logits [B, C].
+        epsilon: ε in (0, 1], how far a pixel may move.
+        steps: how many steps; 0 without a random start is the base model.
+        step_size: α ≥ 0, in [0, 1] pixel units.
+        random_start: whether x' starts uniformly in the ball, and not at x.
+        generator: where random starts come from; required for them, never the global one.
+
+    Raises:
+        InputError: if a value is out of range, or a random start comes without a generator.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        epsilon: float,
+        steps: int = 20,
+        step_size: float = 4 / 255,
+        random_start: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(model)
+        if not 0 < epsilon <= 1:
+            raise InputError(f"epsilon must lie in (0, 1], in [0, 1] pixel units, not {epsilon:g}")
+        require_steps(steps, step_size)
+        if random_start and generator is None:
+            raise InputError(
+                "random_start needs generator=torch.Generator(): starts never come from the global generator"
+            )
+        self.epsilon = epsilon
+        self.steps = steps
+        self.step_size = step_size
+        self.random_start = random_start
+        self.generator = generator
+
+    @property
+    def is_random(self) -> bool:
+        """Whether starts are random."""
+        return self.random_start
+
+    @property
+    def forward_passes(self) -> int:
+        """One pass a step, and the last."""
+        return self.steps + 1
+
+    @property
+    def inner_backward_passes(self) -> int:
+        """One pass a step."""
+        return self.steps
+
+    @property
+    def backward_passes(self) -> int:
+        """The last pass alone."""
+        return 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits [B, C] of images [B, channels, H, W] in [0, 1], moved first."""
+        return self.model(self.moved(x))  # type: ignore[no-any-return]
+
+    def moved(self, x: Tensor) -> Tensor:
+        """Return x', like `x`, with its gradient."""
+        with torch.no_grad():
+            low, high = x - self.epsilon, x + self.epsilon
+            start = x
+            if self.random_start:
+                start = low + 2 * self.epsilon * drawn(torch.rand, tuple(x.shape), x, self.generator)
+            moved = start.clamp(0, 1)
+            for _ in range(self.steps):
+                stepped = moved + self.step_size * self._gradient(moved).sign()
+                moved = stepped.clamp(low, high).clamp(0, 1)
+        # x − x is 0 and carries the gradient: the loop's own graph would hold every step's images.
+        return moved + (x - x.detach())
+
+    def extra_repr(self) -> str:
+        """Return the settings shown by `repr`."""
+        settings = f"epsilon={self.epsilon:g}, steps={self.steps}, step_size={self.step_size:g}"
+        return f"{settings}, random_start={self.random_start}"
+
+    def _gradient(self, point: Tensor) -> Tensor:
+        with torch.enable_grad():
+            leaf = point.detach().requires_grad_()
+            to_all_classes = -functional.log_softmax(self.model(leaf), dim=1).sum()
+            return torch.autograd.grad(to_all_classes, [leaf])[0]
