@@ -1,11 +1,14 @@
 """Weights files: safetensors, or PyTorch files without code; anything else is refused."""
 
+import argparse
 import pickle
 import pickletools
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -13,9 +16,25 @@ from torch import Tensor, nn
 
 from igd_ray.errors import InputError
 
+State = dict[str, Tensor]
+
 # What training scripts wrap a state dict in, and prefix its names with.
-WRAPPERS = ("state_dict", "model_state_dict", "model")
-PREFIXES = ("module.", "model.")
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network")
+AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema")
+PREFIXES = ("module.", "model.", "_orig_mod.")
+
+# Counters play no part in evaluation: older files lack those of batch norms, and averaged models bring one along.
+COUNTERS = ("num_batches_tracked", "n_averaged")
+
+# What checkpoints hold beside tensors, and what holds no code: settings, and numbers that NumPy computed.
+HARMLESS: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    np._core.multiarray.scalar,  # type: ignore[attr-defined]
+    # Its name before NumPy 2.
+    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # type: ignore[attr-defined]
+    *(type(np.dtype(kind)) for kind in ("float64", "float32", "float16", "int64", "int32", "bool")),
+]
 
 # Opcodes by which a pickle names what it wants imported. One without them is data, whatever it is refused for.
 IMPORTING = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"})
@@ -24,11 +43,20 @@ IMPORTING = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"}
 PICKLES_OF_OLD_FILES = 5
 
 
-def read_state(path: str | Path) -> dict[str, Tensor]:
-    """Read the state dict in `path`: a safetensors file, or a PyTorch file that holds tensors only.
+def read_state(path: str | Path) -> State:
+    """Read the state dict in `path`: a safetensors file, or a PyTorch file without code.
 
     Raises:
-        InputError: if the file is missing, truncated, holds code, or holds no state dict.
+        InputError: if the file is missing, truncated, holds code, or holds no state dict or several.
+    """
+    return state_in(read_checkpoint(path), path)
+
+
+def read_checkpoint(path: str | Path) -> Any:
+    """Read all that a safetensors file, or a PyTorch file without code, holds.
+
+    Raises:
+        InputError: if the file is missing, truncated or holds code.
     """
     path = Path(path)
     if not path.is_file():
@@ -39,7 +67,8 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         except safetensors.SafetensorError as error:
             raise InputError(f"weights: {path} is not a whole safetensors file ({error}); copy it again") from None
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(HARMLESS):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files make the reader fail in too many ways to list
         if isinstance(error, pickle.UnpicklingError) and _imports(path):
             raise InputError(
@@ -47,12 +76,34 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
                 "save its state dict as safetensors where you trust it, and pass that"
             ) from None
         raise InputError(f"weights: {path} is no whole PyTorch file ({type(error).__name__}); copy it again") from None
-    for wrapper in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+
+
+def state_in(content: object, path: str | Path) -> State:
+    """Return the one state dict in a checkpoint's content, however it is wrapped; `path` is for messages.
+
+    Raises:
+        InputError: if there is none, or several, such as trained and averaged weights.
+    """
+    states = dict(_states(content))
+    if not states:
         raise InputError(f"weights: {path} holds no state dict; expected names mapped to tensors")
-    return dict(content)
+    if len(states) > 1:
+        raise InputError(
+            f"weights: {path} holds several state dicts ({', '.join(states)}); "
+            "save the one you mean in a file of its own"
+        )
+    return dict(next(iter(states.values())))
+
+
+def _states(content: object, name: str = "") -> Iterator[tuple[str, Mapping[str, Tensor]]]:
+    """Yield the state dicts in `content` with the names they are wrapped in."""
+    if not isinstance(content, Mapping) or not content:
+        return
+    if all(isinstance(value, Tensor) for value in content.values()):
+        yield name, content
+        return
+    for wrapper in (*WRAPPERS, *AVERAGED):
+        yield from _states(content.get(wrapper), f"{name}.{wrapper}" if name else wrapper)
 
 
 def _imports(path: Path) -> bool:
@@ -76,34 +127,107 @@ def _imports(path: Path) -> bool:
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load `path` into `model`, every name matched; a common prefix such as "module." is dropped where that helps.
+    """Load `path` into `model`, every name matched; prefixes such as "module." are dropped where that helps.
 
     Raises:
-        InputError: listing missing and unexpected names, or the first tensor of a wrong shape.
+        InputError: listing missing and unexpected names, or the first tensor of a wrong shape or type.
     """
-    state = read_state(path)
+    load_state(model, read_state(path), path)
+
+
+def load_state(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    path: str | Path,
+    *,
+    may_lack: Callable[[str], bool] = lambda name: False,
+    may_bring: Callable[[str], bool] = lambda name: False,
+    adapt: Callable[[State], State] = lambda state: state,
+) -> None:
+    """Load `state` into `model`, every name matched, as the model's types.
+
+    Names are matched as they are, or with prefixes such as "module." dropped or "model." added, whichever leaves the
+    fewest of them over.
+
+    Args:
+        model: what is loaded into.
+        state: from `path`, which messages name.
+        path: the file.
+        may_lack: tells which of the model's names `state` may lack; they keep their values.
+        may_bring: tells which names `state` may bring in vain.
+        adapt: rewrites names, without prefixes, of an older version of the architecture; tried beside the names given.
+
+    Raises:
+        InputError: listing missing and unexpected names, or the first tensor of a wrong shape or type.
+    """
     expected = model.state_dict()
-    for prefix in PREFIXES:
-        if not set(state) & set(expected):
-            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    # Counters of batches seen play no part in evaluation, and older files lack them.
-    counters = {name for name in expected if name.endswith("num_batches_tracked")}
-    missing = sorted(set(expected) - set(state) - counters)
-    unexpected = sorted(set(state) - set(expected))
+    # A tensor that the model has under several names is needed once.
+    by_place: dict[int, set[str]] = {}
+    for name, tensor in expected.items():
+        by_place.setdefault(tensor.data_ptr(), set()).add(name)
+
+    def is_needed(name: str, renamed: State) -> bool:
+        others = by_place[expected[name].data_ptr()]
+        return not (_is_counter(name) or may_lack(name) or (expected[name].numel() and others & renamed.keys()))
+
+    def is_in_vain(name: str) -> bool:
+        return not (name in expected or _is_counter(name) or may_bring(name))
+
+    best: tuple[list[str], list[str], State] | None = None
+    for renamed in _renamings(state, adapt):
+        missing = [name for name in expected if name not in renamed and is_needed(name, renamed)]
+        unexpected = [name for name in renamed if is_in_vain(name)]
+        if best is None or len(missing) + len(unexpected) < len(best[0]) + len(best[1]):
+            best = missing, unexpected, renamed
+    assert best is not None
+    missing, unexpected, renamed = best
     if missing or unexpected:
         raise InputError(
             f"weights: {path} does not fit the model: {_some(missing, 'missing')}; {_some(unexpected, 'unexpected')}; "
             "check the architecture and its arguments"
         )
-    for name, tensor in state.items():
-        if tensor.shape != expected[name].shape:
-            raise InputError(
-                f"weights: {path} does not fit the model: {name} should be {list(expected[name].shape)}, "
-                f"is {list(tensor.shape)}; check the architecture and its arguments"
-            )
-    model.load_state_dict({**{name: expected[name] for name in counters}, **state})
+    fitting = {name: tensor for name, tensor in renamed.items() if name in expected}
+    for name, tensor in fitting.items():
+        _check_tensor(name, tensor, expected[name], path)
+    # Halves become the model's float32.
+    model.load_state_dict({**expected, **fitting})
 
 
-def _some(names: list[str], what: str) -> str:
-    shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+def _renamings(state: Mapping[str, Tensor], adapt: Callable[[State], State]) -> Iterator[State]:
+    """Yield `state` under every name it may be meant by, those as given first."""
+    bare = dict(state)
+    while True:
+        for names in (bare, adapt(dict(bare))):
+            yield names
+            yield {f"model.{name}": tensor for name, tensor in names.items()}
+        shorter = {_without_prefix(name): tensor for name, tensor in bare.items()}
+        # Two tensors of one name would be a loss.
+        if shorter.keys() == bare.keys() or len(shorter) < len(bare):
+            return
+        bare = shorter
+
+
+def _without_prefix(name: str) -> str:
+    return next((name.removeprefix(prefix) for prefix in PREFIXES if name.startswith(prefix)), name)
+
+
+def _is_counter(name: str) -> bool:
+    return name.rpartition(".")[2] in COUNTERS
+
+
+def _check_tensor(name: str, tensor: Tensor, expected: Tensor, path: str | Path) -> None:
+    if tensor.shape != expected.shape:
+        raise InputError(
+            f"weights: {path} does not fit the model: {name} should be {list(expected.shape)}, "
+            f"is {list(tensor.shape)}; check the architecture and its arguments"
+        )
+    if tensor.is_floating_point() != expected.is_floating_point() or tensor.is_quantized:
+        raise InputError(
+            f"weights: {path} does not fit the model: {name} should hold {expected.dtype}, holds {tensor.dtype}; "
+            "save unquantised weights"
+        )
+
+
+def _some(names: Collection[str], what: str) -> str:
+    shown = ", ".join(sorted(names)[:5]) + (", …" if len(names) > 5 else "")
     return f"{len(names)} {what}" + (f" ({shown})" if names else "")

@@ -26,9 +26,10 @@ def load_model(
 
     Args:
         spec: `demo`, `path/to/file.py:factory`, `robustbench:[DATASET/THREAT/]NAME` or `timm:NAME`.
-        weights: a safetensors or PyTorch file; for `robustbench:` and `timm:` it replaces the download.
+        weights: a safetensors or PyTorch file; for `robustbench:` and `timm:` it replaces the download (how an
+            ensemble's several files are given, `load_robustbench` says).
         device: where the model goes.
-        factory_args: keyword arguments of the factory or architecture.
+        factory_args: keyword arguments of the factory or architecture; for `timm:` also `mean` and `std` of pixels.
 
     Raises:
         InputError: if the spec is unknown, the factory or the weights do not fit, or a download fails.

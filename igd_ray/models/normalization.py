@@ -19,5 +19,11 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits [B, C] of `images` [B, channels, H, W] in [0, 1]."""
+        """Return the logits [B, C] of `images` [B, channels, H, W] in [0, 1].
+
+        Raises:
+            ValueError: for another number of channels, which would broadcast.
+        """
+        if images.shape[1] != self.mean.shape[1]:
+            raise ValueError(f"expected images with {self.mean.shape[1]} channels, got {images.shape[1]}")
         return self.model((images - self.mean) / self.std)  # type: ignore[no-any-return]

@@ -1,8 +1,10 @@
 """Models of the timm library, with their normalisation."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from igd_ray.errors import InputError, did_you_mean, first_line
@@ -10,8 +12,22 @@ from igd_ray.models.checkpoints import load_weights
 from igd_ray.models.normalization import Normalize
 
 
-def load_timm(name: str, *, weights: str | Path | None = None, **arguments: Any) -> nn.Module:
-    """Return timm's model `name` behind its own normalisation, with `weights` or timm's pretrained ones.
+def load_timm(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    mean: Sequence[float] | float | None = None,
+    std: Sequence[float] | float | None = None,
+    **arguments: Any,
+) -> nn.Module:
+    """Return timm's model `name` behind its normalisation, with `weights` or timm's pretrained ones.
+
+    Args:
+        name: of the architecture, with or without the tag of its weights, such as `resnet18.a1_in1k`.
+        weights: a file with the state dict of timm's model; downloaded by timm if absent.
+        mean, std: of the pixels in [0, 1], one value or one a channel; by default those of timm's weights, averaged
+            for a model with one channel.
+        arguments: the architecture's, such as `num_classes` or `in_chans`.
 
     Raises:
         InputError: if timm has no such model, an argument does not fit, or the weights cannot be had.
@@ -22,13 +38,46 @@ def load_timm(name: str, *, weights: str | Path | None = None, **arguments: Any)
     if not timm.is_model(name):
         raise InputError(f"timm has no model {name!r}{did_you_mean(name, timm.list_models())}")
     try:
-        model = timm.create_model(name, pretrained=weights is None, **arguments)
+        with torch.random.fork_rng(devices=[]):
+            model = timm.create_model(name, pretrained=weights is None, **arguments)
     except (TypeError, AssertionError) as error:
-        raise InputError(f"timm:{name} does not take these arguments: {error}") from None
+        raise InputError(f"timm:{name} does not take these arguments: {first_line(error)}") from None
     except (RuntimeError, OSError, ValueError) as error:
         raise InputError(
             f"timm:{name}: its weights could not be downloaded ({first_line(error)}); pass --weights FILE"
         ) from None
+    config = model.pretrained_cfg
     if weights is not None:
         load_weights(model, weights)
-    return Normalize(model, model.pretrained_cfg["mean"], model.pretrained_cfg["std"])
+    elif arguments.get("num_classes", config["num_classes"]) != config["num_classes"]:
+        raise InputError(
+            f"timm:{name}: its weights are for {config['num_classes']} classes, and another number gives it an "
+            "untrained head; pass --weights FILE"
+        )
+    channels = arguments.get("in_chans", len(config["mean"]))
+    return Normalize(
+        model,
+        _per_channel("mean", mean, config["mean"], channels, spec=f"timm:{name}"),
+        _per_channel("std", std, config["std"], channels, spec=f"timm:{name}"),
+    )
+
+
+def _per_channel(
+    what: str, given: Sequence[float] | float | None, default: Sequence[float], channels: int, *, spec: str
+) -> list[float]:
+    """Return one number a channel: those `given`, or timm's, averaged for one channel."""
+    if given is None:
+        if channels == len(default):
+            return list(default)
+        if channels == 1:
+            return [sum(default) / len(default)]
+        raise InputError(
+            f"{spec}: with {channels} channels its normalisation is unknown; pass --model-arg mean=… and std=…, "
+            "one number or one a channel"
+        )
+    values = [given] * channels if isinstance(given, int | float) else list(given)
+    if len(values) != channels or not all(isinstance(value, int | float) for value in values):
+        raise InputError(f"{spec}: {what} should be one number or {channels}, one a channel, not {given!r}")
+    if what == "std" and not all(value > 0 for value in values):
+        raise InputError(f"{spec}: std should be positive, not {given!r}")
+    return [float(value) for value in values]

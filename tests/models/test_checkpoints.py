@@ -1,9 +1,12 @@
 """Weights files: what is taken, and what is refused without running or changing anything."""
 
+import argparse
 import os
 import pickle
+from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -37,11 +40,34 @@ def assert_loaded(model: nn.Module, state: dict[str, Tensor]) -> None:
         lambda state: {"model_state_dict": state, "optimizer": {"lr": 0.1}},
         lambda state: {"model": state},
         lambda state: {"state_dict": {"model": state}},
+        lambda state: {"model": {"state_dict": state}, "epoch": 3},
+        lambda state: {"net": {f"module.{name}": tensor for name, tensor in state.items()}, "acc": 93.1},
+        lambda state: {"model_ema": {"state_dict": state}},
+        lambda state: {f"_orig_mod.{name}": tensor for name, tensor in state.items()},
+        lambda state: {"n_averaged": torch.tensor(7), **{f"module.{n}": tensor for n, tensor in state.items()}},
+        lambda state: {f"model.module.{name}": tensor for name, tensor in state.items()},
+        lambda state: {name.replace("0.", "module.0."): tensor for name, tensor in state.items()},
         lambda state: {f"module.{name}": tensor for name, tensor in state.items()},
         lambda state: {f"model.{name}": tensor for name, tensor in state.items()},
         lambda state: {"state_dict": {f"module.model.{name}": tensor for name, tensor in state.items()}},
     ],
-    ids=["bare", "state_dict", "model_state_dict", "model", "twice", "module.", "model.", "module.model."],
+    ids=[
+        "bare",
+        "state_dict",
+        "model_state_dict",
+        "model",
+        "twice",
+        "twice the other way",
+        "net",
+        "only averaged",
+        "compiled",
+        "averaged by torch",
+        "model.module.",
+        "a prefix on some",
+        "module.",
+        "model.",
+        "module.model.",
+    ],
 )
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "before 1.6"])
 def test_pytorch_files(tmp_path: Path, wrap, legacy: bool) -> None:
@@ -59,6 +85,73 @@ def test_safetensors(tmp_path: Path, prefix: str) -> None:
     model = small()
     load_weights(model, str(tmp_path / "w.safetensors"))
     assert_loaded(model, state)
+
+
+def test_a_prefix_that_the_model_has_is_matched_or_added(tmp_path: Path) -> None:
+    state = trained()
+    for prefix in ("", "model.", "module.", "module.model."):
+        torch.save({prefix + name: tensor for name, tensor in state.items()}, tmp_path / "weights.pt")
+        model = nn.Sequential(OrderedDict(model=small()))
+        load_weights(model, tmp_path / "weights.pt")
+        assert_loaded(model, {f"model.{name}": tensor for name, tensor in state.items()})
+
+
+def test_two_tensors_that_a_prefix_tells_apart_stay_apart(tmp_path: Path) -> None:
+    state = {**trained(), "module.0.weight": torch.zeros(4, 3)}
+    torch.save(state, tmp_path / "weights.pt")
+    with pytest.raises(InputError, match=r"0 missing; 1 unexpected \(module.0.weight\)"):
+        load_weights(small(), tmp_path / "weights.pt")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
+def test_other_precisions_become_the_model_s(tmp_path: Path, dtype: torch.dtype, name: str) -> None:
+    state = {place: tensor.to(dtype) if tensor.is_floating_point() else tensor for place, tensor in trained().items()}
+    if name.endswith(".pt"):
+        torch.save(state, tmp_path / name)
+    else:
+        safetensors.torch.save_file(state, tmp_path / name)
+    model = small()
+    load_weights(model, tmp_path / name)
+    assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32, torch.int64}
+    # Every number of a shorter type is one of float32; those of the longer one came from there.
+    assert_loaded(model, {place: tensor.to(model.state_dict()[place].dtype) for place, tensor in state.items()})
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool])
+def test_whole_numbers_are_no_weights(tmp_path: Path, dtype: torch.dtype) -> None:
+    state = {**trained(), "2.weight": torch.ones(2, 4).to(dtype)}
+    torch.save(state, tmp_path / "weights.pt")
+    with pytest.raises(InputError, match=rf"2.weight should hold torch.float32, holds {dtype}; save unquantised"):
+        load_weights(small(), tmp_path / "weights.pt")
+
+
+def test_trained_and_averaged_weights_in_one_file_are_not_chosen_between(tmp_path: Path) -> None:
+    torch.save({"state_dict": trained(), "state_dict_ema": trained(), "epoch": 3}, tmp_path / "weights.pt")
+    with pytest.raises(InputError, match=r"several state dicts \(state_dict, state_dict_ema\); save the one you mean"):
+        read_state(tmp_path / "weights.pt")
+
+
+def test_settings_and_numpy_s_numbers_beside_the_weights_are_no_code(tmp_path: Path) -> None:
+    state = trained()
+    beside = {"args": argparse.Namespace(lr=0.1, name="x"), "accuracy": np.float64(0.9), "epochs": np.int64(3)}
+    torch.save({"state_dict": state, **beside}, tmp_path / "weights.pt")
+    model = small()
+    load_weights(model, tmp_path / "weights.pt")
+    assert_loaded(model, state)
+
+
+def test_a_tensor_under_two_names_is_needed_once(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    state = {"0.weight": torch.ones(3, 3), "0.bias": torch.ones(3), "1.bias": torch.zeros(3)}
+    torch.save(state, tmp_path / "weights.pt")
+    load_weights(model, tmp_path / "weights.pt")
+    assert_loaded(model, {**state, "1.weight": torch.ones(3, 3)})
+    del state["0.weight"]
+    torch.save(state, tmp_path / "weights.pt")
+    with pytest.raises(InputError, match=r"2 missing \(0.weight, 1.weight\)"):
+        load_weights(model, tmp_path / "weights.pt")
 
 
 def test_counters_of_batches_may_be_missing(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from igd_ray.errors import InputError
-from igd_ray.models import find_layer, load_model
+from igd_ray.models import check_model, find_layer, load_model
 
 NAME = "test_byobnet"  # timm's own tiny model for tests
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -70,3 +70,59 @@ def test_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timm, "create_model", refuse)
     with pytest.raises(InputError, match=r"could not be downloaded \(no network\); pass --weights FILE"):
         load_model(f"timm:{NAME}")
+
+
+def test_one_channel_gets_the_mean_of_the_normalisation(tmp_path: Path) -> None:
+    grey = timm.create_model(NAME, pretrained=False, num_classes=7, in_chans=1).eval()
+    torch.save(grey.state_dict(), tmp_path / "weights.pt")
+    config = grey.pretrained_cfg
+    mean, std = (sum(config[name]) / 3 for name in ("mean", "std"))
+    model = load_model(f"timm:{NAME}", weights=tmp_path / "weights.pt", num_classes=7, in_chans=1)
+    with torch.no_grad():
+        torch.testing.assert_close(model(IMAGES[:, :1]), grey((IMAGES[:, :1] - mean) / std))
+    with pytest.raises(InputError, match="expected images with 1 channels, got 3"):
+        check_model(model, IMAGES[:1], tuple("abcdefg"), spec="timm")
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "channels"),
+    [(0.5, 0.25, 1), ([0.1, 0.2, 0.3], [1.0, 2.0, 3.0], 3), (0, 1, 3), ([0.1, 0.2], 0.5, 2)],
+)
+def test_a_normalisation_that_is_given(tmp_path: Path, mean, std, channels: int) -> None:
+    network = timm.create_model(NAME, pretrained=False, num_classes=7, in_chans=channels).eval()
+    torch.save(network.state_dict(), tmp_path / "weights.pt")
+    arguments = {"num_classes": 7, "in_chans": channels, "mean": mean, "std": std}
+    model = load_model(f"timm:{NAME}", weights=tmp_path / "weights.pt", **arguments)
+    images = IMAGES[:, :channels]
+    shift, scale = (torch.tensor(value, dtype=torch.float32).expand(channels).view(-1, 1, 1) for value in (mean, std))
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), network((images - shift) / scale))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mean": [0.5, 0.5]}, r"mean should be one number or 3, one a channel, not \[0.5, 0.5\]"),
+        ({"std": "wide"}, "std should be one number or 3, one a channel, not 'wide'"),
+        ({"std": 0}, "std should be positive, not 0"),
+    ],
+)
+def test_a_normalisation_that_does_not_fit(weights: Path, arguments, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_model(f"timm:{NAME}", weights=weights, num_classes=7, **arguments)
+
+
+def test_channels_without_a_known_normalisation(tmp_path: Path) -> None:
+    network = timm.create_model(NAME, pretrained=False, in_chans=2)
+    torch.save(network.state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(InputError, match=r"with 2 channels its normalisation is unknown; pass --model-arg mean="):
+        load_model(f"timm:{NAME}", weights=tmp_path / "weights.pt", in_chans=2)
+
+
+def test_timm_s_own_weights_are_not_given_an_untrained_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    create = timm.create_model
+    # As where timm downloads, but untrained.
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **given: create(name, pretrained=False, **given))
+    assert load_model(f"timm:{NAME}")(IMAGES).shape == (2, 1000)
+    with pytest.raises(InputError, match="weights are for 1000 classes, and another number gives it an untrained head"):
+        load_model(f"timm:{NAME}", num_classes=7)
