@@ -1,5 +1,6 @@
 """Names of classes: CIFAR's well-known ones, numbers where there are none, and the user's own."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -29,7 +30,7 @@ def parse_class_names(class_names: str | Sequence[str] | None) -> tuple[str, ...
     """Return the names listed, or those of the well-known set called "cifar10" or "cifar100"; None stays None.
 
     Raises:
-        InputError: if no set has that name, the list is empty, or a name is not a non-empty string.
+        InputError: if no set has that name, the list is empty, a name is not a non-empty string, or one occurs twice.
     """
     if class_names is None:
         return None
@@ -43,6 +44,10 @@ def parse_class_names(class_names: str | Sequence[str] | None) -> tuple[str, ...
     names = tuple(class_names)
     if not names or not all(isinstance(name, str) and name for name in names):
         raise InputError(f"class_names must be non-empty strings, at least one, not {list(names)}")
+    # Two classes of one name would have the same prompt and the same rows in a report.
+    repeated = next((name for name, count in Counter(names).items() if count > 1), None)
+    if repeated is not None:
+        raise InputError(f"class_names must all differ, but {repeated!r} is among them {names.count(repeated)} times")
     return names
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from igd_ray.data.identifiers import content_digest
 from igd_ray.data.images import LabeledImages
 from igd_ray.data.request import Request
 from igd_ray.errors import InputError, did_you_mean, first_line
+
+File = TypeVar("File")
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 
@@ -41,10 +44,7 @@ class FileReader:
             InputError: naming the file, if one does not decode, has changed since, or differs in size.
         """
         names = [str(self.paths[index]) for index in indices]
-        encoded = [_read_bytes(self.paths[index]) for index in indices]
-        for index, name, content in zip(indices, names, encoded, strict=True):
-            if content_digest(content) != self.digests[index]:
-                raise InputError(f"{name}: the file has changed since its id was made; load the images again")
+        encoded = [read_unchanged(self.paths[index], self.digests[index]) for index in indices]
         return stack_images([decode_image(*pair) for pair in zip(encoded, names, strict=True)], names)
 
 
@@ -67,6 +67,7 @@ def load_folder(request: Request) -> LabeledImages:
     root = Path(request.location).expanduser()
     if not root.is_dir():
         raise InputError(f"{root}: expected a folder, but {'it is a file' if root.exists() else 'there is none'}")
+    root = root.absolute()  # workers that read the files have other working directories
     split_root, found = _split_and_classes(root, request)
     class_names = request.class_names or found
     for name in found:
@@ -76,7 +77,7 @@ def load_folder(request: Request) -> LabeledImages:
                 f"{did_you_mean(name, class_names)}"
             )
     files = list(
-        _taking_turns(
+        taking_turns(
             [
                 [(path, class_names.index(folder.name)) for path in _image_files(folder)]
                 for folder in _sub_folders(split_root)
@@ -85,7 +86,7 @@ def load_folder(request: Request) -> LabeledImages:
     )
     rows = request.window.rows(len(files), str(request))
     paths = tuple(path for path, _ in files[rows.start : rows.stop])
-    digests = tuple(content_digest(_read_bytes(path)) for path in paths)
+    digests = tuple(content_digest(read_bytes(path)) for path in paths)
     return LabeledImages(
         reader=FileReader(paths, digests),
         indices=np.arange(len(paths), dtype=np.int64),
@@ -119,7 +120,7 @@ def _split_and_classes(root: Path, request: Request) -> tuple[Path, tuple[str, .
     return splits[request.split], tuple(sorted(classes))
 
 
-def _taking_turns(classes: Sequence[Sequence[tuple[Path, int]]]) -> Iterator[tuple[Path, int]]:
+def taking_turns(classes: Sequence[Sequence[File]]) -> Iterator[File]:
     """Yield the first of every class, then the second of every class that has one, and so on."""
     for row in zip_longest(*classes):
         yield from (file for file in row if file is not None)
@@ -151,7 +152,24 @@ def _sorted_children(folder: Path) -> list[Path]:
         raise InputError(f"{folder}: cannot be listed ({first_line(error)})") from error
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_unchanged(path: Path, digest: str) -> bytes:
+    """Return the content of `path`.
+
+    Raises:
+        InputError: if it cannot be read, or its digest is not `digest`.
+    """
+    content = read_bytes(path)
+    if content_digest(content) != digest:
+        raise InputError(f"{path}: the file has changed since its id was made; load the images again")
+    return content
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the content of `path`.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
     try:
         return path.read_bytes()
     except OSError as error:

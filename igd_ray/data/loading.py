@@ -6,6 +6,7 @@ from igd_ray.data.cifar import load_cifar10, load_cifar100
 from igd_ray.data.class_names import parse_class_names, rename_classes
 from igd_ray.data.digits import digits_images
 from igd_ray.data.folder import load_folder
+from igd_ray.data.imagenet import load_imagenet
 from igd_ray.data.images import LabeledImages
 from igd_ray.data.parquet import load_parquet
 from igd_ray.data.request import Request, Source, Window
@@ -24,7 +25,8 @@ def load_images(
     Args:
         spec: ``digits``, ``cifar10``, ``cifar100`` (downloaded to $IGD_DATA or ./data), ``cifar10:DIR`` (an
             existing folder), ``parquet:FILE`` (Hugging Face's image layout; ``{split}`` in it is replaced by the
-            split), ``folder:DIR`` (DIR/<split>/<class>/*.png).
+            split), ``folder:DIR`` (DIR/<split>/<class>/*.png), ``imagenet:DIR`` (DIR/val/<wnid>/*.JPEG and
+            DIR/train/<wnid>/*.JPEG).
         split: "train" or "test", or another that the source has.
         class_names: names in the order of the model's outputs, or "cifar10" or "cifar100" for the well-known
             ones, instead of the source's own.
@@ -65,6 +67,7 @@ SOURCES: dict[str, tuple[str, Source]] = {
     "digits": ("digits", _load_digits),
     "cifar10": ("cifar10[:DIR]", load_cifar10),
     "cifar100": ("cifar100[:DIR]", load_cifar100),
+    "imagenet": ("imagenet:DIR", load_imagenet),
     "parquet": ("parquet:FILE", load_parquet),
     "folder": ("folder:DIR", load_folder),
 }

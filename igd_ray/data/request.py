@@ -11,12 +11,18 @@ from igd_ray.errors import InputError
 class Window:
     """The first `count` images of a split, or the last ones; all of them if `count` is None.
 
+    Attributes:
+        count: how many.
+        from_end: whether the last ones.
+        capped: whether fewer will do where there are fewer.
+
     Raises:
         InputError: if `count` is less than 1.
     """
 
     count: int | None = None
     from_end: bool = False
+    capped: bool = False
 
     def __post_init__(self) -> None:
         if self.count is not None and self.count < 1:
@@ -31,6 +37,8 @@ class Window:
         if size == 0:
             raise InputError(f"{where} has no images: at least one is needed")
         if self.count is None:
+            return range(size)
+        if self.count > size and self.capped:
             return range(size)
         if self.count > size:
             raise InputError(f"{where} has {size} images, but {self.count} were asked for; ask for at most {size}")

@@ -21,24 +21,27 @@ def probe_and_search(
 ) -> tuple[LabeledImages, LabeledImages]:
     """Return the probe images and the search images of `spec`, which share no row.
 
-    The probe images are the first `probe_n` of the training split. The search images are the last `search_n` if
-    their split is the training split too, so that neither size moves the other's images; otherwise the first
-    `search_n` of their split.
+    The probe images are the first `probe_n` of the training split, the search images the last `search_n` of theirs,
+    so that neither size moves the other's images where both come from one split.
+
+    Args:
+        spec: where the images come from.
+        probe_n, search_n: how many.
+        search_split: where the search images come from.
+        class_names: names that replace the source's own.
 
     Raises:
         InputError: if they would overlap, a split has too few images, or the two splits name different classes.
     """
     shared_split = search_split == "train"
     probe = load_window(spec, split="train", window=Window(probe_n), class_names=class_names)
-    search = load_window(
-        spec, split=search_split, window=Window(search_n, from_end=shared_split), class_names=class_names
-    )
+    search = load_window(spec, split=search_split, window=Window(search_n, from_end=True), class_names=class_names)
     overlap = len(set(probe.ids) & set(search.ids)) if shared_split else 0
     if overlap:
         available = probe_n + search_n - overlap
         raise InputError(
             f"{probe_n} probe and {search_n} search images share {overlap}, as the split 'train' of {spec!r} has only "
-            f"{available}; take fewer, together at most {available}, or search on the split 'test'"
+            f"{available}; take fewer, together at most {available}"
         )
     if probe.class_names != search.class_names:
         raise InputError(

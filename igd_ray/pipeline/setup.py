@@ -1,6 +1,7 @@
 """What every worker of a run needs before its first unit: which model, which images, where results go."""
 
 import copy
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from igd_ray.catalog import Catalog
 from igd_ray.data import LabeledImages
+from igd_ray.data.images import ArrayReader
 from igd_ray.errors import IgdError
 from igd_ray.models import load_model, model_fingerprint
 
@@ -60,19 +62,27 @@ class ClipSource:
         return load_clip(self.spec, weights=self.weights, device=device)
 
 
+# Sets of more decoded bytes (a byte a value) than this are decoded by each worker, shard by shard.
+LARGEST_DECODED_BYTES = 256 * 2**20
+
+# Decoded values that are read at a time: 1024 CIFAR images.
+BATCH_VALUES = 1024 * 3 * 32 * 32
+
+
 @dataclass(frozen=True)
 class ImageArrays:
-    """Images as arrays that travel to other processes without a copy.
+    """Images that travel to other processes: as arrays, without a copy; or, of large sets, undecoded.
 
     Attributes:
-        pixels: float32 [n, C, H, W] in [0, 1]; uint8 where that loses nothing.
+        pixels: float32 [n, C, H, W] in [0, 1]; uint8 where that loses nothing; for a large set the undecoded images:
+            files, which every worker must reach as it reaches the catalog, or the encoded bytes of a Parquet file.
         labels: int64 [n].
         ids: n stable strings.
         class_names: one a class.
         dataset: the data's spec.
     """
 
-    pixels: np.ndarray
+    pixels: np.ndarray | LabeledImages
     labels: np.ndarray
     ids: tuple[str, ...]
     class_names: tuple[str, ...]
@@ -80,9 +90,22 @@ class ImageArrays:
 
     @classmethod
     def of(cls, images: LabeledImages) -> "ImageArrays":
-        """Read all of `images`."""
+        """Read all of `images`; of a large set keep none, as the pass is only to find the unreadable ones.
+
+        Digests do not tell whether an image decodes, so even a large set is decoded once before anything is written.
+
+        Raises:
+            InputError: naming an image that cannot be read.
+        """
+        values = math.prod(images.shape)
+        size = max(1, BATCH_VALUES // values)
+        # Images of an array are decoded already.
+        if len(images) * values > LARGEST_DECODED_BYTES and not isinstance(images.reader, ArrayReader):
+            for _ in images.batches(size):
+                pass
+            return cls(images, images.labels.numpy(), images.ids, images.class_names, images.spec)
         chunks = []
-        for batch, _ in images.batches(1024):
+        for batch, _ in images.batches(size):
             levels = (batch * 255).round()
             # Eight-bit images stay eight-bit: a quarter of the memory, and exactly the same floats again.
             exact = torch.equal(levels.to(torch.uint8).to(torch.float32) / 255, batch)
@@ -93,6 +116,9 @@ class ImageArrays:
 
     def slice(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Return (images float32 [n, C, H, W] in [0, 1], labels int64 [n]) of a shard, as copies."""
+        if isinstance(self.pixels, LabeledImages):
+            part = self.pixels.select(slice(start, stop))
+            return next(part.batches(len(part)))
         pixels = torch.from_numpy(self.pixels[start:stop].copy())
         images = pixels.to(torch.float32) / 255 if pixels.dtype == torch.uint8 else pixels
         return images, torch.from_numpy(self.labels[start:stop].copy())

@@ -31,10 +31,10 @@ def test_one_size_does_not_move_the_other_set() -> None:
     assert probe_and_search("digits", probe_n=10, search_n=300)[0].ids == probe.ids
 
 
-def test_another_split_is_searched_from_its_beginning() -> None:
+def test_another_split_is_searched_from_its_end_too() -> None:
     probe, search = probe_and_search("digits", probe_n=len(TRAIN), search_n=4, search_split="test")
     assert probe.ids == TRAIN.ids
-    assert search.ids == TEST.ids[:4]
+    assert search.ids == TEST.ids[-4:]
 
 
 def test_the_whole_split_may_be_used_but_not_one_image_twice() -> None:
