@@ -2,16 +2,16 @@
 
 from collections.abc import Mapping
 
-from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
+from pyautoattack.autopgd_base import APGDAttack_targeted
 from torch import Tensor
 
 from igd_ray.attacks.base import Attack, Points
 from igd_ray.attacks.counting import CountedTarget
-from igd_ray.attacks.pyautoattack import NORM_NAMES, SILENT, run_search
+from igd_ray.attacks.pyautoattack import NORM_NAMES, SILENT, run_search, untargeted_apgd
 from igd_ray.errors import InputError, did_you_mean
-from igd_ray.threat import ThreatModel
+from igd_ray.threat import Norm, ThreatModel
 
-LOSSES = ("ce", "dlr")
+LOSSES = ("ce", "cw", "dlr")
 
 # The difference-of-logits-ratio divides by the gap to the third (targeted: and fourth) largest logit.
 DLR_CLASSES, TARGETED_DLR_CLASSES = 3, 4
@@ -21,7 +21,8 @@ class APGD(Attack):
     """Untargeted APGD on the images that the target gets right; returns a misclassified iterate if there was one.
 
     Args:
-        loss: "ce" (cross-entropy) or "dlr" (difference of logits ratio).
+        loss: "ce" (cross-entropy), "cw" (the margin of Carlini & Wagner, IEEE S&P 2017) or "dlr" (difference of
+            logits ratio).
         steps: gradient steps a restart.
         restarts: random starts, the later ones on the images still correct.
         eot: gradients averaged a step, for a randomised target (expectation over transformation).
@@ -49,7 +50,7 @@ class APGD(Attack):
         gradients = self.restarts * (self.steps + 1) * self.eot
         return gradients + 2, gradients
 
-    def check(self, num_classes: int) -> None:
+    def check(self, num_classes: int, norm: Norm = Norm.LINF) -> None:
         """Check that there are enough classes for the loss."""
         if self.loss == "dlr" and num_classes < DLR_CLASSES:
             raise InputError(
@@ -58,18 +59,8 @@ class APGD(Attack):
 
     def search(self, target: CountedTarget, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int) -> Points:
         """Run pyautoattack's APGD."""
-        attack = APGDAttack(
-            target,
-            n_iter=self.steps,
-            norm=NORM_NAMES[threat.norm],
-            n_restarts=self.restarts,
-            eps=threat.epsilon,
-            seed=seed,
-            loss=self.loss,
-            eot_iter=self.eot,
-            rho=0.75,
-            device=images.device,
-            logger=SILENT,
+        attack = untargeted_apgd(
+            self.loss, target, images, threat, seed, steps=self.steps, restarts=self.restarts, eot=self.eot
         )
         return run_search(attack.perturb, f"apgd-{self.loss}", target, images, labels)
 
@@ -103,7 +94,7 @@ class TargetedAPGD(Attack):
         gradients = runs * (self.steps + 1) * self.eot
         return gradients + runs + 2, gradients
 
-    def check(self, num_classes: int) -> None:
+    def check(self, num_classes: int, norm: Norm = Norm.LINF) -> None:
         """Check that there are enough classes for the targeted DLR loss."""
         if num_classes < TARGETED_DLR_CLASSES:
             raise InputError(

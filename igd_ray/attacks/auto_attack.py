@@ -10,9 +10,10 @@ from igd_ray.attacks.counting import CountedTarget
 from igd_ray.attacks.fab import FAB
 from igd_ray.attacks.square import Square
 from igd_ray.errors import InputError, did_you_mean
-from igd_ray.threat import ThreatModel
+from igd_ray.threat import Norm, ThreatModel
 
-# The published budgets. "standard" is for deterministic targets, "rand" for randomised ones (20 gradients a step).
+# The published budgets. "standard" is for deterministic targets, "rand" for randomised ones (20 gradients a step),
+# "strong" is the stronger AutoAttack of Kulkarni & Weng, ECCV 2024, table 9.
 VERSIONS: Mapping[str, tuple[tuple[str, Attack], ...]] = {
     "standard": (
         ("apgd-ce", APGD("ce")),
@@ -21,6 +22,12 @@ VERSIONS: Mapping[str, tuple[tuple[str, Attack], ...]] = {
         ("square", Square()),
     ),
     "rand": (("apgd-ce", APGD("ce", eot=20)), ("apgd-dlr", APGD("dlr", eot=20))),
+    "strong": (
+        ("apgd-ce", APGD("ce", steps=200, restarts=10)),
+        ("apgd-t", TargetedAPGD(steps=200, restarts=10)),
+        ("fab-t", FAB(restarts=10)),
+        ("square", Square(restarts=5)),
+    ),
 }
 
 
@@ -31,7 +38,8 @@ class AutoAttack(Attack):
     `AutoAttack(version=…, seed=…)` on the same batch.
 
     Args:
-        version: "standard" (APGD-CE, APGD-T, FAB-T, Square) or "rand" (APGD-CE and APGD-DLR, 20 gradients a step).
+        version: "standard" (APGD-CE, APGD-T, FAB-T, Square), "rand" (APGD-CE and APGD-DLR, 20 gradients a step) or
+            "strong" (as "standard": APGD with 200 steps and 10 restarts, FAB-T with 10 restarts, Square with 5).
     """
 
     def __init__(self, version: str = "standard") -> None:
@@ -48,6 +56,11 @@ class AutoAttack(Attack):
         return tuple(name for name, _ in VERSIONS[self.version])
 
     @property
+    def ways(self) -> frozenset[str]:
+        """Those of its attacks."""
+        return frozenset[str]().union(*(attack.ways for _, attack in VERSIONS[self.version]))
+
+    @property
     def settings(self) -> Mapping[str, object]:
         """Everything that the result depends on besides target, images, threat model and seed."""
         return {
@@ -56,10 +69,10 @@ class AutoAttack(Attack):
             "stages": [dict(attack.settings) for _, attack in VERSIONS[self.version]],
         }
 
-    def check(self, num_classes: int) -> None:
+    def check(self, num_classes: int, norm: Norm = Norm.LINF) -> None:
         """Check that there are enough classes for every attack of the version."""
         for _, attack in VERSIONS[self.version]:
-            attack.check(num_classes)
+            attack.check(num_classes, norm)
 
     def most_passes(self, num_classes: int) -> tuple[int, int]:
         """A first look, then all of every attack and a look at its points."""

@@ -16,7 +16,10 @@ from igd_ray.attacks.counting import CountedTarget
 from igd_ray.data.images import check_images
 from igd_ray.errors import IgdError, InputError
 from igd_ray.models.prediction import predicted_classes
-from igd_ray.threat import DISTANCE_TOLERANCE, ThreatModel
+from igd_ray.threat import DISTANCE_TOLERANCE, Norm, ThreatModel
+
+# How an attack learns of its target: by its gradients, or by asking for logits or classes only.
+GRADIENT, QUERY = "gradient", "query"
 
 
 class AttackError(IgdError):
@@ -76,9 +79,19 @@ class Attack(ABC):
     """An attack: `attack(model, images, labels, threat=…, generator=…)`.
 
     A subclass gives its settings and its search; it sees a logits callable and bounds, nothing of defenses.
+
+    Attributes:
+        point_name: the name of the point that the search returns first.
+        most_points: how many points an image it may keep.
     """
 
     point_name = "returned"
+    most_points = 1
+
+    @property
+    def ways(self) -> frozenset[str]:
+        """How it learns of its target: `GRADIENT`, `QUERY`, or, for an ensemble, both."""
+        return frozenset({GRADIENT})
 
     @property
     @abstractmethod
@@ -96,8 +109,8 @@ class Attack(ABC):
         The look at the number of classes is included, the verdict on each point kept is not.
         """
 
-    def check(self, num_classes: int) -> None:  # noqa: B027 — most attacks fit any model
-        """Check that the attack fits a model of `num_classes` classes.
+    def check(self, num_classes: int, norm: Norm = Norm.LINF) -> None:  # noqa: B027 — most attacks fit anything
+        """Check that the attack fits a model of `num_classes` classes and a ball of `norm`.
 
         Raises:
             InputError: saying what the attack needs.
@@ -127,7 +140,7 @@ class Attack(ABC):
         # One memory layout, also of images with one channel, whose strides are ambiguous and steer the rounding.
         images = images.flatten().view(images.shape)
         num_classes = target.num_classes(images)
-        self.check(num_classes)
+        self.check(num_classes, threat.norm)
         if labels.min() < 0 or labels.max() >= num_classes:
             raise InputError(
                 f"labels must lie in 0…{num_classes - 1}, the model's classes, "

@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from torch import Tensor
 
 from igd_ray.attacks.base import Points, even_shares
 from igd_ray.attacks.counting import CountedTarget
-from igd_ray.threat import Norm
+from igd_ray.threat import Norm, ThreatModel
 
 # The names pyautoattack gives to norms.
 NORM_NAMES = {Norm.LINF: "Linf", Norm.L2: "L2"}
@@ -18,6 +19,58 @@ NORM_NAMES = {Norm.LINF: "Linf", Norm.L2: "L2"}
 SILENT = logging.getLogger("igd_ray.attacks.pyautoattack")
 SILENT.addHandler(logging.NullHandler())
 SILENT.propagate = False
+
+
+class MarginAPGD(APGDAttack):  # type: ignore[misc]
+    """APGD on the loss CW = −(z_y − max_{j≠y} z_j), in the place where pyautoattack computes DLR."""
+
+    def dlr_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return CW, [B], for `logits` [B, C]."""
+        true = logits.gather(1, labels[:, None])[:, 0]
+        return wrong_logits(logits, labels).amax(dim=1) - true
+
+
+class MarginTargetedAPGD(APGDAttack_targeted):  # type: ignore[misc]
+    """Targeted APGD on the loss −(z_y − z_t), in the place where pyautoattack computes the targeted DLR."""
+
+    def dlr_loss_targeted(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the targeted margin, [B], for `logits` [B, C]."""
+        classes = torch.stack([self.y_target, labels], dim=1)
+        aim, true = logits.gather(1, classes).unbind(dim=1)
+        return aim - true
+
+
+def wrong_logits(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return `logits` [B, C] with minus infinity at the `labels` [B]."""
+    true = torch.arange(logits.shape[1], device=logits.device) == labels[:, None]
+    return logits.masked_fill(true, -torch.inf)
+
+
+def untargeted_apgd(
+    loss: str,
+    target: CountedTarget,
+    images: Tensor,
+    threat: ThreatModel,
+    seed: int,
+    *,
+    steps: int,
+    restarts: int = 1,
+    eot: int = 1,
+) -> APGDAttack:
+    """Return pyautoattack's untargeted APGD on `loss`: "ce", "cw" or "dlr"."""
+    return (MarginAPGD if loss == "cw" else APGDAttack)(
+        target,
+        n_iter=steps,
+        norm=NORM_NAMES[threat.norm],
+        n_restarts=restarts,
+        eps=threat.epsilon,
+        seed=seed,
+        loss="dlr" if loss == "cw" else loss,
+        eot_iter=eot,
+        rho=0.75,
+        device=images.device,
+        logger=SILENT,
+    )
 
 
 @contextmanager
@@ -38,6 +91,13 @@ def run_search(
     before = target.queries, target.forwards, target.backwards
     with forked_generators(images.device):
         adversarial = perturb(images.clone(), labels.clone()).detach()
+    return moved_points(adversarial, stage, target, before, images)
+
+
+def moved_points(
+    adversarial: Tensor, stage: str, target: CountedTarget, before: tuple[int, int, int], images: Tensor
+) -> Points:
+    """Return the points of `adversarial` that are not the clean image; what was counted since `before` is shared."""
     moved = (adversarial != images).flatten(1).any(dim=1)
     queries, forwards, backwards = even_shares(target, before, len(images), images.device)
     stages: list[str | None] = [stage if row else None for row in moved.tolist()]

@@ -12,8 +12,11 @@ from igd_ray.attacks.apgd import APGD, TargetedAPGD
 from igd_ray.attacks.auto_attack import AutoAttack
 from igd_ray.attacks.base import Attack
 from igd_ray.attacks.fab import FAB
+from igd_ray.attacks.fgsm import FGSM
+from igd_ray.attacks.pgd import PGD
+from igd_ray.attacks.rays import RayS
 from igd_ray.attacks.square import Square
-from igd_ray.attacks.transfer import TransferAPGD
+from igd_ray.attacks.transfer import TransferAPGD, TransferEOT, TransferTargetedAPGD
 from igd_ray.errors import InputError, did_you_mean
 
 CLEAN = "clean"
@@ -23,7 +26,11 @@ TRANSFER_PREFIX = "tr-"
 FIXED: Mapping[str, Callable[[], Attack]] = {
     "aa": lambda: AutoAttack("standard"),
     "aa-rand": lambda: AutoAttack("rand"),
+    "aa-strong": lambda: AutoAttack("strong"),
     "apgd-eot": lambda: AutoAttack("rand"),
+    "fgsm": FGSM,
+    # Base models are deterministic: identical gradients are not averaged but computed once.
+    "tr-apgd-eot": lambda: TransferEOT(collapse=True),
 }
 
 # Those that average gradients over a target's randomness.
@@ -32,16 +39,21 @@ RANDOMISED = ("aa-rand", "apgd-eot")
 # Attacks with a budget, steps or queries an image, that a label may change: `apgd-ce-20`, `square-1000`.
 BUDGETED: Mapping[str, tuple[int, Callable[[int], Attack]]] = {
     "apgd-ce": (100, lambda steps: APGD("ce", steps=steps)),
+    "apgd-cw": (100, lambda steps: APGD("cw", steps=steps)),
     "apgd-dlr": (100, lambda steps: APGD("dlr", steps=steps)),
     "apgd-t": (100, lambda steps: TargetedAPGD(steps=steps)),
     "fab-t": (100, lambda steps: FAB(steps=steps)),
     "square": (5000, lambda queries: Square(queries)),
+    "rays": (10_000, lambda queries: RayS(queries)),
+    "pgd": (50, lambda steps: PGD(steps)),
     "tr-apgd-ce": (100, lambda steps: TransferAPGD("ce", steps=steps)),
+    "tr-apgd-cw": (100, lambda steps: TransferAPGD("cw", steps=steps)),
     "tr-apgd-dlr": (100, lambda steps: TransferAPGD("dlr", steps=steps)),
+    "tr-apgd-t-dlr": (100, lambda steps: TransferTargetedAPGD(steps=steps)),
 }
 
-# Attacks that ask for the target's class or logits only; the others follow gradients.
-QUERY_STAGES = ("square",)
+# Stages that ask for the target's class or logits only; the others follow gradients.
+QUERY_STAGES = ("square", "rays")
 
 
 @dataclass(frozen=True)
@@ -90,6 +102,8 @@ def parse_attack(label: str) -> AttackLabel:
 
 def known_attacks() -> list[str]:
     """Return every label with its published budget."""
-    direct = [CLEAN, *FIXED, *(name for name in BUDGETED if not name.startswith(TRANSFER_PREFIX))]
-    carried = [TRANSFER_PREFIX + name for name in direct if name != CLEAN and name not in RANDOMISED]
-    return [*direct, *carried]
+    names = [*FIXED, *BUDGETED]
+    direct = [name for name in names if not name.startswith(TRANSFER_PREFIX)]
+    carried = [TRANSFER_PREFIX + name for name in direct if name not in RANDOMISED]
+    own = [name for name in names if name.startswith(TRANSFER_PREFIX) and name not in carried]
+    return [CLEAN, *direct, *carried, *own]

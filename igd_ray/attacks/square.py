@@ -6,7 +6,7 @@ from pyautoattack.square import SquareAttack
 from torch import Tensor
 
 from igd_ray.attacks.apgd import require_positive
-from igd_ray.attacks.base import Attack, Points
+from igd_ray.attacks.base import QUERY, Attack, Points
 from igd_ray.attacks.counting import CountedTarget
 from igd_ray.attacks.pyautoattack import NORM_NAMES, run_search
 from igd_ray.threat import ThreatModel
@@ -23,6 +23,11 @@ class Square(Attack):
     def __init__(self, queries: int = 5000, *, restarts: int = 1) -> None:
         require_positive(queries=queries, restarts=restarts)
         self.queries, self.restarts = queries, restarts
+
+    @property
+    def ways(self) -> frozenset[str]:
+        """It asks for logits only."""
+        return frozenset({QUERY})
 
     @property
     def settings(self) -> Mapping[str, object]:

@@ -1,30 +1,45 @@
 """Attacks whose points are computed on the base model and evaluated on a defense.
 
 They run on all images, also those that the base model gets wrong: a defense tends to lose images near the boundary
-(Croce et al., ICML 2022). Two points an image are kept, and a defense is broken if either breaks it: the one of
+(Croce et al., ICML 2022). Two points an image and loss are kept, and a defense is broken if any breaks it: the one of
 highest loss, which is what Croce et al.'s code returns, and the last misclassified one, if there was any.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
-from pyautoattack.autopgd_base import APGDAttack
+from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from torch import Tensor
 
-from igd_ray.attacks.apgd import APGD
-from igd_ray.attacks.base import Points, even_shares
+from igd_ray.attacks.apgd import APGD, DLR_CLASSES, TARGETED_DLR_CLASSES, require_positive
+from igd_ray.attacks.base import Attack, AttackError, Points, even_shares
 from igd_ray.attacks.counting import CountedTarget
-from igd_ray.attacks.pyautoattack import NORM_NAMES, SILENT, forked_generators
+from igd_ray.attacks.pyautoattack import (
+    NORM_NAMES,
+    SILENT,
+    MarginTargetedAPGD,
+    forked_generators,
+    untargeted_apgd,
+    wrong_logits,
+)
 from igd_ray.threat import ThreatModel
 
 HIGHEST_LOSS = "highest-loss"
 LAST_MISCLASSIFIED = "last-misclassified"
+
+# Where there are too few classes for DLR's denominator, its numerator takes its place.
+FEW_CLASSES = "margin"
+
+# Two passes that differ by more in some logit are those of a randomised target, as in the check `randomised`.
+RANDOMISED_DIFFERENCE = 1e-4
 
 
 class TransferAPGD(APGD):
     """One run of APGD on every image, from a uniform random start in the ball, that keeps both points."""
 
     point_name = HIGHEST_LOSS
+    most_points = 2
 
     def __init__(self, loss: str = "ce", *, steps: int = 100) -> None:
         super().__init__(loss, steps=steps)
@@ -36,32 +51,193 @@ class TransferAPGD(APGD):
 
     def search(self, target: CountedTarget, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int) -> Points:
         """Run pyautoattack's APGD once and keep the two points."""
-        attack = APGDAttack(
+        before = target.queries, target.forwards, target.backwards
+        attack = untargeted_apgd(self.loss, target, images, threat, seed, steps=self.steps)
+        with forked_generators(images.device):
+            torch.random.manual_seed(seed)
+            kept = _run(attack, images, labels)
+        return _points({"": kept}, f"apgd-{self.loss}", target, before, images)
+
+
+class TransferTargetedAPGD(Attack):
+    """Targeted APGD-DLR on every image, one run from a random start for each of the most likely wrong classes.
+
+    Run j aims at the j-th most likely wrong class of the target on the clean image. The highest-loss point is the
+    highest of all runs, the last misclassified one that of the last run that had any.
+
+    Loss: −(z_y − z_t)/(z_π1 − (z_π3 + z_π4)/2), π sorting z in descending order (Croce & Hein, ICML 2020, eq. 7). With
+    fewer than four classes there is no such denominator, and the numerator −(z_y − z_t) takes its place.
+
+    Args:
+        targets: how many wrong classes to aim at; all of them where the model has fewer.
+        steps: gradient steps a run.
+    """
+
+    point_name = HIGHEST_LOSS
+    most_points = 2
+
+    def __init__(self, targets: int = 3, *, steps: int = 100) -> None:
+        require_positive(targets=targets, steps=steps)
+        self.targets, self.steps = targets, steps
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """Everything that the result depends on besides target, images, threat model and seed."""
+        return {
+            "attack": "apgd-t-dlr",
+            "targets": self.targets,
+            "steps": self.steps,
+            "few_classes": FEW_CLASSES,
+            "keeps": [HIGHEST_LOSS, LAST_MISCLASSIFIED],
+        }
+
+    def most_passes(self, num_classes: int) -> tuple[int, int]:
+        """The look at the number of classes and at the image, then a start and `steps` steps a run."""
+        gradients = min(self.targets, num_classes - 1) * (self.steps + 1)
+        return gradients + 2, gradients
+
+    def search(self, target: CountedTarget, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int) -> Points:
+        """Run pyautoattack's targeted APGD once for each class and keep the two points."""
+        before = target.queries, target.forwards, target.backwards
+        with torch.no_grad():
+            logits = wrong_logits(target(images), labels)
+        num_classes = logits.shape[1]
+        by_likelihood = logits.argsort(dim=1, descending=True, stable=True)
+        attack = (APGDAttack_targeted if num_classes >= TARGETED_DLR_CLASSES else MarginTargetedAPGD)(
             target,
             n_iter=self.steps,
             norm=NORM_NAMES[threat.norm],
             eps=threat.epsilon,
             seed=seed,
-            loss=self.loss,
             rho=0.75,
             device=images.device,
             logger=SILENT,
         )
-        before = target.queries, target.forwards, target.backwards
         with forked_generators(images.device):
             torch.random.manual_seed(seed)
-            attack.init_hyperparam(images)
-            highest_loss, still_correct, _, misclassified = attack.attack_single_run(images.clone(), labels)
-        queries, forwards, backwards = even_shares(target, before, len(images), images.device)
-        everywhere = torch.ones_like(labels, dtype=torch.bool)
-        fooled = ~still_correct.bool()
-        stages: list[str | None] = [f"apgd-{self.loss}"] * len(images)
-        return Points(
-            highest_loss.detach(),
-            stages,
-            everywhere,
-            queries,
-            forwards,
-            backwards,
-            alternatives={LAST_MISCLASSIFIED: (misclassified.detach(), fooled)},
+            runs = []
+            for rank in range(min(self.targets, num_classes - 1)):
+                attack.y_target = by_likelihood[:, rank]
+                runs.append(_run(attack, images, labels))
+        kept = runs[0]
+        for run in runs[1:]:
+            kept = kept.joined(run)
+        return _points({"": kept}, "apgd-t-dlr", target, before, images)
+
+
+class TransferEOT(Attack):
+    """APGD-CE and APGD-DLR with averaged gradients on every image, that keep both points each.
+
+    With two classes there is no denominator for DLR, and its numerator, the margin CW, takes its place.
+
+    Args:
+        steps: gradient steps a run.
+        eot: gradients averaged a step (expectation over transformation).
+        collapse: the target, a base model, is deterministic, so that the gradients of a step are identical: one
+            takes the place of `eot`. A target that turns out random is an error.
+    """
+
+    losses = ("ce", "dlr")
+    point_name = f"ce-{HIGHEST_LOSS}"
+    most_points = 4
+
+    def __init__(self, *, steps: int = 100, eot: int = 20, collapse: bool = True) -> None:
+        require_positive(steps=steps, eot=eot)
+        self.steps, self.eot, self.collapse = steps, eot, collapse
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """Everything that the result depends on besides target, images, threat model and seed."""
+        return {
+            "attack": "apgd-eot",
+            "losses": list(self.losses),
+            "steps": self.steps,
+            "eot": self.eot,
+            "collapse": self.collapse,
+            "few_classes": FEW_CLASSES,
+            "keeps": [HIGHEST_LOSS, LAST_MISCLASSIFIED],
+        }
+
+    @property
+    def gradients(self) -> int:
+        """How many gradients are computed a step."""
+        return 1 if self.collapse else self.eot
+
+    def most_passes(self, num_classes: int) -> tuple[int, int]:
+        """The look at the number of classes, four for the randomness, then a start and `steps` steps for each loss."""
+        gradients = len(self.losses) * (self.steps + 1) * self.gradients
+        return gradients + 5, gradients
+
+    def search(self, target: CountedTarget, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int) -> Points:
+        """Run pyautoattack's APGD once for each loss, each from `seed`, and keep the four points."""
+        before = target.queries, target.forwards, target.backwards
+        num_classes = target.num_classes(images)
+        if self.collapse:
+            self._check_deterministic(target, images)
+        kept = {}
+        for name in self.losses:
+            loss = "cw" if name == "dlr" and num_classes < DLR_CLASSES else name
+            attack = untargeted_apgd(loss, target, images, threat, seed, steps=self.steps, eot=self.gradients)
+            with forked_generators(images.device):
+                torch.random.manual_seed(seed)
+                kept[f"{name}-"] = _run(attack, images, labels)
+        return _points(kept, "apgd-eot", target, before, images)
+
+    @torch.no_grad()
+    def _check_deterministic(self, target: CountedTarget, images: Tensor) -> None:
+        # Blends of two images, too: noise behind a hard pseudo-label shows only where the label is in doubt.
+        points = torch.cat([images, (images + images.roll(1, dims=0)) / 2])
+        difference = float((target(points) - target(points)).abs().max())
+        if not difference <= RANDOMISED_DIFFERENCE:
+            raise AttackError(
+                f"{self!r} takes one gradient for {self.eot} identical ones, but two passes over the same images "
+                f"differ by {difference:.2g} in a logit: the model is randomised; average its gradients with apgd-eot"
+            )
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """The two points of one or several runs of APGD on every image.
+
+    Attributes:
+        highest_loss, misclassified: [N, C, H, W].
+        loss: of the highest-loss point, [N].
+        fooled: whether some iterate was misclassified, bool [N].
+    """
+
+    highest_loss: Tensor
+    loss: Tensor
+    misclassified: Tensor
+    fooled: Tensor
+
+    def joined(self, later: "_Kept") -> "_Kept":
+        """Return the points of this run and a later one together."""
+        higher, fooled = later.loss > self.loss, later.fooled
+        return _Kept(
+            torch.where(higher[:, None, None, None], later.highest_loss, self.highest_loss),
+            torch.where(higher, later.loss, self.loss),
+            torch.where(fooled[:, None, None, None], later.misclassified, self.misclassified),
+            self.fooled | fooled,
         )
+
+
+def _run(attack: APGDAttack, images: Tensor, labels: Tensor) -> _Kept:
+    """Run `attack` on every image from a random start that the global generator gives."""
+    attack.init_hyperparam(images)
+    highest_loss, still_correct, loss, misclassified = attack.attack_single_run(images.clone(), labels)
+    return _Kept(highest_loss.detach(), loss.detach(), misclassified.detach(), ~still_correct.bool())
+
+
+def _points(
+    kept: Mapping[str, _Kept], stage: str, target: CountedTarget, before: tuple[int, int, int], images: Tensor
+) -> Points:
+    """Return what was `kept` under the prefix of each point's name; what was counted since `before` is shared."""
+    everywhere = torch.ones(len(images), dtype=torch.bool, device=images.device)
+    named: dict[str, tuple[Tensor, Tensor]] = {}
+    for prefix, points in kept.items():
+        named[prefix + HIGHEST_LOSS] = points.highest_loss, everywhere
+        named[prefix + LAST_MISCLASSIFIED] = points.misclassified, points.fooled
+    first, *alternatives = named.items()
+    queries, forwards, backwards = even_shares(target, before, len(images), images.device)
+    stages: list[str | None] = [stage] * len(images)
+    return Points(first[1][0], stages, everywhere, queries, forwards, backwards, dict(alternatives))

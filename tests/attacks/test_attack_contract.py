@@ -7,7 +7,24 @@ import torch
 from pass_counter import PassCounter
 from torch import Generator, Tensor, nn
 
-from igd_ray.attacks import APGD, FAB, Attack, AttackResult, AutoAttack, Square, TargetedAPGD, TransferAPGD, auto_attack
+from igd_ray.attacks import (
+    APGD,
+    FAB,
+    FGSM,
+    PGD,
+    Attack,
+    AttackError,
+    AttackResult,
+    AutoAttack,
+    RayS,
+    Square,
+    TargetedAPGD,
+    TransferAPGD,
+    TransferEOT,
+    TransferTargetedAPGD,
+    auto_attack,
+)
+from igd_ray.attacks.base import GRADIENT, QUERY
 from igd_ray.errors import InputError
 from igd_ray.threat import Norm, ThreatModel
 
@@ -21,22 +38,51 @@ SHORT_VERSIONS = {
         ("square", Square(20)),
     ),
     "rand": (("apgd-ce", APGD("ce", steps=3, eot=2)), ("apgd-dlr", APGD("dlr", steps=5, eot=2))),
+    "strong": (
+        ("apgd-ce", APGD("ce", steps=3, restarts=2)),
+        ("apgd-t", TargetedAPGD(classes=2, steps=3, restarts=2)),
+        ("fab-t", FAB(classes=2, steps=5, restarts=2)),
+        ("square", Square(10, restarts=2)),
+    ),
 }
 
 ATTACKS = [
     APGD("ce", steps=6),
+    APGD("cw", steps=6),
     APGD("dlr", steps=4, restarts=2, eot=3),
     TargetedAPGD(classes=3, steps=5),
     FAB(classes=3, steps=6),
     FAB(classes=2, steps=6, restarts=2),
     Square(30),
     Square(10, restarts=2),
+    RayS(300),
+    PGD(6),
+    PGD(3, step_size=0.5, restarts=2, random_start=False),
+    FGSM(),
     TransferAPGD("ce", steps=6),
+    TransferAPGD("cw", steps=6),
     TransferAPGD("dlr", steps=6),
+    TransferTargetedAPGD(steps=5),
+    TransferEOT(steps=5),
+    TransferEOT(steps=3, eot=3, collapse=False),
     AutoAttack("standard"),
     AutoAttack("rand"),
+    AutoAttack("strong"),
 ]
-every_attack = pytest.mark.parametrize("attack", ATTACKS, ids=repr)
+
+
+def attacks(*, without: tuple[type[Attack], ...] = (), collapsed: bool = True) -> pytest.MarkDecorator:
+    """Every attack but those of the types `without` and, if so, those that take their target for deterministic."""
+    chosen = [
+        attack
+        for attack in ATTACKS
+        if not isinstance(attack, without) and (collapsed or not getattr(attack, "collapse", False))
+    ]
+    return pytest.mark.parametrize("attack", chosen, ids=repr)
+
+
+every_attack = attacks()
+TRANSFERS = (TransferAPGD, TransferEOT, TransferTargetedAPGD)
 
 # Images whose label is made wrong, so that the model misclassifies them without any attack.
 MISLABELLED = [2, 4]
@@ -131,7 +177,7 @@ def test_distances_are_those_of_the_points(result: AttackResult, images: Tensor)
 
 
 # A transfer attacks misclassified images, too; see test_transfer.py.
-@pytest.mark.parametrize("attack", [one for one in ATTACKS if not isinstance(one, TransferAPGD)], ids=repr)
+@attacks(without=TRANSFERS)
 def test_misclassified_images_are_broken_without_being_attacked(result: AttackResult, images: Tensor) -> None:
     assert result.broken[MISLABELLED].all()
     assert torch.equal(result.adversarial[MISLABELLED], images[MISLABELLED])
@@ -161,8 +207,16 @@ def test_the_seed_alone_decides(
     assert torch.equal(used.get_state(), state)
 
 
-# FAB starts at the image itself.
-@pytest.mark.parametrize("attack", [one for one in ATTACKS if not isinstance(one, FAB)], ids=repr)
+# FAB and FGSM start at the image itself, as PGD does here where it does not; RayS draws nothing at random.
+@pytest.mark.parametrize(
+    "attack",
+    [
+        one
+        for one in ATTACKS
+        if not isinstance(one, FAB | FGSM | RayS) and (not isinstance(one, PGD) or one.random_start)
+    ],
+    ids=repr,
+)
 def test_another_seed_gives_other_points(
     attack: Attack, result: AttackResult, model: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel
 ) -> None:
@@ -297,8 +351,9 @@ def assert_counts(attack: Attack, target: nn.Module, result: AttackResult, count
     # The bound speaks of the search; the verdict on each point kept comes on top.
     assert counter.forwards <= images * (queries + len(result.points)) * passes
     assert counter.backwards <= images * gradients * passes
-    # No stage that follows gradients comes without them, no other with them.
-    assert (counter.backwards > 0) == (not isinstance(attack, Square))
+    assert len(result.points) == attack.most_points
+    # No attack that follows gradients comes without them, no other with them.
+    assert (counter.backwards > 0) == (GRADIENT in attack.ways)
 
 
 @every_attack
@@ -326,7 +381,7 @@ DEFENSES = [
 ]
 
 
-@every_attack
+@attacks(collapsed=False)
 @pytest.mark.parametrize(("settings", "passes"), DEFENSES, ids=["two draws", "one draw", "no noise"])
 def test_counts_on_a_defense_are_passes_of_its_base_model(
     attack: Attack, settings: dict, passes: int, defended, model, images: Tensor, labels: Tensor, threat: ThreatModel
@@ -337,7 +392,7 @@ def test_counts_on_a_defense_are_passes_of_its_base_model(
     assert_counts(attack, target, result, counter, passes)
 
 
-@every_attack
+@attacks(collapsed=False)
 def test_a_random_defense_keeps_the_contract_and_its_noise_moves_on(
     attack: Attack, defended, images: Tensor, labels: Tensor, threat: ThreatModel
 ) -> None:
@@ -360,7 +415,7 @@ def test_a_deterministic_defense_is_judged_by_its_own_answers(
     assert torch.equal(result.broken, target(result.adversarial).argmax(dim=1) != labels)
 
 
-@every_attack
+@attacks(without=(RayS,))
 def test_the_l2_ball_holds_as_well(attack: Attack, model: nn.Module, images: Tensor, labels: Tensor) -> None:
     threat = ThreatModel(Norm.L2, 0.8)
     result = run(attack, model, images, labels, threat)
@@ -370,15 +425,42 @@ def test_the_l2_ball_holds_as_well(attack: Attack, model: nn.Module, images: Ten
     assert torch.equal(result.broken, model(result.adversarial).argmax(dim=1) != labels)
 
 
+def test_rays_refuses_the_l2_ball(model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    for refused in (
+        lambda: RayS(3).check(10, Norm.L2),
+        lambda: run(RayS(3), model, images, labels, ThreatModel(Norm.L2, 0.8)),
+    ):
+        with pytest.raises(InputError, match="RayS searches balls of the norm linf only, not l2"):
+            refused()
+
+
+def test_a_random_target_is_not_taken_for_a_deterministic_one(defended, images, labels, threat) -> None:
+    with pytest.raises(AttackError, match="two passes over the same images differ by"):
+        run(TransferEOT(steps=2), defended(sigma=0.07), images, labels, threat)
+
+
+def test_an_ensemble_works_in_the_ways_of_its_stages() -> None:
+    assert AutoAttack("standard").ways == AutoAttack("strong").ways == {GRADIENT, QUERY}
+    assert AutoAttack("rand").ways == {GRADIENT}
+
+
 @pytest.mark.parametrize(
     ("build", "what"),
     [
-        (lambda: APGD("cw"), "loss must be one of ce, dlr, not 'cw'"),
+        (lambda: APGD("cv"), "loss must be one of ce, cw, dlr, not 'cv'"),
         (lambda: APGD("CE"), "did you mean|loss must be"),
         (lambda: APGD(steps=0), "steps must be at least 1, not 0"),
         (lambda: APGD(restarts=0), "restarts must be at least 1, not 0"),
         (lambda: APGD(eot=-1), "eot must be at least 1, not -1"),
         (lambda: TransferAPGD(steps=0), "steps must be at least 1, not 0"),
+        (lambda: TransferTargetedAPGD(targets=0), "targets must be at least 1, not 0"),
+        (lambda: TransferEOT(eot=0), "eot must be at least 1, not 0"),
+        (lambda: RayS(0), "queries must be at least 1, not 0"),
+        (lambda: PGD(0), "steps must be at least 1, not 0"),
+        (lambda: PGD(restarts=0), "restarts must be at least 1, not 0"),
+        (lambda: PGD(step_size=0), "step_size must be positive, in units of epsilon, not 0"),
+        (lambda: PGD(step_size=float("nan")), "step_size must be positive"),
+        (lambda: PGD(step_size=float("inf")), "step_size must be positive"),
         (lambda: TargetedAPGD(classes=0), "classes must be at least 1, not 0"),
         (lambda: FAB(classes=0), "classes must be at least 1, not 0"),
         (lambda: FAB(steps=0), "steps must be at least 1, not 0"),
@@ -418,14 +500,26 @@ class FewClasses(nn.Module):
         (AutoAttack("rand"), 3),
         (APGD("ce", steps=2), 2),
         (FAB(steps=2), 2),
+        (APGD("cw", steps=2), 2),
         (Square(3), 2),
+        (RayS(3), 2),
+        (PGD(2), 2),
+        (FGSM(), 2),
+        (TransferAPGD("cw", steps=2), 2),
+        # These have a loss for fewer classes.
+        (TransferTargetedAPGD(steps=2), 2),
+        (TransferEOT(steps=2), 2),
     ],
     ids=repr,
 )
 def test_classes_that_a_loss_needs(attack: Attack, needs: int, model: nn.Module, images: Tensor, threat) -> None:
     labels = torch.zeros(len(images), dtype=torch.int64)
     attack.check(needs)
-    run(attack, FewClasses(model, needs), images, labels, threat)
+    with PassCounter(model.conv1) as counter:
+        result = run(attack, FewClasses(model, needs), images, labels, threat)
+    queries, gradients = attack.most_passes(needs)
+    assert counter.forwards <= len(images) * (queries + len(result.points))
+    assert counter.backwards <= len(images) * gradients
     if needs > 2:
         with pytest.raises(InputError, match=f"at least {needs} classes"):
             attack.check(needs - 1)

@@ -2,9 +2,24 @@
 
 import pytest
 
-from igd_ray.attacks import APGD, FAB, Attack, AutoAttack, Square, TargetedAPGD, TransferAPGD
-from igd_ray.attacks.registry import BUDGETED, FIXED, parse_attack
+from igd_ray.attacks import (
+    APGD,
+    FAB,
+    FGSM,
+    PGD,
+    Attack,
+    AutoAttack,
+    RayS,
+    Square,
+    TargetedAPGD,
+    TransferAPGD,
+    TransferEOT,
+    TransferTargetedAPGD,
+)
+from igd_ray.attacks.base import QUERY
+from igd_ray.attacks.registry import BUDGETED, CLEAN, FIXED, QUERY_STAGES, RANDOMISED, known_attacks, parse_attack
 from igd_ray.errors import InputError
+from igd_ray.report.protocol import NINE_ATTACKS
 
 LABELS = [
     ("aa", AutoAttack("standard"), False),
@@ -24,6 +39,24 @@ LABELS = [
     ("tr-apgd-ce-30", TransferAPGD("ce", steps=30), True),
     ("tr-apgd-dlr", TransferAPGD("dlr", steps=100), True),
     ("tr-apgd-t", TargetedAPGD(9, steps=100), True),
+    ("aa-strong", AutoAttack("strong"), False),
+    ("tr-aa-strong", AutoAttack("strong"), True),
+    ("apgd-cw", APGD("cw", steps=100), False),
+    ("apgd-cw-50", APGD("cw", steps=50), False),
+    ("tr-apgd-cw", TransferAPGD("cw", steps=100), True),
+    ("tr-apgd-cw-20", TransferAPGD("cw", steps=20), True),
+    ("tr-apgd-t-dlr", TransferTargetedAPGD(3, steps=100), True),
+    ("tr-apgd-t-dlr-40", TransferTargetedAPGD(3, steps=40), True),
+    ("tr-apgd-eot", TransferEOT(steps=100, eot=20, collapse=True), True),
+    ("rays", RayS(10_000), False),
+    ("rays-1000", RayS(1000), False),
+    ("tr-rays", RayS(10_000), True),
+    ("tr-rays-500", RayS(500), True),
+    ("pgd", PGD(50, restarts=1, random_start=True), False),
+    ("pgd-200", PGD(200), False),
+    ("tr-pgd-10", PGD(10), True),
+    ("fgsm", FGSM(), False),
+    ("tr-fgsm", FGSM(), True),
 ]
 
 
@@ -52,6 +85,42 @@ def test_the_published_budgets() -> None:
     first, second = AutoAttack("rand").settings["stages"]
     assert first == {"attack": "apgd", "loss": "ce", "steps": 100, "restarts": 1, "eot": 20}
     assert second == {"attack": "apgd", "loss": "dlr", "steps": 100, "restarts": 1, "eot": 20}
+
+
+def test_the_stronger_budgets_of_table_9() -> None:
+    """METHOD.md: APGD 200 steps × 10 restarts, FAB-T 10 restarts, Square 5 restarts."""
+    apgd, targeted, fab, square = AutoAttack("strong").settings["stages"]
+    assert apgd == {"attack": "apgd", "loss": "ce", "steps": 200, "restarts": 10, "eot": 1}
+    assert targeted == {"attack": "apgd-t", "classes": 9, "steps": 200, "restarts": 10, "eot": 1}
+    assert fab == {"attack": "fab-t", "classes": 9, "steps": 100, "restarts": 10}
+    assert square == {"attack": "square", "queries": 5000, "restarts": 5}
+
+
+@pytest.mark.parametrize("label", NINE_ATTACKS)
+def test_the_nine_attacks_of_the_worst_case_are_known(label: str) -> None:
+    parsed = parse_attack(label)
+    assert parsed.attack is not None
+    assert parsed.transfer is label.startswith("tr-")
+    assert label in known_attacks()
+
+
+def test_no_two_known_labels_ask_for_the_same() -> None:
+    """But `apgd-eot`, which is AutoAttack rand under the name that the worst case gives it."""
+    asked = {}
+    for label in known_attacks():
+        parsed = parse_attack(label)
+        asked.setdefault((str(parsed.attack and dict(parsed.attack.settings)), parsed.transfer), []).append(label)
+    assert [labels for labels in asked.values() if len(labels) > 1] == [["aa-rand", "apgd-eot"]]
+
+
+def test_labels_tell_apart_what_queries_and_what_averages() -> None:
+    single = {label: parse_attack(label).attack for label in known_attacks() if label not in (CLEAN, "apgd-eot")}
+    for label, attack in single.items():
+        assert attack is not None
+        if not isinstance(attack, AutoAttack):
+            assert (attack.ways == {QUERY}) == (label.removeprefix("tr-") in QUERY_STAGES), label
+    averaging = [label for label, attack in single.items() if "'eot': 20" in str(attack and attack.settings)]
+    assert {label for label in averaging if not label.startswith("tr-")} | {"apgd-eot"} == set(RANDOMISED)
 
 
 @pytest.mark.parametrize(("label", "bare"), [("square-5000", "square"), ("tr-apgd-ce-100", "tr-apgd-ce")])
@@ -83,6 +152,12 @@ def test_every_published_budget_written_out_is_refused(name: str) -> None:
         ("square-", "'square'"),
         ("square-1.5", "'square'"),
         ("square--5", "'square'"),
+        ("ray", "'rays'"),
+        ("tr-apgd-t-drl", "'tr-apgd-t-dlr'"),
+        ("apgd-t-dlr", ""),
+        ("tr-apgd-eot-5", "'tr-apgd-eot'"),
+        ("tr-aa-rand", ""),
+        ("fgsm-2", "'fgsm'"),
     ],
 )
 def test_an_unknown_label_is_told_with_what_is_known_and_close(label: str, close: str) -> None:
@@ -104,6 +179,11 @@ def test_a_budget_is_a_positive_number_written_one_way(label: str) -> None:
         parse_attack(label)
 
 
-@pytest.mark.parametrize("name", [*FIXED, *BUDGETED])
+@pytest.mark.parametrize("name", known_attacks())
 def test_known_names_are_labels(name: str) -> None:
     assert parse_attack(name).label == name
+
+
+def test_every_name_of_the_registry_is_known_once() -> None:
+    assert {CLEAN, *FIXED, *BUDGETED} <= set(known_attacks())
+    assert len(set(known_attacks())) == len(known_attacks())

@@ -52,12 +52,14 @@ def watched(loss: str, model: nn.Module, images: Tensor, labels: Tensor, threat:
 
 
 def losses(name: str, logits: Tensor, labels: Tensor) -> Tensor:
-    """Return cross-entropy or DLR, [STEPS + 1, N], written out from METHOD.md."""
+    """Return cross-entropy, CW or DLR, [STEPS + 1, N], written out from METHOD.md."""
     true = logits.gather(2, labels.expand(len(logits), -1)[..., None])[..., 0]
     if name == "ce":
         return logits.logsumexp(dim=2) - true
     ordered = logits.sort(dim=2, descending=True).values
     others = logits.masked_fill(nn.functional.one_hot(labels, logits.shape[2]).bool(), -torch.inf).amax(dim=2)
+    if name == "cw":
+        return -(true - others)
     return -(true - others) / (ordered[..., 0] - ordered[..., 2])
 
 
@@ -66,7 +68,7 @@ def wrong_rows() -> list[int]:
     return [1, 4]
 
 
-@pytest.fixture(scope="module", params=["ce", "dlr"])
+@pytest.fixture(scope="module", params=["ce", "cw", "dlr"])
 def loss(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -167,11 +169,27 @@ def test_a_start_that_is_misclassified_is_kept_when_no_later_iterate_is(model, d
     assert torch.equal(points, run.iterates[0])
 
 
-def test_on_images_that_are_right_it_walks_as_apgd_does(model, digits: tuple[Tensor, Tensor], threat) -> None:
+@pytest.mark.parametrize("norm", [Norm.LINF, Norm.L2], ids=str)
+def test_on_images_that_are_right_it_walks_as_apgd_does(
+    loss: str, norm: Norm, model, digits: tuple[Tensor, Tensor], threat
+) -> None:
     """So that one trajectory can serve both, as the first stage of AutoAttack."""
     images, labels = digits
-    transfer = TransferAPGD("ce", steps=STEPS)(model, images, labels, threat=threat, generator=Generator())
-    direct = APGD("ce", steps=STEPS)(model, images, labels, threat=threat, generator=Generator())
+    threat = threat if norm is Norm.LINF else ThreatModel(norm, 0.8)
+    transfer = TransferAPGD(loss, steps=STEPS)(model, images, labels, threat=threat, generator=Generator())
+    direct = APGD(loss, steps=STEPS)(model, images, labels, threat=threat, generator=Generator())
     points, exists = transfer.points[LAST_MISCLASSIFIED]
     assert torch.equal(exists, direct.found)
     assert torch.equal(points[exists], direct.adversarial[exists])
+
+
+def test_the_first_step_climbs_the_loss_of_its_name(loss: str, run: Run, model: nn.Module, threat) -> None:
+    """Held against the sign of the gradient of the loss as METHOD.md writes it, not as pyautoattack does."""
+    start = run.iterates[0].clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(losses(loss, model(start)[None], run.labels).sum(), [start])
+    # The first step is twice epsilon long, so that it ends where the ball or [0, 1] ends.
+    low, high = (run.images - threat.epsilon).clamp(min=0), (run.images + threat.epsilon).clamp(max=1)
+    end = torch.where(gradient > 0, high, low)
+    climbs = gradient.abs() > 1e-6
+    assert climbs.float().mean() > 0.8
+    assert torch.allclose(run.iterates[1][climbs], end[climbs], atol=1e-6)

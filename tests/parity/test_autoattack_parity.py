@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyautoattack
 import pytest
 import torch
+from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
+from pyautoattack.fab_pt import FABAttack_PT
 from torch import Generator, Tensor, nn
 
 from igd_ray.attacks import APGD, FAB, Attack, AttackResult, AutoAttack, Square, TargetedAPGD, auto_attack
@@ -31,17 +33,19 @@ class Subject:
     images: Tensor
     labels: Tensor
     epsilon: float
+    norm: Norm = Norm.LINF
 
     def __post_init__(self) -> None:
         # Strides are ambiguous where there is one channel; ours are these, and others round differently.
         self.images = self.images.flatten().view(self.images.shape)
 
     def ours(self, attack: Attack, seed: int) -> AttackResult:
-        threat = ThreatModel(Norm.LINF, self.epsilon)
+        threat = ThreatModel(self.norm, self.epsilon)
         return attack(self.model, self.images, self.labels, threat=threat, generator=Generator().manual_seed(seed))
 
     def reference(self, **settings: object) -> pyautoattack.AutoAttack:
-        return pyautoattack.AutoAttack(self.model, eps=self.epsilon, norm="Linf", **settings)
+        norm = {Norm.LINF: "Linf", Norm.L2: "L2"}[self.norm]
+        return pyautoattack.AutoAttack(self.model, eps=self.epsilon, norm=norm, **settings)
 
     def theirs(self, reference: pyautoattack.AutoAttack) -> tuple[Tensor, Tensor]:
         """Return the points of pyautoattack's evaluation, and whether it calls each image broken."""
@@ -69,6 +73,18 @@ def digits() -> Subject:
     labels = data.labels.clone()
     labels[[3, 30]] = (labels[[3, 30]] + 1) % 10
     return Subject(load_model("demo"), data.images, labels, DEMO_EPSILON)
+
+
+@pytest.fixture(scope="module")
+def digits_l2(digits: Subject) -> Subject:
+    return replace(digits, epsilon=0.8, norm=Norm.L2)
+
+
+@pytest.fixture(params=["digits", "digits_l2"])
+def ball(request: pytest.FixtureRequest) -> Subject:
+    """The digits under either norm."""
+    subject: Subject = request.getfixturevalue(request.param)
+    return subject
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +156,22 @@ def single(subject: Subject, name: str, seed: int) -> pyautoattack.AutoAttack:
 
 
 @pytest.mark.parametrize(("loss", "seed"), [("ce", 0), ("ce", 5), ("dlr", 0)])
-def test_apgd_alone(digits: Subject, loss: str, seed: int) -> None:
-    assert_same(digits.ours(APGD(loss), seed), *digits.theirs(single(digits, f"apgd-{loss}", seed)))
+def test_apgd_alone(ball: Subject, loss: str, seed: int) -> None:
+    assert_same(ball.ours(APGD(loss), seed), *ball.theirs(single(ball, f"apgd-{loss}", seed)))
+
+
+def test_apgd_on_cw_is_theirs_with_the_loss_of_croce_et_al(ball: Subject) -> None:
+    """pyautoattack has no CW; Croce et al. (ICML 2022) take it from the two largest logits, sorted."""
+
+    def margin(logits: Tensor, labels: Tensor) -> Tensor:
+        ordered, classes = logits.sort(dim=1)
+        right = (classes[:, -1] == labels).float()
+        true = logits[torch.arange(len(labels)), labels]
+        return -(true - ordered[:, -2] * right - ordered[:, -1] * (1 - right))
+
+    reference = single(ball, "apgd-dlr", seed=2)
+    reference.apgd.dlr_loss = margin
+    assert_same(ball.ours(APGD("cw"), seed=2), *ball.theirs(reference))
 
 
 def test_apgd_with_restarts(digits: Subject) -> None:
@@ -150,22 +180,61 @@ def test_apgd_with_restarts(digits: Subject) -> None:
     assert_same(digits.ours(APGD("ce", restarts=2), seed=0), *digits.theirs(reference))
 
 
-def test_targeted_apgd_alone(digits: Subject) -> None:
-    reference = single(digits, "apgd-t", seed=0)
-    reference.apgd_targeted.n_target_classes = 2
-    assert_same(digits.ours(TargetedAPGD(classes=2), seed=0), *digits.theirs(reference))
+@pytest.mark.parametrize("restarts", [1, 2])
+def test_targeted_apgd_alone(ball: Subject, restarts: int) -> None:
+    reference = single(ball, "apgd-t", seed=0)
+    reference.apgd_targeted.n_target_classes, reference.apgd_targeted.n_restarts = 2, restarts
+    assert_same(ball.ours(TargetedAPGD(classes=2, restarts=restarts), seed=0), *ball.theirs(reference))
 
 
-def test_fab_alone(digits: Subject) -> None:
-    reference = single(digits, "fab-t", seed=0)
+def test_fab_alone(ball: Subject) -> None:
+    reference = single(ball, "fab-t", seed=0)
     reference.fab.n_target_classes, reference.fab.n_iter = 3, 30
-    assert_same(digits.ours(FAB(classes=3, steps=30), seed=0), *digits.theirs(reference))
+    assert_same(ball.ours(FAB(classes=3, steps=30), seed=0), *ball.theirs(reference))
 
 
-def test_square_alone(digits: Subject) -> None:
-    reference = single(digits, "square", seed=5)
-    reference.square.n_queries = 300
-    assert_same(digits.ours(Square(300), seed=5), *digits.theirs(reference))
+def test_fab_with_restarts(ball: Subject) -> None:
+    """pyautoattack's evaluation runs targeted FAB once whatever it is told; its attack class does as told."""
+    result = ball.ours(FAB(classes=2, steps=20, restarts=3), seed=4)
+    fab = FABAttack_PT(
+        ball.model,
+        norm={Norm.LINF: "Linf", Norm.L2: "L2"}[ball.norm],
+        n_restarts=3,
+        n_iter=20,
+        eps=ball.epsilon,
+        seed=4,
+        targeted=True,
+        n_target_classes=2,
+    )
+    with torch.random.fork_rng(devices=[]):
+        points = fab.perturb(ball.images.clone(), ball.labels.clone())
+    assert_same(result, points, ball.model(points).argmax(dim=1) != ball.labels)
+    assert int(result.broken.sum()) >= int(ball.ours(FAB(classes=2, steps=20), seed=4).broken.sum())
+
+
+@pytest.mark.parametrize("restarts", [1, 2])
+def test_square_alone(ball: Subject, restarts: int) -> None:
+    reference = single(ball, "square", seed=5)
+    reference.square.n_queries, reference.square.n_restarts = 300, restarts
+    assert_same(ball.ours(Square(300, restarts=restarts), seed=5), *ball.theirs(reference))
+
+
+def test_strong_with_fewer_restarts(digits: Subject) -> None:
+    """More steps and restarts than standard; their evaluation runs targeted FAB once, so does ours here."""
+    reference = shorten(digits.reference(version="standard", seed=6))
+    shared = {"norm": "Linf", "eps": digits.epsilon, "seed": 6, "n_iter": 40, "n_restarts": 2, "device": "cpu"}
+    reference.apgd = APGDAttack(digits.model, **shared, logger=reference.logger)
+    reference.apgd_targeted = APGDAttack_targeted(digits.model, **shared, n_target_classes=1, logger=reference.logger)
+    reference.square.n_restarts = 2
+    stages = (
+        ("apgd-ce", APGD("ce", steps=40, restarts=2)),
+        ("apgd-t", TargetedAPGD(classes=1, steps=40, restarts=2)),
+        ("fab-t", FAB(classes=3, steps=10)),
+        ("square", Square(200, restarts=2)),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(auto_attack, "VERSIONS", {"strong": stages})
+        assert_same(digits.ours(AutoAttack("strong"), seed=6), *digits.theirs(reference))
 
 
 @pytest.mark.slow
@@ -187,6 +256,20 @@ def test_cifar_square(four_cifar_images: Subject) -> None:
     reference = single(four_cifar_images, "square", seed=0)
     reference.square.n_queries = 50
     assert_same(four_cifar_images.ours(Square(50), seed=0), *four_cifar_images.theirs(reference))
+
+
+@pytest.mark.slow
+def test_cifar_targeted_apgd(four_cifar_images: Subject) -> None:
+    reference = single(four_cifar_images, "apgd-t", seed=0)
+    reference.apgd_targeted.n_target_classes = 2
+    assert_same(four_cifar_images.ours(TargetedAPGD(classes=2), seed=0), *four_cifar_images.theirs(reference))
+
+
+@pytest.mark.slow
+def test_cifar_fab(four_cifar_images: Subject) -> None:
+    reference = single(four_cifar_images, "fab-t", seed=0)
+    reference.fab.n_target_classes, reference.fab.n_iter = 2, 20
+    assert_same(four_cifar_images.ours(FAB(classes=2, steps=20), seed=0), *four_cifar_images.theirs(reference))
 
 
 @pytest.mark.slow

@@ -1,0 +1,118 @@
+"""PGD: gradient steps of a fixed size, projected back into the ball (Madry et al., ICLR 2018)."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import cross_entropy
+
+from igd_ray.attacks.apgd import require_positive
+from igd_ray.attacks.base import Attack, Points
+from igd_ray.attacks.counting import CountedTarget
+from igd_ray.attacks.pyautoattack import moved_points
+from igd_ray.errors import InputError
+from igd_ray.models.prediction import predicted_classes
+from igd_ray.threat import Norm, ThreatModel
+
+# All steps together could cross the ball's radius this many times (Madry et al.).
+REACH = 2.5
+
+
+class PGD(Attack):
+    """PGD on the cross-entropy of the images that the target gets right.
+
+    It returns the last iterate, misclassified or not: of the first restart whose last iterate was misclassified,
+    otherwise of the last restart.
+
+    Args:
+        steps: gradient steps a restart.
+        step_size: in units of epsilon; 2.5 / steps by default.
+        restarts: runs, the later ones on the images still correct.
+        random_start: start from a uniform random point of the ball rather than from the image.
+    """
+
+    stage = "pgd"
+
+    def __init__(
+        self, steps: int = 50, *, step_size: float | None = None, restarts: int = 1, random_start: bool = True
+    ) -> None:
+        require_positive(steps=steps, restarts=restarts)
+        step_size = REACH / steps if step_size is None else step_size
+        if not 0 < step_size < torch.inf:
+            raise InputError(f"step_size must be positive, in units of epsilon, not {step_size:g}")
+        self.steps, self.step_size, self.restarts, self.random_start = steps, step_size, restarts, random_start
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """Everything that the result depends on besides target, images, threat model and seed."""
+        return {
+            "attack": "pgd",
+            "steps": self.steps,
+            "step_size": self.step_size,
+            "restarts": self.restarts,
+            "random_start": self.random_start,
+        }
+
+    def most_passes(self, num_classes: int) -> tuple[int, int]:
+        """The look at the number of classes and at the image, then `steps` steps and a look for each restart."""
+        return self.restarts * (self.steps + 1) + 2, self.restarts * self.steps
+
+    def search(self, target: CountedTarget, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int) -> Points:
+        """Climb from the start of each restart."""
+        before = target.queries, target.forwards, target.backwards
+        generator = Generator().manual_seed(seed)
+        adversarial = images.clone()
+        correct = predicted_classes(target, images) == labels
+        for _ in range(self.restarts):
+            rows = correct.nonzero().flatten()
+            if len(rows) == 0:
+                break
+            start = random_points(images[rows], threat, generator) if self.random_start else images[rows]
+            adversarial[rows] = self._climb(target, images[rows], labels[rows], start, threat)
+            correct[rows] = predicted_classes(target, adversarial[rows]) == labels[rows]
+        return moved_points(adversarial, self.stage, target, before, images)
+
+    def _climb(
+        self, target: CountedTarget, images: Tensor, labels: Tensor, points: Tensor, threat: ThreatModel
+    ) -> Tensor:
+        for _ in range(self.steps):
+            points = points.detach().requires_grad_()
+            loss = cross_entropy(target(points), labels, reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, [points])
+            step = self.step_size * threat.epsilon * steepest(gradient, threat.norm)
+            points = project(points.detach() + step, images, threat)
+        return points
+
+
+def steepest(gradient: Tensor, norm: Norm) -> Tensor:
+    """Return the step of length 1 in `norm` that rises most along each `gradient` [n, C, H, W]; none along 0."""
+    if norm is Norm.LINF:
+        return gradient.sign()
+    length = torch.linalg.vector_norm(gradient.flatten(1), dim=1)[:, None, None, None]
+    return torch.where(length > 0, gradient / length, 0)
+
+
+def project(points: Tensor, images: Tensor, threat: ThreatModel) -> Tensor:
+    """Return `points` [n, C, H, W], moved into the ball around `images` and then into [0, 1]."""
+    difference = points - images
+    if threat.norm is Norm.LINF:
+        difference = difference.clamp(-threat.epsilon, threat.epsilon)
+    else:
+        length = torch.linalg.vector_norm(difference.flatten(1), dim=1)[:, None, None, None]
+        difference = torch.where(length > threat.epsilon, difference * (threat.epsilon / length), difference)
+    return (images + difference).clamp(0, 1)
+
+
+def random_points(images: Tensor, threat: ThreatModel, generator: Generator) -> Tensor:
+    """Return a uniform random point of the ball around each of `images` [n, C, H, W], clipped to [0, 1].
+
+    Args:
+        generator: on the CPU, so that the points are the same on every device.
+    """
+    if threat.norm is Norm.LINF:
+        offset = 2 * torch.rand(images.shape, generator=generator) - 1
+    else:
+        direction = torch.randn(images.shape, generator=generator)
+        share = torch.rand(len(images), generator=generator) ** (1 / images[0].numel())
+        offset = share[:, None, None, None] * steepest(direction, Norm.L2)
+    return project(images + threat.epsilon * offset.to(images.device), images, threat)
