@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from igd_ray.attacks.transfer import RANDOMISED_DIFFERENCE
 from igd_ray.statistics import SIGNIFICANCE, mcnemar
 
 INFO, WARNING = "info", "warning"
 
-# Two passes over the same images differ by more than this in some logit.
-RANDOMISED_DIFFERENCE = 1e-4
 # More than this share of images has an all-zero gradient.
 ZERO_GRADIENT_SHARE = 0.01
 # Attacks that only query break at least this many images that no gradient attack of the same target broke.

@@ -14,11 +14,13 @@ from igd_ray.errors import IgdError, InputError, did_you_mean
 VERBS = {
     "demo": "rank, search, attack and report on the embedded model, in minutes",
     "rank": "rank a layer's neurons for every class",
+    "train": "train what a defense needs: SODEF's ODE block",
     "search": "find the smallest k that keeps clean accuracy, by bisection",
     "evaluate": "attack defenses and reduce to the image-wise worst case",
     "report": "write a run's tables, figures and checks as one HTML file",
     "sql": "query the catalog: one SELECT",
     "status": "show how far each run is",
+    "zoo": "list RobustBench's models that can be ranked and defended, or check them",
     "doctor": "check this machine: versions, GPU, disk, Ray's addresses and tokens",
 }
 

@@ -9,10 +9,11 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from igd_ray.attacks.registry import parse_attack
-from igd_ray.defenses.specs import parse_defense
+from igd_ray.defenses.specs import defense_arguments, parse_defense
 from igd_ray.errors import InputError, did_you_mean, first_line
 from igd_ray.models.demo import DEMO_EPSILON
 from igd_ray.ranking.scores import METHODS
+from igd_ray.ranking.similarity import similarity_function
 from igd_ray.threat import Norm, ThreatModel, parse_fraction
 
 # Epsilon where none is given: what the demo's model was made for, and the paper's for CIFAR.
@@ -32,6 +33,11 @@ def _labels(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+def _one_or_more(value: object) -> object:
+    """Take one text for a list of one."""
+    return [value] if isinstance(value, str) else value
+
+
 Labels = Annotated[tuple[str, ...], BeforeValidator(_labels), Field(min_length=1)]
 
 
@@ -45,7 +51,11 @@ class StudySettings(BaseModel):
             by default as many as fit, at most 10 000 and 2000, from disjoint parts of the training split.
         classes: "cifar10", "cifar100" or a file of class names, one a line, in place of the data's own.
         layer: "penultimate" or a module's path.
+        every_class, signed: LO-IR on every class's logit rather than the true one's; signed rather than absolute.
         clip, clip_weights: the CLIP model of CD-IR; by default the embedded one for digits, else ViT-B-16/openai.
+        prompts, prompt_template: CD-IR's prompts, from a file with one a class, or from templates with {} for the
+            class; by default the bare class names.
+        similarity: how CD-IR compares activations and classes: soft-wpmi, wpmi or rank-reorder.
         norm, eps: the threat model; eps in [0, 1] pixel units.
         sigma, tau, draws: the first pass's noise and temperature; sigma is eps/2 by default.
         catalog: the folder of results.
@@ -66,8 +76,13 @@ class StudySettings(BaseModel):
     search_split: str = "train"
     classes: str | None = None
     layer: str = "penultimate"
+    every_class: bool = False
+    signed: bool = False
     clip: str | None = None
     clip_weights: str | None = None
+    prompts: str | None = None
+    prompt_template: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = ()
+    similarity: str = "soft-wpmi"
     norm: Annotated[Norm, BeforeValidator(lambda value: Norm.parse(str(value)))] = Norm.LINF
     eps: Fraction | None = None
     sigma: Fraction | None = None
@@ -111,6 +126,7 @@ class StudySettings(BaseModel):
             raise InputError(f"tau must be positive, not {self.tau:g}")
         if self.draws < 1:
             raise InputError(f"draws must be at least 1, not {self.draws}")
+        similarity_function(self.similarity)
         if self.executor == "local" and self.actors is not None:
             raise InputError("--actors is for --executor ray; the local executor runs in this process")
 
@@ -130,6 +146,29 @@ class RankSettings(StudySettings):
                 )
 
 
+class ImportSettings(RankSettings):
+    """`igd rank --import-from`: rankings that were computed elsewhere."""
+
+    import_from: str
+
+    def check(self) -> None:
+        """Check that one method is named."""
+        super().check()
+        if len(self.method) != 1:
+            raise InputError(f"--import-from is one ranking; name one --method, not {', '.join(self.method)}")
+
+
+class TrainSettings(StudySettings):
+    """`igd train`: what a defense needs beyond rankings."""
+
+    defense_arg: dict[str, Any] = Field(default_factory=dict)
+
+    def check(self) -> None:
+        """Check arguments as well."""
+        super().check()
+        defense_arguments(self.defense_arg)
+
+
 class SearchSettings(RankSettings):
     """`igd search`: the smallest k within `tolerance`, a fraction, of the base model's clean accuracy."""
 
@@ -146,6 +185,7 @@ class EvaluateSettings(StudySettings):
 
     Attributes:
         defenses, attacks: labels.
+        defense_arg: arguments of defenses, such as "hedge.steps".
         ranking: ids of rankings to use, for the methods they are of; others are computed.
         from_search: ids of finished searches whose settings are added as defenses.
         shard_size: images a unit; attacks work on a unit as one batch.
@@ -155,6 +195,7 @@ class EvaluateSettings(StudySettings):
 
     defenses: Labels = ("none",)
     attacks: Labels = ("aa", "tr-apgd-ce")
+    defense_arg: dict[str, Any] = Field(default_factory=dict)
     ranking: Annotated[tuple[str, ...], BeforeValidator(_labels)] = ()
     from_search: Annotated[tuple[str, ...], BeforeValidator(_labels)] = ()
     shard_size: int = Field(default=64, ge=1)
@@ -166,11 +207,17 @@ class EvaluateSettings(StudySettings):
         super().check()
         for attack in self.attacks:
             parse_attack(attack)
-        masking = any(parse_defense(defense).k is not None for defense in self.defenses)
-        if masking:
+        defense_arguments(self.defense_arg)
+        labels = [parse_defense(defense) for defense in self.defenses]
+        noisy = any(label.takes_noise for label in labels)
+        if noisy:
             _ = self.noise
+        for name in self.defense_arg:
+            kind = name.partition(".")[0]
+            if kind not in {label.kind for label in labels}:
+                raise InputError(f"--defense-arg {name}: no defense of the run takes it; add {kind} to --defenses")
         ignored = {"sigma", "tau", "draws"} & self.model_fields_set
-        if self.from_search and ignored and not masking:
+        if self.from_search and ignored and not noisy:
             names = ", ".join(f"--{name}" for name in sorted(ignored))
             raise InputError(f"a search has chosen σ, τ and draws; leave {names} out, or search again with them")
 

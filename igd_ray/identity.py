@@ -16,6 +16,8 @@ KEY_LENGTH = 32
 # results of the old code are then kept, but never mistaken for the new code's.
 STAGE_VERSIONS: Mapping[str, int] = {
     "ranking": 1,
+    "embedding": 1,
+    "sodef": 1,
     "search": 1,
     "attack": 1,
     "transfer": 1,

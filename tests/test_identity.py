@@ -62,7 +62,7 @@ def test_a_unit_key_depends_on_stage_settings_and_code_version(monkeypatch: pyte
 
 
 def test_unknown_stages_have_no_key() -> None:
-    with pytest.raises(InputError, match="one of ranking, search, attack"):
+    with pytest.raises(InputError, match="one of ranking, embedding, sodef, search, attack"):
         unit_key("attak")
 
 

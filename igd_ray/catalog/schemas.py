@@ -6,7 +6,7 @@ from types import MappingProxyType
 import pyarrow as pa
 
 # A change of any schema below raises this number; a catalog of another version is refused, never guessed at.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def _required(name: str, kind: pa.DataType) -> pa.Field:
@@ -60,6 +60,7 @@ _COLUMNS: Mapping[str, list[pa.Field]] = {
         pa.field("draws", _INT),
         pa.field("layer", _TEXT),
         pa.field("ranking_id", _TEXT),
+        pa.field("defense_arguments", _TEXT),  # JSON
         _required("attack", _TEXT),
         pa.field("norm", _TEXT),
         pa.field("epsilon", _REAL),

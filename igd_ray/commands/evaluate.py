@@ -8,9 +8,16 @@ from igd_ray.attacks.registry import known_attacks
 from igd_ray.catalog import Catalog, connect, run_query
 from igd_ray.commands.dry_run import show_costs
 from igd_ray.commands.executors import executor_for
-from igd_ray.commands.flags import add_defense_flags, add_dry_run, add_study_flags, given_settings
+from igd_ray.commands.flags import (
+    add_defense_arguments,
+    add_defense_flags,
+    add_dry_run,
+    add_study_flags,
+    given_settings,
+)
 from igd_ray.commands.output import show
 from igd_ray.config import EvaluateSettings, load_settings
+from igd_ray.defenses.specs import known_defenses
 from igd_ray.pipeline.run import require_all
 from igd_ray.pipeline.study import Study
 from igd_ray.pipeline.verbs import evaluate, plan_evaluation_of
@@ -19,7 +26,9 @@ from igd_ray.report.evaluation import asking, comparisons
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    parser.add_argument("--defenses", help="none, loir-K, cdir-K, random-K, with commas (default: none)")
+    parser.add_argument(
+        "--defenses", help=f"with commas: {', '.join(known_defenses())}; K a number of neurons (default: none)"
+    )
     parser.add_argument(
         "--attacks", help=f"with commas: {', '.join(known_attacks())}; -N for another budget (default: aa,tr-apgd-ce)"
     )
@@ -30,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--judge-draws", type=int, help="fresh evaluations of each point (default: 1)")
     add_study_flags(parser)
     add_defense_flags(parser)
+    add_defense_arguments(parser)
     add_dry_run(parser)
 
 
@@ -39,8 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
     with Study(settings, executor=executor_for(settings)) as study:
         evaluation = plan_evaluation_of(study, settings)
         if arguments.dry_run:
-            units = [unit for ranking in evaluation.rankings for unit in ranking.units]
-            show_costs(study, [*units, *evaluation.plan.units], as_json=arguments.json)
+            units = [*evaluation.resolved.preparations, *evaluation.plan.units]
+            show_costs(study, units, as_json=arguments.json)
             return 0
         summary = evaluate(study, settings, evaluation)
         show_accuracy(study.catalog, evaluation.plan.run_id, as_json=arguments.json)

@@ -34,6 +34,13 @@ def add_study_flags(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--clip", help="demo, NAME/PRETRAINED or a JSON config (default: demo for digits, else ViT-B-16/openai)"
     )
+    model.add_argument("--every-class", action="store_true", help="LO-IR: every class's logit on every image")
+    model.add_argument("--signed", action="store_true", help="LO-IR: signed instead of absolute changes")
+    model.add_argument("--similarity", help="CD-IR: soft-wpmi, wpmi or rank-reorder (default: soft-wpmi)")
+    model.add_argument("--prompts", metavar="FILE", help="CD-IR: prompts, one a class and line (default: class names)")
+    model.add_argument(
+        "--prompt-template", action="append", metavar="TEXT", help='CD-IR: such as "a photo of a {}."; may be repeated'
+    )
     model.add_argument("--clip-weights", metavar="FILE", help="a local checkpoint of the CLIP model")
     running = parser.add_argument_group("running")
     running.add_argument("--catalog", metavar="DIR", help="folder of results (default: results)")
@@ -62,25 +69,37 @@ def add_defense_flags(parser: argparse.ArgumentParser) -> None:
     defense.add_argument("--draws", type=int, help="noise draws averaged in the first pass (default: 1)")
 
 
-NOT_SETTINGS = ("verb", "run", "config", "json", "dry_run")
+def add_defense_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `--defense-arg`."""
+    parser.add_argument(
+        "--defense-arg",
+        action="append",
+        metavar="NAME=VALUE",
+        help="an argument of a defense, such as hedge.steps=10 or confidence.threshold=0.8; may be repeated",
+    )
+
+
+NOT_SETTINGS = ("verb", "run", "config", "json", "dry_run", "defense")
 
 
 def given_settings(arguments: argparse.Namespace) -> dict[str, object]:
     """Return the settings that the command line gives.
 
     Raises:
-        InputError: for a --model-arg without "=".
+        InputError: for a --model-arg or --defense-arg without "=".
     """
     given = {name: value for name, value in vars(arguments).items() if name not in NOT_SETTINGS}
-    if "model_arg" in given:
-        given["model_arg"] = dict(_model_argument(text) for text in arguments.model_arg)
+    for setting, example in (("model_arg", "width=16"), ("defense_arg", "hedge.steps=20")):
+        if setting in given:
+            texts = getattr(arguments, setting)
+            given[setting] = dict(_argument(text, setting.replace("_", "-"), example) for text in texts)
     return given
 
 
-def _model_argument(text: str) -> tuple[str, object]:
+def _argument(text: str, flag: str, example: str) -> tuple[str, object]:
     name, equals, value = text.partition("=")
     if not name or not equals:
-        raise InputError(f"--model-arg must be NAME=VALUE, such as width=16, not {text!r}")
+        raise InputError(f"--{flag} must be NAME=VALUE, such as {example}, not {text!r}")
     try:
         return name, yaml.safe_load(value)
     except yaml.YAMLError:

@@ -7,7 +7,8 @@ from igd_ray.commands.dry_run import show_costs
 from igd_ray.commands.executors import executor_for
 from igd_ray.commands.flags import add_dry_run, add_study_flags, given_settings
 from igd_ray.commands.output import show
-from igd_ray.config import RankSettings, load_settings
+from igd_ray.config import ImportSettings, RankSettings, load_settings
+from igd_ray.pipeline.rank import RankingPlan
 from igd_ray.pipeline.study import Study
 from igd_ray.pipeline.verbs import rank
 
@@ -15,15 +16,22 @@ from igd_ray.pipeline.verbs import rank
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument("--method", help="loir, cdir, random; several with commas (default: loir)")
+    parser.add_argument(
+        "--import-from", metavar="DIR", help="take the ranking that the authors' scripts saved there (unit*.npy)"
+    )
     add_study_flags(parser)
     add_dry_run(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Compute the rankings and print where they are and who is on top."""
-    settings = load_settings(RankSettings, file=arguments.config, given=given_settings(arguments))
+    kind = ImportSettings if "import_from" in arguments else RankSettings
+    settings = load_settings(kind, file=arguments.config, given=given_settings(arguments))
     with Study(settings, executor=executor_for(settings)) as study:
-        plans = [study.plan_ranking(method) for method in settings.method]
+        if isinstance(settings, ImportSettings):
+            plans: list[RankingPlan] = [study.import_ranking(settings.method[0], settings.import_from)]
+        else:
+            plans = [study.plan_ranking(method) for method in settings.method]
         if arguments.dry_run:
             show_costs(study, [unit for plan in plans for unit in plan.units], as_json=arguments.json)
             return 0

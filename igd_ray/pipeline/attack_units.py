@@ -1,5 +1,6 @@
 """Units that attack: directly, or by carrying over points that were computed on the base model."""
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from igd_ray.identity import content_hash, derive_seed, unit_key
 from igd_ray.judging import Verdict, judge
 from igd_ray.pipeline.rank import read_ranking
 from igd_ray.pipeline.setup import Context
+from igd_ray.pipeline.sodef import load_sodef_head
 from igd_ray.pipeline.unit import Rows, Shard, host_name
 from igd_ray.threat import ThreatModel
 
@@ -188,7 +190,8 @@ class JudgedPoints:
 def build_defense(defense: DefenseSpec, context: Context, generator: torch.Generator) -> nn.Module:
     """Return the defended replica of `context`, taking its noise from `generator`."""
     scores = read_ranking(context.catalog, defense.ranking_id).scores if defense.ranking_id else None
-    return defense.build(context.model, scores, generator)
+    head = load_sodef_head(context.catalog, defense.training_id).to(context.device) if defense.training_id else None
+    return defense.build(context.model, generator, scores=scores, head=head)
 
 
 def clean_predictions(
@@ -256,6 +259,7 @@ def outcome_rows(
         "tau": defense.tau,
         "draws": defense.draws,
         "layer": defense.layer.name if defense.layer else None,
+        "defense_arguments": json.dumps(dict(defense.arguments), sort_keys=True),
         "ranking_id": defense.ranking_id,
         "attack": attack.label,
         "norm": unit.threat.norm.value,

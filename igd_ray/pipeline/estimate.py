@@ -8,15 +8,15 @@ import torch
 from torch import nn
 
 from igd_ray.catalog import Catalog
+from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.pipeline.attack_units import AttackUnit, TransferUnit
 from igd_ray.pipeline.inspect_units import InspectionUnit
-from igd_ray.pipeline.rank import DissectUnit, LeaveOneOutUnit
+from igd_ray.pipeline.ranking_units import ClassEmbeddingUnit, ImageEmbeddingUnit, LeaveOneOutUnit, PooledActivationUnit
 from igd_ray.pipeline.search import ActivationUnit, NoisyLogitsUnit
+from igd_ray.pipeline.sodef import SodefEpochUnit
 from igd_ray.pipeline.threads import reproducible
 from igd_ray.pipeline.unit import Unit, is_done
 
-# Points that a transfer may keep an image.
-MOST_POINTS = 2
 # Images that the timed passes run on.
 TIMED_IMAGES = 64
 
@@ -63,21 +63,22 @@ def most_passes(unit: Unit, num_classes: int) -> tuple[int, int]:
     """Return upper bounds of a unit's forward and backward passes of one image through the base model."""
     images = len(unit.shard.ids)
     if isinstance(unit, AttackUnit):
-        passes = _passes_per_query(unit)
-        queries, gradients = unit.attack.attack.most_passes(num_classes) if unit.attack.attack else (0, 0)
+        attack = unit.attack.attack
+        queries, gradients = attack.most_passes(num_classes) if attack else (0, 0)
         # The clean image, the attack's own look at each point kept, and the verdicts on them.
-        around = 1 + MOST_POINTS + MOST_POINTS * unit.judge_draws
-        return images * passes * (queries + around), images * passes * gradients
+        return _passes(unit.defense, images, queries + 1 + _points(unit) * (1 + unit.judge_draws), gradients)
     if isinstance(unit, TransferUnit):
-        return images * _passes_per_query(unit) * (1 + MOST_POINTS * unit.judge_draws), 0
+        return _passes(unit.defense, images, 1 + _points(unit) * unit.judge_draws, 0)
     if isinstance(unit, InspectionUnit):
         # Two looks at the images and their blends, one for the gradient, one at the range; two without noise.
-        passes = _passes_per_query(unit)
-        return images * (6 * passes + 2 * 2), images * passes
+        random, still = _passes(unit.defense, images, 6, 1), _passes(unit.defense.still(), images, 2, 0)
+        return random[0] + still[0], random[1] + still[1]
     if isinstance(unit, NoisyLogitsUnit):
         return images * unit.draws, 0
-    if isinstance(unit, LeaveOneOutUnit) and unit.layer.side == "output":
+    if isinstance(unit, LeaveOneOutUnit) and not unit.one_pass:
         return images * (2 + unit.neurons[1] - unit.neurons[0]), 0
+    if isinstance(unit, ImageEmbeddingUnit | ClassEmbeddingUnit | SodefEpochUnit):
+        return 0, 0  # no pass of the base model
     return images, 0
 
 
@@ -102,16 +103,19 @@ def seconds_per_pass(model: nn.Module, example: torch.Tensor) -> tuple[float, fl
     return forward / TIMED_IMAGES, max(both - forward, 0.0) / TIMED_IMAGES
 
 
-def _passes_per_query(unit: AttackUnit | TransferUnit | InspectionUnit) -> int:
-    defense = unit.defense
-    if defense.k is None or (defense.sigma == 0 and defense.layer is not None and defense.layer.side == "input"):
-        return 1
-    return 1 + (defense.draws or 1)
+def _passes(defense: DefenseSpec, images: int, queries: int, gradients: int) -> tuple[int, int]:
+    cost = defense.passes
+    return images * queries * cost.forwards, images * (queries * cost.inner_backwards + gradients * cost.backwards)
+
+
+def _points(unit: AttackUnit | TransferUnit) -> int:
+    """Return how many points of an image are judged: its clean version where nothing is attacked."""
+    return unit.attack.attack.most_points if unit.attack.attack else 1
 
 
 def _what(unit: Unit) -> str:
     if isinstance(unit, AttackUnit | TransferUnit):
         return f"{unit.attack.label} on {unit.defense.label}"
-    if isinstance(unit, DissectUnit | LeaveOneOutUnit | ActivationUnit):
+    if isinstance(unit, PooledActivationUnit | LeaveOneOutUnit | ActivationUnit):
         return f"{unit.kind} at {unit.layer.name}"
     return unit.kind

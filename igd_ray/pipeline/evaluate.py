@@ -6,15 +6,15 @@ from functools import cached_property
 
 import pyarrow as pa
 
-from igd_ray.attacks import AutoAttack, Square
+from igd_ray.attacks.base import GRADIENT, QUERY
 from igd_ray.attacks.registry import QUERY_STAGES, RANDOMISED, AttackLabel
 from igd_ray.catalog import Catalog
 from igd_ray.checks import Finding, check_query_beats_gradient, check_transfer_beats_direct
 from igd_ray.defenses.specs import NONE, DefenseSpec
 from igd_ray.identity import unit_key
 from igd_ray.pipeline.attack_units import AttackUnit, TransferUnit
+from igd_ray.pipeline.estimate import most_passes
 from igd_ray.pipeline.inspect_units import InspectionUnit, finding_row
-from igd_ray.pipeline.rank import RankingPlan
 from igd_ray.pipeline.unit import Shard, Unit
 from igd_ray.threat import ThreatModel
 
@@ -86,7 +86,7 @@ def plan_evaluation(
                 sources.append(on_base)
             for defense in defenses:
                 unit: AttackUnit | TransferUnit
-                if defense.k is None:
+                if defense.kind == NONE:
                     unit = on_base
                 elif attack.transfer:
                     unit = TransferUnit(defense, attack, on_base, judge_draws)
@@ -104,13 +104,13 @@ def plan_evaluation(
     )
 
 
-def run_rows(plan: EvaluationPlan, rankings: Sequence[RankingPlan]) -> list[dict[str, object]]:
-    """Return what the run consists of, for the table `run_units`: its cells, and what they need."""
+def run_rows(plan: EvaluationPlan, preparations: Sequence[Unit]) -> list[dict[str, object]]:
+    """Return what the run consists of, for the table `run_units`: its cells, their sources and `preparations`."""
     run_id = plan.run_id
     rows = [run_unit(run_id, cell.unit, cell.defense, cell.attack, reported=True) for cell in plan.cells]
     rows += [run_unit(run_id, source, source.defense.label, source.attack.label) for source in plan.sources]
     rows += [run_unit(run_id, inspection, inspection.defense.label, None) for inspection in plan.inspections]
-    rows += [run_unit(run_id, unit, None, None) for ranking in rankings for unit in ranking.units]
+    rows += [run_unit(run_id, unit, None, None) for unit in preparations]
     return rows
 
 
@@ -139,9 +139,10 @@ def compare_attacks(catalog: Catalog, cells: Sequence[Cell]) -> list[Finding]:
             broken_by["transfer" if transferred else "direct"].add(image_id)
             if not transferred:
                 broken_by["query" if stage in QUERY_STAGES else "gradient"].add(image_id)
-    ways = {way for cell in cells if isinstance(cell.unit, AttackUnit) for way in _ways(cell.unit.attack)}
+    attacks = [cell.unit.attack.attack for cell in cells if isinstance(cell.unit, AttackUnit)]
+    ways = {way for attack in attacks if attack is not None for way in attack.ways}
     findings = []
-    if ways == {"query", "gradient"}:
+    if ways == {QUERY, GRADIENT}:
         alone = broken_by["query"] - broken_by["gradient"]
         findings.append(check_query_beats_gradient(len(alone), len(broken_by["query"] | broken_by["gradient"])))
     transferred_cells = any(isinstance(cell.unit, TransferUnit) for cell in cells)
@@ -151,15 +152,6 @@ def compare_attacks(catalog: Catalog, cells: Sequence[Cell]) -> list[Finding]:
         only_direct = broken_by["direct"] - broken_by["transfer"]
         findings.append(check_transfer_beats_direct(len(only_transfer), len(only_direct)))
     return findings
-
-
-def _ways(attack: AttackLabel) -> set[str]:
-    """Return how a direct attack works: by gradients, by queries, by both, or, for `clean`, not at all."""
-    if attack.attack is None:
-        return set()
-    if isinstance(attack.attack, AutoAttack):
-        return {"query" if stage in QUERY_STAGES else "gradient" for stage in attack.attack.stages}
-    return {"query" if isinstance(attack.attack, Square) else "gradient"}
 
 
 def run_unit(
@@ -177,8 +169,6 @@ def run_unit(
     }
 
 
-def _cost(unit: AttackUnit | TransferUnit) -> tuple[int, int]:
-    """Order of magnitude of a unit's work, to start the long ones first."""
-    passes = 1 if unit.defense.k is None else 1 + (unit.defense.draws or 1)
-    ensemble = 2 if unit.attack.label in ("aa", "aa-rand", "apgd-eot") else 1 if unit.attack.attack else 0
-    return ensemble, passes
+def _cost(unit: AttackUnit) -> int:
+    """Return about how long a unit takes, to start the long ones first: the number of classes hardly orders them."""
+    return sum(most_passes(unit, num_classes=10))

@@ -1,6 +1,6 @@
 """Units that inspect a defended model on a few clean images: is it random, blind to gradients, batch-dependent?"""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -53,8 +53,8 @@ class InspectionUnit:
         images, labels = context.images(self.shard.images, self.shard.start, self.shard.stop)
         generator = torch.Generator().manual_seed(derive_seed(self.key, "noise"))
         target = build_defense(self.defense, context, generator)
-        # A random target's predictions change with the batch because its noise does: only σ = 0 tells.
-        still = build_defense(replace(self.defense, sigma=0.0) if self.defense.k else self.defense, context, generator)
+        # A random target's predictions change with the batch because its noise does: only without it can one tell.
+        still = build_defense(self.defense.still(), context, generator)
         findings = [
             check_randomised(target, images, protocol=self.protocol),
             check_zero_gradient(target, images, labels),

@@ -1,125 +1,75 @@
 """Rankings from units: image shards (and neuron shards) are computed apart and merged in one fixed order."""
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from torch import Tensor
 
 from igd_ray.catalog import Catalog
-from igd_ray.errors import IncompleteError, InputError, did_you_mean
+from igd_ray.errors import IncompleteError
 from igd_ray.identity import derive_seed, unit_key
 from igd_ray.models import Layer
-from igd_ray.pipeline.arrays import TABLE, array_rows, read_arrays
-from igd_ray.pipeline.setup import Context
+from igd_ray.pipeline.arrays import read_arrays
+from igd_ray.pipeline.ranking_units import (
+    ClassEmbeddingUnit,
+    ImageEmbeddingUnit,
+    LeaveOneOutUnit,
+    PooledActivationUnit,
+)
 from igd_ray.pipeline.unit import Rows, Shard, Unit, is_done
-from igd_ray.ranking.clip_dissect import pooled_activations, soft_wpmi
-from igd_ray.ranking.leave_one_out import LeaveOneOutSums, leave_one_out_sums, scores_from_sums
+from igd_ray.ranking.leave_one_out import LeaveOneOutSums, scores_from_sums
 from igd_ray.ranking.random import random_scores
-from igd_ray.ranking.scores import METHODS, NeuronScores
+from igd_ray.ranking.scores import NeuronScores
+from igd_ray.ranking.similarity import default_top_k, similarity_function
 
-# Images a unit; neurons a unit where the suffix is re-run for each of them.
-SHARD_IMAGES = 512
+# Neurons a unit where the suffix is re-run for each of them.
 SHARD_NEURONS = 64
 
 
 @dataclass(frozen=True)
-class LeaveOneOutUnit:
-    """LO-IR sums of one shard of probe images, for a range of neurons."""
-
-    model_id: str
-    layer: Layer
-    shard: Shard
-    num_classes: int
-    neurons: tuple[int, int]
-
-    kind = "leave-one-out"
-    tables = (TABLE,)
-    needs: frozenset[str] = frozenset()
-
-    @cached_property
-    def key(self) -> str:
-        """The hash of model, layer, images and neurons."""
-        return unit_key(
-            "ranking",
-            method="loir",
-            model=self.model_id,
-            layer=[self.layer.module, self.layer.side],
-            images=self.shard.digest,
-            neurons=list(self.neurons),
-        )
-
-    def compute(self, context: Context) -> dict[str, Rows]:
-        """Compute the sums."""
-        images, labels = context.images(self.shard.images, self.shard.start, self.shard.stop)
-        sums = leave_one_out_sums(
-            context.model, self.layer, images, labels, self.num_classes, neurons=range(*self.neurons)
-        )
-        return {TABLE: array_rows(self.key, {"totals": sums.totals, "counts": sums.counts})}
-
-
-@dataclass(frozen=True)
-class DissectUnit:
-    """Pooled activations, and similarities to the class prompts, of one shard of probe images."""
-
-    model_id: str
-    layer: Layer
-    shard: Shard
-    clip_identity: str
-    prompts: tuple[str, ...]
-
-    kind = "clip-dissect"
-    tables = (TABLE,)
-    needs: frozenset[str] = frozenset()
-
-    @cached_property
-    def key(self) -> str:
-        """The hash of model, layer, images, CLIP and prompts."""
-        return unit_key(
-            "ranking",
-            method="cdir",
-            model=self.model_id,
-            layer=[self.layer.module, self.layer.side],
-            images=self.shard.digest,
-            clip=self.clip_identity,
-            prompts=list(self.prompts),
-        )
-
-    def compute(self, context: Context) -> dict[str, Rows]:
-        """Compute both."""
-        images, _ = context.images(self.shard.images, self.shard.start, self.shard.stop)
-        similarity = context.clip.embed_images(images) @ context.clip.embed_text(self.prompts).T
-        activations = pooled_activations(context.model, self.layer, images)
-        return {TABLE: array_rows(self.key, {"similarity": similarity, "activations": activations})}
-
-
-@dataclass(frozen=True)
-class RankingPlan:
-    """A ranking: what it is made of, and which units give it.
+class RankedModel:
+    """What is ranked.
 
     Attributes:
-        method: "loir", "cdir" or "random".
         model, model_id: the base model's label and fingerprint.
-        dataset: the probe set's spec.
+        dataset: the data's spec.
         layer: where the neurons are.
         class_names: one a class.
-        probe_images: how many there are.
-        details: what else the scores depend on, for people.
-        shards: the units, image shard by image shard; each holds the units of its neuron shards.
-        seed: what a random ranking is drawn from.
     """
 
-    method: str
     model: str
     model_id: str
     dataset: str
     layer: Layer
     class_names: tuple[str, ...]
-    probe_images: int
-    details: Mapping[str, object]
-    shards: tuple[tuple[Unit, ...], ...]
+
+
+@dataclass(frozen=True)
+class RankingPlan(ABC):
+    """A ranking: what it is of, and which units give it.
+
+    Attributes:
+        method: "loir", "cdir" or "random".
+        ranked: the model, its layer and its classes.
+        options: what the scores depend on beside model, layer, images and seed; also for people.
+        shards: the probe images.
+        seed: what a random ranking is drawn from; 0 for the others.
+    """
+
+    method: str
+    ranked: RankedModel
+    options: Mapping[str, object]
+    shards: tuple[Shard, ...] = ()
     seed: int = 0
+
+    @property
+    def units(self) -> Sequence[Unit]:
+        """All units."""
+        return ()
 
     @cached_property
     def ranking_id(self) -> str:
@@ -127,69 +77,135 @@ class RankingPlan:
         return unit_key(
             "ranking",
             method=self.method,
-            model=self.model_id,
-            layer=[self.layer.module, self.layer.side],
-            classes=list(self.class_names),
-            units=[[unit.key for unit in units] for units in self.shards],
+            model=self.ranked.model_id,
+            layer=self.ranked.layer.identity,
+            classes=list(self.ranked.class_names),
+            options=dict(self.options),
+            units=[unit.key for unit in self.units],
             seed=self.seed,
         )
 
-    @property
-    def units(self) -> list[Unit]:
-        """All units."""
-        return [unit for units in self.shards for unit in units]
+    @abstractmethod
+    def merge(self, catalog: Catalog) -> Tensor:
+        """Return the scores, float64 [C, N], from the committed units."""
 
 
-def plan_ranking(
-    method: str,
-    *,
-    model: str,
-    model_id: str,
-    dataset: str,
-    layer: Layer,
-    class_names: tuple[str, ...],
-    shards: Sequence[Shard],
-    clip_identity: str | None = None,
-    prompts: tuple[str, ...] | None = None,
-    seed: int = 0,
-) -> RankingPlan:
-    """Plan the ranking of `layer` by `method` over the probe images in `shards`.
+class RandomPlan(RankingPlan):
+    """A ranking without information, drawn from the seed."""
 
-    Raises:
-        InputError: for an unknown method, or CD-IR without a CLIP.
+    def merge(self, catalog: Catalog) -> Tensor:
+        """Draw the scores."""
+        layer = self.ranked.layer
+        seed = derive_seed(self.ranking_id, "random-ranking")
+        return random_scores(len(self.ranked.class_names), layer.width, seed=seed, layer=layer.name).scores
+
+
+@dataclass(frozen=True)
+class LeaveOneOutPlan(RankingPlan):
+    """LO-IR.
+
+    Attributes:
+        every_class, signed: see `leave_one_out`.
+        one_pass: whether one pass gives all neurons, as the rest of the model is linear.
+        unit_neurons: neurons a unit; all where one pass gives them, as cutting them up would only repeat that pass.
     """
-    if method not in METHODS:
-        raise InputError(f"method must be one of {', '.join(METHODS)}, not {method!r}{did_you_mean(method, METHODS)}")
-    details: dict[str, object] = {"layer_module": layer.module, "layer_side": layer.side}
-    units: list[tuple[Unit, ...]] = []
-    if method == "loir":
-        # A linear head needs one pass for all neurons; cutting it up would only repeat that pass.
-        step = layer.width if layer.side == "input" else SHARD_NEURONS
-        ranges = [(start, min(start + step, layer.width)) for start in range(0, layer.width, step)]
-        units = [
-            tuple(LeaveOneOutUnit(model_id, layer, shard, len(class_names), neurons) for neurons in ranges)
-            for shard in shards
-        ]
-    elif method == "cdir":
-        if clip_identity is None:
-            raise InputError("CD-IR needs a CLIP model: pass --clip, for example ViT-B-16/openai")
-        prompts = prompts or class_names
-        details |= {"clip": clip_identity, "prompts": list(prompts)}
-        units = [(DissectUnit(model_id, layer, shard, clip_identity, prompts),) for shard in shards]
-    else:
-        details["seed"] = seed
-    return RankingPlan(
-        method=method,
-        model=model,
-        model_id=model_id,
-        dataset=dataset,
-        layer=layer,
-        class_names=class_names,
-        probe_images=sum(len(shard.ids) for shard in shards) if method != "random" else 0,
-        details=details,
-        shards=tuple(units),
-        seed=seed if method == "random" else 0,
-    )
+
+    every_class: bool = False
+    signed: bool = False
+    one_pass: bool = True
+    unit_neurons: int = SHARD_NEURONS
+
+    @cached_property
+    def _ranges(self) -> list[tuple[int, int]]:
+        width = self.ranked.layer.width
+        step = width if self.one_pass else self.unit_neurons
+        return [(start, min(start + step, width)) for start in range(0, width, step)]
+
+    def _unit(self, shard: Shard, neurons: tuple[int, int]) -> LeaveOneOutUnit:
+        return LeaveOneOutUnit(
+            self.ranked.model_id,
+            self.ranked.layer,
+            shard,
+            len(self.ranked.class_names),
+            neurons,
+            self.every_class,
+            self.signed,
+            self.one_pass,
+        )
+
+    @cached_property
+    def units(self) -> Sequence[Unit]:
+        """A unit for each shard of images and of neurons."""
+        return [self._unit(shard, neurons) for shard in self.shards for neurons in self._ranges]
+
+    def merge(self, catalog: Catalog) -> Tensor:
+        """Add up the shards of images for each shard of neurons.
+
+        Raises:
+            InputError: if a class has no probe image.
+        """
+        columns = []
+        for neurons in self._ranges:
+            parts = [read_arrays(catalog, self._unit(shard, neurons).key) for shard in self.shards]
+            sums = [LeaveOneOutSums(part["totals"], part["counts"]) for part in parts]
+            columns.append(scores_from_sums(sums, self.ranked.class_names))
+        return torch.cat(columns, dim=1)
+
+
+@dataclass(frozen=True)
+class ClipDissectPlan(RankingPlan):
+    """CD-IR.
+
+    Attributes:
+        clip_identity: the hash of the CLIP model.
+        prompts: one or more for each class.
+        similarity: how activations and class similarities are compared.
+    """
+
+    clip_identity: str = ""
+    prompts: tuple[tuple[str, ...], ...] = ()
+    similarity: str = "soft-wpmi"
+
+    @cached_property
+    def _embeddings(self) -> list[Unit]:
+        return [ImageEmbeddingUnit(self.clip_identity, shard) for shard in self.shards]
+
+    @cached_property
+    def _activations(self) -> list[Unit]:
+        return [PooledActivationUnit(self.ranked.model_id, self.ranked.layer, shard) for shard in self.shards]
+
+    @cached_property
+    def _classes(self) -> Unit:
+        return ClassEmbeddingUnit(self.clip_identity, self.prompts)
+
+    @property
+    def units(self) -> Sequence[Unit]:
+        """Image embeddings and activations of each shard, and the embeddings of the classes."""
+        return [self._classes, *self._embeddings, *self._activations]
+
+    def merge(self, catalog: Catalog) -> Tensor:
+        """Compare activations with similarities over all probe images."""
+        text = read_arrays(catalog, self._classes.key)["embeddings"]
+        images = torch.cat([read_arrays(catalog, unit.key)["embeddings"] for unit in self._embeddings])
+        activations = torch.cat([read_arrays(catalog, unit.key)["activations"] for unit in self._activations])
+        top_k = default_top_k(self.similarity, len(images))
+        return similarity_function(self.similarity)(images @ text.T, activations, top_k=top_k)
+
+
+@dataclass(frozen=True)
+class ImportedPlan(RankingPlan):
+    """Scores that were computed elsewhere.
+
+    Attributes:
+        scores: those.
+    """
+
+    scores: NeuronScores | None = None
+
+    def merge(self, catalog: Catalog) -> Tensor:
+        """Return the scores as they are."""
+        assert self.scores is not None
+        return self.scores.scores
 
 
 def finish_ranking(catalog: Catalog, plan: RankingPlan) -> NeuronScores:
@@ -205,22 +221,9 @@ def finish_ranking(catalog: Catalog, plan: RankingPlan) -> NeuronScores:
             f"ranking {plan.ranking_id[:12]} ({plan.method}) lacks {len(missing)} of {len(plan.units)} units; "
             "run the same command again to compute them"
         )
-    if plan.method == "loir":
-        columns = []
-        for position in range(len(plan.shards[0])):
-            parts = [read_arrays(catalog, units[position].key) for units in plan.shards]
-            sums = [LeaveOneOutSums(part["totals"], part["counts"]) for part in parts]
-            columns.append(scores_from_sums(sums, plan.class_names))
-        values = torch.cat(columns, dim=1)
-    elif plan.method == "cdir":
-        parts = [read_arrays(catalog, unit.key) for unit in plan.units]
-        values = soft_wpmi(
-            torch.cat([part["similarity"] for part in parts]), torch.cat([part["activations"] for part in parts])
-        )
-    else:
-        seed = derive_seed(plan.ranking_id, "random-ranking")
-        values = random_scores(len(plan.class_names), plan.layer.width, seed=seed, layer=plan.layer.name).scores
-    scores = NeuronScores(values, method=plan.method, layer=plan.layer.name, details=plan.details)
+    layer = plan.ranked.layer
+    details = {**plan.options, "layer_module": layer.module, "layer_side": layer.side}
+    scores = NeuronScores(plan.merge(catalog), method=plan.method, layer=layer.name, details=details)
     catalog.commit("rankings", plan.ranking_id, _ranking_rows(plan, scores))
     return scores
 
@@ -246,15 +249,15 @@ def _ranking_rows(plan: RankingPlan, scores: NeuronScores) -> Rows:
     shared = {
         "ranking_id": plan.ranking_id,
         "method": plan.method,
-        "model": plan.model,
-        "model_id": plan.model_id,
-        "dataset": plan.dataset,
-        "layer": plan.layer.name,
-        "probe_images": plan.probe_images,
-        "details": json.dumps(plan.details, sort_keys=True),
+        "model": plan.ranked.model,
+        "model_id": plan.ranked.model_id,
+        "dataset": plan.ranked.dataset,
+        "layer": plan.ranked.layer.name,
+        "probe_images": sum(len(shard.ids) for shard in plan.shards),
+        "details": json.dumps(scores.details, sort_keys=True),
     }
     return [
         {**shared, "class_id": c, "class_name": name, "neuron": i, "score": values[c][i], "rank": ranks[c][i]}
-        for c, name in enumerate(plan.class_names)
+        for c, name in enumerate(plan.ranked.class_names)
         for i in range(len(values[c]))
     ]

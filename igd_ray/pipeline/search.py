@@ -16,7 +16,7 @@ from igd_ray.identity import derive_seed, unit_key
 from igd_ray.models import Layer
 from igd_ray.models.layers import classifier, recorded
 from igd_ray.pipeline.arrays import TABLE, array_rows, read_arrays
-from igd_ray.pipeline.rank import RankingPlan, read_ranking
+from igd_ray.pipeline.rank import RankedModel, RankingPlan, read_ranking
 from igd_ray.pipeline.setup import Context
 from igd_ray.pipeline.unit import Rows, Shard, Unit, is_done
 from igd_ray.search import Bisection, CachedObjective
@@ -41,7 +41,7 @@ class ActivationUnit:
             "search",
             cache="activations",
             model=self.model_id,
-            layer=[self.layer.module, self.layer.side],
+            layer=self.layer.identity,
             images=self.shard.digest,
         )
 
@@ -148,10 +148,15 @@ class SearchPlan:
     tolerance: float
     seed: int
 
+    @property
+    def ranked(self) -> RankedModel:
+        """The model, layer and classes."""
+        return self.ranking.ranked
+
     @cached_property
     def activations(self) -> tuple[Unit, ...]:
         """The units of the clean pass."""
-        return tuple(ActivationUnit(self.ranking.model_id, self.ranking.layer, shard) for shard in self.shards)
+        return tuple(ActivationUnit(self.ranked.model_id, self.ranked.layer, shard) for shard in self.shards)
 
     @cached_property
     def noisy_logits(self) -> tuple[Unit, ...]:
@@ -159,7 +164,7 @@ class SearchPlan:
         if self.sigma == 0:
             return ()
         return tuple(
-            NoisyLogitsUnit(self.ranking.model_id, self.ranking.layer, shard, self.sigma, self.draws, self.seed)
+            NoisyLogitsUnit(self.ranked.model_id, self.ranked.layer, shard, self.sigma, self.draws, self.seed)
             for shard in self.shards
         )
 
@@ -202,7 +207,7 @@ def load_objective(catalog: Catalog, plan: SearchPlan, model: nn.Module) -> Cach
     missing = [unit for unit in plan.units if not is_done(catalog, unit)]
     if missing:
         raise IncompleteError(f"search {plan.search_id} lacks {len(missing)} of {len(plan.units)} units; run it again")
-    head = classifier(model, plan.ranking.layer)
+    head = classifier(model, plan.ranked.layer)
     assert head is not None
     clean = [read_arrays(catalog, unit.key) for unit in plan.activations]
     base_logits = torch.cat([part["logits"] for part in clean])
@@ -220,7 +225,7 @@ def run_search(catalog: Catalog, plan: SearchPlan, model: nn.Module) -> SearchRe
     """Bisect for k, committing every trial and, at the end, the setting chosen."""
     objective = load_objective(catalog, plan, model)
     scores = read_ranking(catalog, plan.ranking.ranking_id)
-    bisection = Bisection(plan.ranking.layer.width)
+    bisection = Bisection(plan.ranked.layer.width)
     trials: list[Trial] = []
     for k in _asked(bisection):
         accuracy = objective.accuracy(class_masks(scores, k), plan.tau)
@@ -261,11 +266,11 @@ def _shared(plan: SearchPlan) -> dict[str, object]:
     ranking = plan.ranking
     return {
         "search_id": plan.search_id,
-        "model": ranking.model,
+        "model": plan.ranked.model,
         "dataset": plan.dataset,
         "method": ranking.method,
         "ranking_id": ranking.ranking_id,
-        "layer": ranking.layer.name,
+        "layer": plan.ranked.layer.name,
         "sigma": plan.sigma,
         "tau": plan.tau,
         "draws": plan.draws,
@@ -288,7 +293,7 @@ def _trial_row(plan: SearchPlan, number: int, trial: Trial, objective: CachedObj
 def _search_row(plan: SearchPlan, chosen: Trial, objective: CachedObjective) -> dict[str, object]:
     return {
         **_shared(plan),
-        "model_id": plan.ranking.model_id,
+        "model_id": plan.ranked.model_id,
         "split": plan.split,
         "k": chosen.k,
         "clean_accuracy": chosen.clean_accuracy,

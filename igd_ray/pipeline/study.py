@@ -3,36 +3,60 @@
 Everything that can be wrong with model, data and layer is found here, before any work starts.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import nn
 
 from igd_ray.catalog import Catalog
 from igd_ray.config import StudySettings
-from igd_ray.data import LabeledImages, load_images, probe_and_search
-from igd_ray.errors import InputError
+from igd_ray.data import LabeledImages, probe_and_search, require_disjoint
+from igd_ray.data.loading import load_window
+from igd_ray.data.request import Window
+from igd_ray.defenses.sodef import SodefTraining
+from igd_ray.errors import InputError, did_you_mean
 from igd_ray.identity import content_hash
 from igd_ray.models import PENULTIMATE, Layer, check_model, find_layer, load_model, model_fingerprint
+from igd_ray.models.linear_suffix import is_linear_suffix
 from igd_ray.pipeline.executor import Executor, LocalExecutor
-from igd_ray.pipeline.rank import SHARD_IMAGES, RankingPlan, finish_ranking, plan_ranking
+from igd_ray.pipeline.rank import (
+    ClipDissectPlan,
+    ImportedPlan,
+    LeaveOneOutPlan,
+    RandomPlan,
+    RankedModel,
+    RankingPlan,
+    finish_ranking,
+)
 from igd_ray.pipeline.run import RunSummary, pending, require_all, run_units
 from igd_ray.pipeline.search import SearchPlan, check_searchable
 from igd_ray.pipeline.setup import ClipSource, ImageArrays, ModelSource, WorkerSetup
+from igd_ray.pipeline.sodef import SodefPlan, plan_sodef
 from igd_ray.pipeline.threads import reproducible
 from igd_ray.pipeline.unit import Shard, Unit, shards_of
-from igd_ray.ranking.clip_dissect import require_top_images
+from igd_ray.ranking.imported import import_rankings
 from igd_ray.ranking.leave_one_out import require_every_class
+from igd_ray.ranking.prompts import class_prompts, embed_classes
+from igd_ray.ranking.scores import METHODS
+from igd_ray.ranking.similarity import default_top_k, require_top_images
+
+if TYPE_CHECKING:
+    from igd_ray.models.clip import Clip
 
 # Probe and search images where no numbers are given; a training split too small for both gives a third to the search.
 PROBE_IMAGES = 10_000
 SEARCH_IMAGES = 2_000
 SEARCH_SHARE = 3
+
+# Pixel values of a unit of probe or search images: 512 CIFAR images, and fewer larger ones, but no fewer than these.
+SHARD_VALUES = 512 * 3 * 32 * 32
+FEWEST_SHARD_IMAGES = 32
+MOST_SHARD_IMAGES = 512
 
 # Images evaluated where no number is given.
 TEST_IMAGES = 256
@@ -64,13 +88,12 @@ class Study:
         self._used: set[str] = set()
         self._arrays: dict[str, ImageArrays] = {}
         self._uses_clip = False
-        test = load_images(
-            settings.data, split=settings.split, n=settings.n, class_names=self._class_names(settings.classes)
-        )
-        self._test = test if settings.n is not None else test.select(slice(0, TEST_IMAGES))
+        window = Window(TEST_IMAGES, capped=True) if settings.n is None else Window(settings.n)
+        names = self._class_names(settings.classes)
+        self._test = load_window(settings.data, split=settings.split, window=window, class_names=names)
         self.model: nn.Module = load_model(settings.model, weights=settings.weights, **settings.model_arg)
-        self.example = next(iter(test.select([0]).batches(1)))[0]
-        check_model(self.model, self.example, test.class_names, spec=settings.model)
+        self.example = next(iter(self._test.select([0]).batches(1)))[0]
+        check_model(self.model, self.example, self.class_names, spec=settings.model)
         if settings.layer != PENULTIMATE:
             _ = self.layer
         self._fingerprint = model_fingerprint(self.model)
@@ -94,7 +117,15 @@ class Study:
     @cached_property
     def layer(self) -> Layer:
         """Where the neurons are; a model without a penultimate layer can be attacked all the same."""
-        return find_layer(self.model, self.settings.layer, self.example)
+        return self.find_layer(self.settings.layer)
+
+    def find_layer(self, name: str) -> Layer:
+        """Find another layer of the model.
+
+        Raises:
+            InputError: if there is none of that name, or it cannot be masked.
+        """
+        return find_layer(self.model, name, self.example)
 
     @property
     def source(self) -> ModelSource:
@@ -111,21 +142,33 @@ class Study:
     def _probe_and_search(self) -> tuple[LabeledImages, LabeledImages]:
         settings = self.settings
         class_names = self._class_names(settings.classes)
-        training = len(load_images(settings.data, split=TRAIN, class_names=class_names))
-        if settings.search_split == TRAIN:
+        probe_n = settings.probe_n or PROBE_IMAGES
+        search_n = settings.search_n or SEARCH_IMAGES
+        if settings.search_split == TRAIN and not (settings.probe_n and settings.search_n):
+            training = self._count(TRAIN, probe_n + search_n)
             search_n = settings.search_n or min(SEARCH_IMAGES, training // SEARCH_SHARE)
             probe_n = settings.probe_n or min(PROBE_IMAGES, training - search_n)
-        else:
-            split = load_images(settings.data, split=settings.search_split, class_names=class_names)
-            search_n = settings.search_n or min(SEARCH_IMAGES, len(split))
-            probe_n = settings.probe_n or min(PROBE_IMAGES, training)
-        return probe_and_search(
+        elif settings.search_split != TRAIN:
+            # Of the split that is evaluated, the search may have what the evaluation leaves.
+            evaluated = len(self._test) if settings.search_split == settings.split else 0
+            probe_n = settings.probe_n or self._count(TRAIN, PROBE_IMAGES)
+            search_n = settings.search_n or max(1, self._count(settings.search_split, search_n + evaluated) - evaluated)
+        probe, search = probe_and_search(
             settings.data,
             probe_n=probe_n,
             search_n=search_n,
             search_split=settings.search_split,
             class_names=class_names,
         )
+        require_disjoint(probe, search, "probe and search images")
+        require_disjoint(probe, self._test, "probe and evaluated images")
+        require_disjoint(search, self._test, "search and evaluated images")
+        return probe, search
+
+    def _count(self, split: str, most: int) -> int:
+        """Return how many images `split` has, at most `most`: a source hashes every image it is asked for."""
+        names = self._class_names(self.settings.classes)
+        return len(load_window(self.settings.data, split=split, window=Window(most, capped=True), class_names=names))
 
     @property
     def test(self) -> LabeledImages:
@@ -159,8 +202,18 @@ class Study:
         return ClipSource(str(Path(spec).resolve()) if spec.endswith(".json") else spec, weights)
 
     @cached_property
-    def _clip_identity(self) -> str:
-        return content_hash(self.clip.load("cpu").identity)
+    def _loaded_clip(self) -> "Clip":
+        return self.clip.load("cpu")
+
+    @property
+    def _shard_images(self) -> int:
+        """How many images a unit of ranking, search or training takes."""
+        return min(MOST_SHARD_IMAGES, max(FEWEST_SHARD_IMAGES, SHARD_VALUES // self.example.numel()))
+
+    @cached_property
+    def _prompts(self) -> list[str] | None:
+        file = self.settings.prompts
+        return None if file is None else _lines(file, "prompts: expected a file of prompts")
 
     def run(self, units: Sequence[Unit], title: str) -> RunSummary:
         """Run the pending ones of `units`; nothing is started where there are none."""
@@ -175,23 +228,75 @@ class Study:
         Raises:
             InputError: for an unknown method, or a probe set that lacks a class or has too few images for it.
         """
+        if method not in METHODS:
+            raise InputError(
+                f"method must be one of {', '.join(METHODS)}, not {method!r}{did_you_mean(method, METHODS)}"
+            )
         if method == "loir":
             counts = torch.bincount(self.probe.labels, minlength=len(self.class_names))
             require_every_class(counts, self.class_names)
-        if method == "cdir":
-            require_top_images(len(self.probe))
-            self._uses_clip = True
-        return plan_ranking(
-            method,
-            model=self.source.label,
-            model_id=self.model_id,
-            dataset=self.settings.data,
-            layer=self.layer,
-            class_names=self.class_names,
-            shards=() if method == "random" else shards_of("probe", self.probe, SHARD_IMAGES),
-            clip_identity=self._clip_identity if method == "cdir" else None,
-            seed=self.settings.seed,
+        ranked = RankedModel(self.source.label, self.model_id, self.settings.data, self.layer, tuple(self.class_names))
+        if method == "random":
+            return RandomPlan(method, ranked, {"seed": self.settings.seed}, seed=self.settings.seed)
+        shards = shards_of("probe", self.probe, self._shard_images)
+        if method == "loir":
+            options = {"every_class": self.settings.every_class, "signed": self.settings.signed}
+            one_pass = is_linear_suffix(self.model, self.layer, self.example)
+            return LeaveOneOutPlan(method, ranked, options, shards, one_pass=one_pass, **options)
+        require_top_images(len(self.probe), default_top_k(self.settings.similarity, len(self.probe)))
+        self._uses_clip = True
+        prompts = class_prompts(
+            self.class_names, prompts=self._prompts, templates=self.settings.prompt_template or None
         )
+        # Where images or prompts do not fit the CLIP, this tells it before any work.
+        self._loaded_clip.embed_images(self.example)
+        embed_classes(self._loaded_clip, prompts)
+        identity = self._loaded_clip.identity
+        return ClipDissectPlan(
+            method,
+            ranked,
+            {
+                "clip": identity,
+                "prompts": [list(texts) for texts in prompts],
+                "similarity": self.settings.similarity,
+            },
+            shards,
+            clip_identity=content_hash(identity),
+            prompts=prompts,
+            similarity=self.settings.similarity,
+        )
+
+    def import_ranking(self, method: str, folder: str) -> ImportedPlan:
+        """Return the ranking by `method` that the authors' scripts saved in `folder`, to be committed.
+
+        Raises:
+            InputError: if the folder holds no complete ranking of this layer and these classes.
+        """
+        layer = self.layer
+        scores = import_rankings(
+            folder, num_classes=len(self.class_names), width=layer.width, layer=layer.name, method=method
+        )
+        ranked = RankedModel(self.source.label, self.model_id, self.settings.data, layer, tuple(self.class_names))
+        return ImportedPlan(method, ranked, dict(scores.details), scores=scores)
+
+    def plan_sodef(self, arguments: Mapping[str, object]) -> SodefPlan:
+        """Plan the training of SODEF on the features of the probe images."""
+        return plan_sodef(
+            self.model_id,
+            self.find_layer(PENULTIMATE),
+            shards_of("probe", self.probe, self._shard_images),
+            len(self.class_names),
+            SodefTraining(**arguments),  # type: ignore[arg-type]
+            self.settings.seed,
+        )
+
+    def train(self, plan: SodefPlan) -> None:
+        """Train SODEF, unless it is trained.
+
+        Raises:
+            IncompleteError: if a unit failed.
+        """
+        require_all(self.run(plan.units, "train sodef"), "SODEF training")
 
     def rank(self, plan: RankingPlan) -> None:
         """Compute and commit a ranking, unless it is there.
@@ -215,7 +320,7 @@ class Study:
             dataset=settings.data,
             split=settings.search_split,
             labels=self.search.labels,
-            shards=shards_of("search", self.search, SHARD_IMAGES),
+            shards=shards_of("search", self.search, self._shard_images),
             sigma=settings.noise,
             tau=settings.tau,
             draws=settings.draws if settings.noise else 1,
@@ -259,13 +364,18 @@ class Study:
     def _class_names(classes: str | None) -> str | list[str] | None:
         if classes is None or classes in ("cifar10", "cifar100"):
             return classes
-        path = Path(classes)
-        if not path.is_file():
-            raise InputError(f"classes: expected cifar10, cifar100 or a file of names, one a line; no file at {path}")
-        try:
-            return [line.strip() for line in path.read_text().splitlines() if line.strip()]
-        except UnicodeDecodeError:
-            raise InputError(f"classes: {path} is not UTF-8 text") from None
+        return _lines(classes, "classes: expected cifar10, cifar100 or a file of names")
+
+
+def _lines(file: str, what: str) -> list[str]:
+    """Return the lines of `file` that are not empty."""
+    path = Path(file)
+    if not path.is_file():
+        raise InputError(f"{what}, one a line; no file at {path}")
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        raise InputError(f"{what}, one a line; {path} is not UTF-8 text") from None
 
 
 def _local_device(device: str) -> str:

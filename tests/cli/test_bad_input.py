@@ -191,7 +191,7 @@ def test_a_catalog_of_another_schema_version(folder: Path, capsys: pytest.Captur
     (folder / "results").mkdir()
     (folder / "results" / "catalog.json").write_text(json.dumps({"schema_version": 99}))
     for verb in (["evaluate"], ["rank"], ["search"], ["status"], ["report"], ["sql", "SELECT 1"], ["demo"]):
-        assert "schema version 99, this igd-ray reads and writes version 1" in refusal(verb, capsys, folder)
+        assert "schema version 99, this igd-ray reads and writes version 2" in refusal(verb, capsys, folder)
 
 
 def test_an_empty_folder_stays_empty_when_the_input_is_bad(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

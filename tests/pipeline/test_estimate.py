@@ -38,7 +38,7 @@ def test_an_inspection_stays_below_its_bound(tmp_path: Path, sigma: float, layer
     settings = settings_for(tmp_path / "results", layer=layer, sigma=sigma, draws=3, defenses="random-8")
     with Study(settings) as study:
         evaluation = plan_evaluation_of(study, settings)
-        study.rank(evaluation.rankings[0])
+        study.rank(evaluation.resolved.rankings["random"])
         (unit,) = evaluation.plan.inspections
         context = Context(
             WorkerSetup(study.source, str(study.catalog.root), {"test": ImageArrays.of(study.test)}), "cpu"

@@ -167,7 +167,7 @@ def test_recorded_passes_equal_those_that_hooks_count(
         defense = DefenseSpec(label, study.model_id)
         if label == "loir":
             ranking_id = ranking["ranking_id"].to_pylist()[0]
-            defense = DefenseSpec("loir-8", study.model_id, 8, sigma, 0.01, 3, study.layer, ranking_id)
+            defense = DefenseSpec("loir-8", study.model_id, "masking", 8, sigma, 0.01, 3, study.layer, ranking_id)
         parsed = parse_attack(attack)
         unit = AttackUnit(defense, parsed, settings.threat, shard, 0, None, 2)
         context = Context(setup, "cpu")

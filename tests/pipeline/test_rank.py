@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from runs import settings_for
@@ -10,7 +11,8 @@ from runs import settings_for
 from igd_ray.catalog import run_query
 from igd_ray.errors import IncompleteError, InputError
 from igd_ray.models.clip import load_clip
-from igd_ray.pipeline.rank import LeaveOneOutUnit, RankingPlan, finish_ranking, read_ranking
+from igd_ray.pipeline.rank import LeaveOneOutPlan, RankingPlan, finish_ranking, read_ranking
+from igd_ray.pipeline.ranking_units import LeaveOneOutUnit
 from igd_ray.pipeline.study import Study
 from igd_ray.pipeline.unit import shards_of
 from igd_ray.ranking import clip_dissect, leave_one_out
@@ -18,13 +20,7 @@ from igd_ray.ranking import clip_dissect, leave_one_out
 
 def sharded(study: Study, method: str, size: int) -> RankingPlan:
     """The study's ranking, in shards of another size."""
-    plan = study.plan_ranking(method)
-    whole = plan.shards[0]
-    cut = tuple(
-        tuple(replace(unit, shard=shard) for unit in whole)  # type: ignore[type-var]
-        for shard in shards_of("probe", study.probe, size)
-    )
-    return replace(plan, shards=cut)
+    return replace(study.plan_ranking(method), shards=shards_of("probe", study.probe, size))
 
 
 @pytest.fixture
@@ -46,13 +42,34 @@ def test_loir_from_shards_equals_one_piece(study: Study) -> None:
 def test_loir_of_a_convolutional_layer_is_cut_into_neuron_shards(tmp_path: Path) -> None:
     with Study(settings_for(tmp_path / "results", layer="layer2", probe_n=60)) as study:
         plan = study.plan_ranking("loir")
-        ranges = [unit.neurons for unit in plan.units if isinstance(unit, LeaveOneOutUnit)]
-        assert ranges == [(0, 32)]
-        halves = tuple((replace(u[0], neurons=(0, 20)), replace(u[0], neurons=(20, 32))) for u in plan.shards)  # type: ignore[type-var]
-        study.rank(replace(plan, shards=halves))
+        assert isinstance(plan, LeaveOneOutPlan)
+        assert [unit.neurons for unit in plan.units if isinstance(unit, LeaveOneOutUnit)] == [(0, 32)]
+        cut = replace(plan, unit_neurons=20)
+        assert [unit.neurons for unit in cut.units if isinstance(unit, LeaveOneOutUnit)] == [(0, 20), (20, 32)]
+        study.rank(cut)
         expected = leave_one_out(study.model, study.probe, layer="layer2")
-        found = read_ranking(study.catalog, replace(plan, shards=halves).ranking_id)
+        found = read_ranking(study.catalog, cut.ranking_id)
         torch.testing.assert_close(found.scores, expected.scores, rtol=1e-4, atol=2e-6)
+
+
+def test_loir_before_a_linear_rest_of_the_model_is_one_unit_a_shard_of_images(tmp_path: Path) -> None:
+    with Study(settings_for(tmp_path / "results", layer="layer3", probe_n=60)) as study:
+        plan = replace(study.plan_ranking("loir"), unit_neurons=20)  # type: ignore[call-arg]
+        assert [unit.neurons for unit in plan.units if isinstance(unit, LeaveOneOutUnit)] == [(0, 64)]
+
+
+@pytest.mark.parametrize("options", [{"every_class": True}, {"signed": True}])
+def test_the_options_of_loir_are_those_of_the_function_and_another_ranking(
+    study: Study, tmp_path: Path, options: dict[str, bool]
+) -> None:
+    with Study(settings_for(tmp_path / "results", **options)) as other:
+        plan = other.plan_ranking("loir")
+        assert plan.ranking_id != study.plan_ranking("loir").ranking_id
+        other.rank(plan)
+        expected = leave_one_out(study.model, study.probe, **options)
+        found = read_ranking(other.catalog, plan.ranking_id)
+        torch.testing.assert_close(found.scores, expected.scores, rtol=1e-4, atol=1e-6)
+        assert found.details[next(iter(options))] is True
 
 
 def test_cdir_from_shards_equals_one_piece(study: Study) -> None:
@@ -62,6 +79,65 @@ def test_cdir_from_shards_equals_one_piece(study: Study) -> None:
     torch.testing.assert_close(
         read_ranking(study.catalog, plan.ranking_id).scores, expected.scores, rtol=1e-4, atol=1e-4
     )
+
+
+def test_cdir_with_templates_and_another_similarity_is_what_the_function_gives(tmp_path: Path) -> None:
+    templates = ("a {}.", "the number {}")
+    options = {"prompt_template": templates, "similarity": "wpmi"}
+    with Study(settings_for(tmp_path / "results", **options)) as study:
+        plan = study.plan_ranking("cdir")
+        study.rank(plan)
+        expected = clip_dissect(study.model, study.probe, load_clip("demo"), templates=templates, similarity="wpmi")
+        found = read_ranking(study.catalog, plan.ranking_id)
+        torch.testing.assert_close(found.scores, expected.scores, rtol=1e-4, atol=1e-4)
+        assert found.details["prompts"][0] == ["a zero.", "the number zero"]  # type: ignore[index]
+
+
+def test_image_embeddings_are_computed_once_for_all_layers(study: Study, tmp_path: Path) -> None:
+    first = study.plan_ranking("cdir")
+    study.rank(first)
+    with Study(settings_for(tmp_path / "results", layer="layer2")) as other:
+        second = other.plan_ranking("cdir")
+        summary = other.run(second.units, "rank")
+    kinds = [unit.kind for unit in second.units if unit.key not in {unit.key for unit in first.units}]
+    assert kinds == ["pooled-activations"]
+    assert (summary.reused, summary.computed) == (2, 1)
+
+
+def test_prompts_come_from_a_file_and_must_be_one_a_class(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    with Study(settings_for(tmp_path / "results")) as study:
+        texts = [f"the number {name}" for name in study.class_names]
+    prompts.write_text("\n".join(texts))
+    with Study(settings_for(tmp_path / "results", prompts=str(prompts))) as study:
+        assert study.plan_ranking("cdir").options["prompts"] == [[text] for text in texts]
+    prompts.write_text("one\ntwo\n")
+    with (
+        Study(settings_for(tmp_path / "results", prompts=str(prompts))) as study,
+        pytest.raises(InputError, match="expected 10 prompts, one a class, got 2"),
+    ):
+        study.plan_ranking("cdir")
+    with (
+        Study(settings_for(tmp_path / "results", prompts=str(tmp_path / "none.txt"))) as study,
+        pytest.raises(InputError, match="expected a file of prompts, one a line; no file at"),
+    ):
+        study.plan_ranking("cdir")
+
+
+def test_a_ranking_saved_by_the_authors_scripts_is_imported_whole(study: Study, tmp_path: Path) -> None:
+    folder = tmp_path / "layer4"
+    folder.mkdir()
+    scores = torch.rand(10, 64).float()
+    for neuron in range(64):
+        np.save(folder / f"unit{neuron}.npy", scores[:, neuron].numpy())
+    plan = study.import_ranking("loir", str(folder))
+    study.rank(plan)
+    found = read_ranking(study.catalog, plan.ranking_id)
+    assert torch.equal(found.scores, scores.double())
+    assert found.method == "loir"
+    (folder / "unit17.npy").unlink()
+    with pytest.raises(InputError, match="17"):
+        study.import_ranking("loir", str(folder))
 
 
 def test_a_random_ranking_is_the_same_again_and_another_with_another_seed(study: Study, tmp_path: Path) -> None:

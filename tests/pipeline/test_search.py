@@ -91,7 +91,7 @@ def test_an_evaluation_uses_what_a_search_chose_and_says_on_what(study: Study) -
     (result,) = search(study, study.settings, [plan_of(study)])
     assert result.chosen is not None
     evaluation = plan_evaluation_of(study, evaluate_settings(study, result.search_id))
-    assert [defense.label for defense in evaluation.defenses] == ["none", f"loir-{result.chosen.k}"]
+    assert [defense.label for defense in evaluation.resolved.defenses] == ["none", f"loir-{result.chosen.k}"]
     notes = " ".join(evaluation.notes)
     assert "loir: k chosen on 150 images of the split 'train'; the model has seen training images" in notes
     assert "loir: neurons ranked on 300 images" in notes
@@ -121,8 +121,24 @@ def test_searches_and_rankings_are_runs_with_progress(study: Study) -> None:
     assert (row["verb"], row["planned"], row["done"], row["failed"]) == ("search", 3, 3, 0)
 
 
-def test_a_search_on_the_test_split_fits_it_by_default(tmp_path: Path) -> None:
+def test_a_search_on_the_evaluated_split_takes_what_the_evaluation_leaves(tmp_path: Path) -> None:
     given = {"catalog": str(tmp_path / "r"), "search_split": "test"}
     with Study(load_settings(SearchSettings, file=None, given=given)) as study:
-        assert len(study.search) == 540
+        assert len(study.search) == 540 - 256
         assert len(study.probe) == 1257
+        assert not set(study.search.ids) & set(study.test.ids)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"search_split": "test", "search_n": 300}, "search and evaluated images must not share images, but 16"),
+        ({"split": "train"}, "probe and evaluated images must not share images"),
+    ],
+)
+def test_images_that_are_evaluated_neither_rank_nor_choose(
+    tmp_path: Path, given: dict[str, object], message: str
+) -> None:
+    settings = load_settings(SearchSettings, file=None, given={"catalog": str(tmp_path / "r"), **given})
+    with Study(settings) as study, pytest.raises(InputError, match=message):
+        _ = study.probe

@@ -1,0 +1,29 @@
+"""The tables that README prints, and the committed rows that they come from."""
+
+import io
+from pathlib import Path
+
+import duckdb
+from rich.console import Console
+
+from igd_ray.report.terminal import print_table
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def printed(rows: Path, query: str) -> str:
+    """What `igd sql --file` prints for the query of that name over the outcome rows of one Parquet file."""
+    connection = duckdb.connect()
+    for statements in ("catalog/views/10_macros.sql",):
+        connection.execute((REPOSITORY / statements).read_text())
+    connection.from_parquet(str(rows)).create_view("outcomes")
+    table = connection.sql((REPOSITORY / "catalog" / "queries" / f"{query}.sql").read_text()).to_arrow_table()
+    text = io.StringIO()
+    print_table(table, console=Console(file=text, force_terminal=False))
+    return text.getvalue()
+
+
+def blocks() -> list[str]:
+    """The text blocks of README."""
+    parts = (REPOSITORY / "README.md").read_text().split("```")
+    return [part.removeprefix("text\n") for part in parts[1::2] if part.startswith("text\n")]

@@ -1,0 +1,24 @@
+"""README's tables are what their queries give over the committed rows."""
+
+import pyarrow.parquet as pq
+import pytest
+from published import REPOSITORY, blocks, printed
+
+TABLES = {"cifar10-defenses": "defenses"}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_readme_prints_what_the_query_gives(name: str) -> None:
+    table = printed(REPOSITORY / "docs" / "results" / f"{name}.parquet", TABLES[name])
+    assert table in blocks(), f"README should print:\n{table}"
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_rows_are_few_and_complete(name: str) -> None:
+    path = REPOSITORY / "docs" / "results" / f"{name}.parquet"
+    assert path.stat().st_size < 500_000
+    table = pq.read_table(path)
+    assert set(table["status"].to_pylist()) <= {"robust", "broken", "misclassified", "skipped"}
+    columns = [table[column].to_pylist() for column in ("defense", "attack", "image_id", "run_id")]
+    keys = list(zip(*columns, strict=True))
+    assert len(keys) == len(set(keys))
