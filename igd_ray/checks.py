@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from igd_ray.attacks.transfer import RANDOMISED_DIFFERENCE
+from igd_ray.errors import InputError
 from igd_ray.statistics import SIGNIFICANCE, mcnemar
+from igd_ray.threat import DISTANCE_TOLERANCE, Norm, ThreatModel
 
 INFO, WARNING = "info", "warning"
 
@@ -22,6 +24,14 @@ TRANSFER_BEATS_DIRECT_IMAGES = 1
 # A prediction changes with the batch size although its margin exceeds this.
 BATCH_MARGIN = 1e-3
 BATCH_SIZES = (1, 64)
+# An attack with many steps leaves more images correct than one with few, with this significance.
+FEW_STEPS, MANY_STEPS = 20, 200
+# More than this accuracy is left at so many times epsilon, where hardly an image is recognisable.
+LARGE_EPSILON_FACTOR = 16
+LARGE_EPSILON_ACCURACY = 0.05
+# Rounding to 8 bits costs more than this share of the broken images, beyond what asking again costs.
+ROUNDING_SHARE = 0.05
+GREY_LEVELS = 255
 # Logits this close to a probability distribution are taken for one.
 PROBABILITY_TOLERANCE = 1e-5
 
@@ -135,3 +145,83 @@ def check_transfer_beats_direct(only_transfer: int, only_direct: int) -> Finding
     if beats:
         message += ": the direct attacks are too weak for this target"
     return Finding("transfer-beats-direct", WARNING if beats else INFO, only_transfer - only_direct, message)
+
+
+def check_more_steps(only_few: int, only_many: int) -> Finding:
+    """Judge how many images only an attack of 20 steps, and only the same one of 200 steps, broke (exact McNemar)."""
+    p_value = mcnemar(only_few, only_many)
+    worse = only_few > only_many and p_value < SIGNIFICANCE
+    message = (
+        f"{FEW_STEPS} steps alone broke {only_few} images, {MANY_STEPS} steps alone {only_many} (p = {p_value:.2g})"
+    )
+    if worse:
+        message += ": more steps break less, so that the attack does not follow the target's loss"
+    return Finding("more-steps", WARNING if worse else INFO, only_few - only_many, message)
+
+
+def large_threat(threat: ThreatModel) -> ThreatModel:
+    """Return `threat` with 16 times its epsilon, at most the whole range [0, 1] for the infinity norm."""
+    epsilon = LARGE_EPSILON_FACTOR * threat.epsilon
+    return ThreatModel(threat.norm, min(epsilon, 1.0) if threat.norm is Norm.LINF else epsilon)
+
+
+def check_large_epsilon(robust: int, images: int) -> Finding:
+    """Judge how many of `images` an attack within `large_threat` left correct.
+
+    Raises:
+        InputError: if there are no images.
+    """
+    if images < 1:
+        raise InputError(f"the accuracy at {LARGE_EPSILON_FACTOR} times eps needs at least one image, not {images}")
+    accuracy = robust / images
+    severity = WARNING if accuracy > LARGE_EPSILON_ACCURACY else INFO
+    message = f"{robust} of {images} images stay correct at {LARGE_EPSILON_FACTOR} times eps"
+    if severity == WARNING:
+        message += f", more than {LARGE_EPSILON_ACCURACY:.0%}: the attack fails where any should succeed"
+    return Finding("large-epsilon", severity, accuracy, message)
+
+
+def check_stored_points(points: Tensor, images: Tensor, threat: ThreatModel) -> Finding:
+    """Measure how far points, as read back from storage, leave the ball or [0, 1].
+
+    Args:
+        points: as stored, float32 [n, C, H, W].
+        images: the clean images, [n, C, H, W].
+        threat: what the points were allowed.
+    """
+    # In float64, so that the measurement does not round as the storage did.
+    points, images = points.double(), images.double()
+    low, high = -points.flatten(1).amin(dim=1), points.flatten(1).amax(dim=1) - 1
+    distance = threat.norm.distance(points, images) - threat.epsilon
+    excess = torch.stack([distance, low, high]).amax(dim=0).nan_to_num(nan=torch.inf)
+    outside = int((excess > DISTANCE_TOLERANCE).sum())
+    largest = max(float(excess.max()), 0.0) if len(excess) else 0.0
+    message = f"{outside} of {len(points)} stored points lie outside the ball or [0, 1], by at most {largest:.1e}"
+    return Finding("stored-points", WARNING if outside else INFO, largest, message)
+
+
+@torch.no_grad()
+def check_rounding(target: nn.Module, points: Tensor, labels: Tensor) -> Finding:
+    """Measure how many broken images are right again once their points are rounded to 8 bits a channel.
+
+    The points that `target` gets wrong now are asked twice more, rounded and as they are: a randomised target changes
+    its answer without any rounding, and only what rounding loses beyond that counts.
+
+    Args:
+        target: the defended model.
+        points: of broken images, float32 [n, C, H, W] in [0, 1].
+        labels: int64 [n].
+    """
+    wrong = target(points).argmax(dim=1) != labels
+    points, labels = points[wrong], labels[wrong]
+    if len(points) == 0:
+        return Finding("rounding", INFO, 0.0, "no point is misclassified, so that rounding to 8 bits loses none")
+    rounded = (points * GREY_LEVELS).round() / GREY_LEVELS
+    lost = int((target(rounded).argmax(dim=1) == labels).sum())
+    again = int((target(points).argmax(dim=1) == labels).sum())
+    share = max(lost - again, 0) / len(points)
+    severity = WARNING if share > ROUNDING_SHARE else INFO
+    message = f"rounding to 8 bits loses {lost} of {len(points)} misclassified points, asking again without it {again}"
+    if severity == WARNING:
+        message += ": many of these are no images of 8 bits"
+    return Finding("rounding", severity, share, message)

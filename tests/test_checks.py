@@ -11,15 +11,22 @@ from igd_ray.checks import (
     INFO,
     WARNING,
     check_batch_dependence,
+    check_large_epsilon,
+    check_more_steps,
     check_output_range,
     check_query_beats_gradient,
     check_randomised,
+    check_rounding,
+    check_stored_points,
     check_transfer_beats_direct,
     check_zero_gradient,
+    large_threat,
 )
 from igd_ray.data import load_images
 from igd_ray.defenses import InterpretabilityGuidedDefense, class_masks
+from igd_ray.errors import InputError
 from igd_ray.models import load_model
+from igd_ray.threat import Norm, ThreatModel
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +73,11 @@ def test_thresholds_are_the_documented_ones() -> None:
     assert checks.TRANSFER_BEATS_DIRECT_IMAGES == 1
     assert checks.BATCH_MARGIN == 1e-3
     assert checks.BATCH_SIZES == (1, 64)
+    assert (checks.FEW_STEPS, checks.MANY_STEPS) == (20, 200)
+    assert checks.LARGE_EPSILON_FACTOR == 16
+    assert checks.LARGE_EPSILON_ACCURACY == 0.05
+    assert checks.ROUNDING_SHARE == 0.05
+    assert checks.DISTANCE_TOLERANCE == 1e-6
 
 
 class TestRandomised:
@@ -232,3 +244,123 @@ class TestTransferBeatsDirect:
         assert (finding.check, finding.severity) == ("transfer-beats-direct", severity)
         assert finding.value == only_transfer - only_direct
         assert ("too weak" in finding.message) == (severity == WARNING)
+
+
+class TestMoreSteps:
+    # Exact McNemar as above: 6 : 0 is not chance, 5 : 0 may be.
+    @pytest.mark.parametrize(
+        ("only_few", "only_many", "severity"),
+        [(6, 0, WARNING), (8, 1, WARNING), (5, 0, INFO), (0, 0, INFO), (0, 6, INFO), (0, 40, INFO)],
+    )
+    def test_more_steps_that_break_less_than_chance_allows(self, only_few: int, only_many: int, severity: str) -> None:
+        finding = check_more_steps(only_few, only_many)
+        assert (finding.check, finding.severity) == ("more-steps", severity)
+        assert finding.value == only_few - only_many
+        assert ("more steps break less" in finding.message) == (severity == WARNING)
+
+
+class TestLargeEpsilon:
+    @pytest.mark.parametrize(("robust", "severity"), [(0, INFO), (5, INFO), (6, WARNING), (100, WARNING)])
+    def test_more_than_one_in_twenty_is_too_many(self, robust: int, severity: str) -> None:
+        finding = check_large_epsilon(robust, 100)
+        assert (finding.check, finding.severity) == ("large-epsilon", severity)
+        assert finding.value == pytest.approx(robust / 100)
+        assert f"{robust} of 100 images" in finding.message
+
+    def test_no_image_is_no_accuracy(self) -> None:
+        with pytest.raises(InputError, match="needs at least one image, not 0"):
+            check_large_epsilon(0, 0)
+
+    def test_the_ball_is_sixteen_times_as_large_and_no_larger_than_all_images(self) -> None:
+        assert large_threat(ThreatModel(Norm.LINF, 2 / 255)) == ThreatModel(Norm.LINF, 32 / 255)
+        assert large_threat(ThreatModel(Norm.LINF, 0.1)) == ThreatModel(Norm.LINF, 1.0)
+        assert large_threat(ThreatModel(Norm.L2, 0.5)) == ThreatModel(Norm.L2, 8.0)
+
+
+class TestStoredPoints:
+    @pytest.mark.parametrize("norm", list(Norm))
+    def test_float32_storage_of_points_on_the_sphere_is_harmless(self, images: Tensor, norm: Norm) -> None:
+        threat = ThreatModel(norm, 8 / 255)
+        length = 1 if norm is Norm.LINF else images[0].numel() ** 0.5
+        inward = torch.where(images > 0.5, -1.0, 1.0) * (8 / 255 / length)
+        finding = check_stored_points(images + inward, images, threat)
+        assert (finding.check, finding.severity) == ("stored-points", INFO)
+        assert finding.value < 1e-6
+        assert "0 of 64" in finding.message
+
+    def test_a_coarser_storage_is_not(self, images: Tensor) -> None:
+        points = (images + 8 / 255).clamp(max=1)
+        finding = check_stored_points(points.half().float(), images, ThreatModel(Norm.LINF, 8 / 255))
+        assert finding.severity == WARNING
+        # Half precision has 11 significant bits: it rounds numbers below 1 by at most 2⁻¹².
+        assert 1e-6 < finding.value <= 2**-12
+
+    @pytest.mark.parametrize(("beyond", "severity"), [(0.5e-6, INFO), (2e-6, WARNING)])
+    def test_one_pixel_of_one_point_decides(self, beyond: float, severity: str) -> None:
+        images = torch.zeros(3, 1, 2, 2)
+        points = images.clone()
+        points[1, 0, 1, 0] = 0.25 + beyond
+        finding = check_stored_points(points, images, ThreatModel(Norm.LINF, 0.25))
+        assert finding.severity == severity
+        assert finding.value == pytest.approx(beyond, abs=2e-8)  # float32 spacing at 0.25
+
+    @pytest.mark.parametrize("pixel", [-1e-4, 1.0001, float("nan"), float("inf")])
+    def test_a_pixel_that_is_none_is_outside(self, pixel: float) -> None:
+        points = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).repeat(1, 1, 2, 2)
+        images = points.clone()
+        points[int(pixel > 0), 0, 0, 0] = pixel
+        finding = check_stored_points(points, images, ThreatModel(Norm.LINF, 0.25))
+        assert finding.severity == WARNING
+        assert "1 of 2" in finding.message
+
+    def test_no_points_are_none_outside(self) -> None:
+        empty = torch.zeros(0, 1, 2, 2)
+        assert check_stored_points(empty, empty, ThreatModel(Norm.LINF, 0.25)).severity == INFO
+
+
+class Threshold(nn.Module):
+    """Class 1 where the first pixel exceeds `at`, otherwise class 0."""
+
+    def __init__(self, at: float) -> None:
+        super().__init__()
+        self.at = at
+
+    def forward(self, images: Tensor) -> Tensor:
+        over = images[:, 0, 0, 0] - self.at
+        return torch.stack([-over, over], dim=1)
+
+
+class TestRounding:
+    @staticmethod
+    def points(lost: int) -> Tensor:
+        """Of a hundred points that exceed 100/255, the first `lost` do so by less than rounding takes away."""
+        grey = torch.full((100, 1, 1, 1), 102.0)
+        grey[:lost] = 100.3
+        return grey / 255
+
+    @pytest.mark.parametrize(("lost", "severity"), [(0, INFO), (5, INFO), (6, WARNING), (100, WARNING)])
+    def test_more_than_one_in_twenty_is_too_many(self, lost: int, severity: str) -> None:
+        labels = torch.zeros(100, dtype=torch.int64)
+        finding = check_rounding(Threshold(100.2 / 255), self.points(lost), labels)
+        assert (finding.check, finding.severity) == ("rounding", severity)
+        assert finding.value == pytest.approx(lost / 100)
+        assert f"loses {lost} of 100" in finding.message
+
+    def test_points_that_are_right_do_not_count(self) -> None:
+        labels = torch.zeros(100, dtype=torch.int64)
+        labels[50:] = 1
+        finding = check_rounding(Threshold(100.2 / 255), self.points(10), labels)
+        assert finding.value == pytest.approx(10 / 50)
+        assert check_rounding(Threshold(1.0), self.points(10), labels * 0).severity == INFO
+
+    def test_what_noise_loses_is_not_put_down_to_rounding(self) -> None:
+        noise = Generator().manual_seed(0)
+
+        def sometimes_right(logits: Tensor) -> Tensor:
+            flips = torch.rand(len(logits), 1, generator=noise) < 0.3
+            return torch.where(flips, -logits, logits)
+
+        points = torch.full((2000, 1, 1, 1), 102 / 255)
+        target = Around(Threshold(100.2 / 255), after=sometimes_right)
+        finding = check_rounding(target, points, torch.zeros(2000, dtype=torch.int64))
+        assert finding.severity == INFO
