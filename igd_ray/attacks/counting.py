@@ -1,9 +1,29 @@
 """Counts what an attack asks of its target, whatever code the attack is."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from igd_ray.attacks.two_pass import TwoPass
+from igd_ray.errors import InputError
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Passes of the base model that one image costs.
+
+    Attributes:
+        forwards, backwards: of a query, with or without a gradient.
+        gradient: backward passes of a gradient of the logits, on top.
+    """
+
+    forwards: int
+    backwards: int
+    gradient: int
 
 
 class CountedTarget(nn.Module):
@@ -24,22 +44,14 @@ class CountedTarget(nn.Module):
         super().__init__()
         # Not registered as a submodule: the counter is a view on the target, not its owner.
         self.__dict__["target"] = target
-        self._forwards_per_query = int(getattr(target, "forward_passes", 1))
-        self._backwards_per_query = int(getattr(target, "inner_backward_passes", 0))
-        self._backwards_per_gradient = int(getattr(target, "backward_passes", self._forwards_per_query))
-        self.queries = 0
-        self._gradient_queries = 0
+        forwards = int(getattr(target, "forward_passes", 1))
+        self._cost = Cost(
+            forwards=forwards,
+            backwards=int(getattr(target, "inner_backward_passes", 0)),
+            gradient=int(getattr(target, "backward_passes", forwards)),
+        )
+        self.queries = self.forwards = self.backwards = 0
         self._num_classes: int | None = None
-
-    @property
-    def forwards(self) -> int:
-        """Forward passes of the base model so far."""
-        return self.queries * self._forwards_per_query
-
-    @property
-    def backwards(self) -> int:
-        """Backward passes of the base model so far."""
-        return self.queries * self._backwards_per_query + self._gradient_queries * self._backwards_per_gradient
 
     def num_classes(self, images: Tensor) -> int:
         """Return the number of classes, from the last logits seen or, counted, those of the first of `images`."""
@@ -51,17 +63,61 @@ class CountedTarget(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the target's logits [B, C] for `images` [B, channels, H, W]."""
-        self.queries += len(images)
-        if images.requires_grad:
-            images = _ContiguousGradient.apply(images)  # type: ignore[no-untyped-call]
-        logits: Tensor = self.__dict__["target"](images.contiguous())
+        logits = self.ask(self.__dict__["target"], images, self._cost)
         self._num_classes = logits.shape[1]
-        if logits.requires_grad:
-            logits.register_hook(self._count_gradient)  # type: ignore[no-untyped-call]
         return logits
 
-    def _count_gradient(self, gradient: Tensor) -> None:
-        self._gradient_queries += len(gradient)
+    def two_pass(self) -> "CountedTwoPass":
+        """Return the target's two passes one by one; what they are asked is counted here, too.
+
+        Raises:
+            InputError: if the target does not offer them.
+        """
+        target = self.__dict__["target"]
+        if not isinstance(target, TwoPass):
+            raise InputError(
+                f"this attack aims at the two passes of a defense, which {type(target).__name__} does not offer; "
+                "attack a defense with masks (first_logits, pseudo_labels, masked_logits), or leave the attack out"
+            )
+        return CountedTwoPass(self, target)
+
+    def ask(self, logits_of: Callable[[Tensor], Tensor], images: Tensor, cost: Cost) -> Tensor:
+        """Return `logits_of(images)`, counted as one query an image of the given cost."""
+        self.queries += len(images)
+        self.forwards += len(images) * cost.forwards
+        self.backwards += len(images) * cost.backwards
+        if images.requires_grad:
+            images = _ContiguousGradient.apply(images)  # type: ignore[no-untyped-call]
+        logits = logits_of(images.contiguous())
+        if logits.requires_grad:
+            logits.register_hook(partial(self._count_gradient, cost.gradient))  # type: ignore[no-untyped-call]
+        return logits
+
+    def _count_gradient(self, passes: int, gradient: Tensor) -> None:
+        self.backwards += len(gradient) * passes
+
+
+class CountedTwoPass:
+    """The two passes of a target; each counts as a query."""
+
+    def __init__(self, counted: CountedTarget, target: TwoPass) -> None:
+        self._counted, self._target = counted, target
+        self._first_cost = Cost(forwards=target.draws, backwards=0, gradient=target.draws)
+        self._masked_cost = Cost(forwards=1, backwards=0, gradient=1)
+
+    def first_logits(self, images: Tensor) -> Tensor:
+        """Return the first pass's logits, [B, C]."""
+        return self._counted.ask(self._target.first_logits, images, self._first_cost)
+
+    def pseudo_labels(self, first_logits: Tensor) -> Tensor:
+        """Return the class weights of the second pass, [B, C]; costs nothing."""
+        return self._target.pseudo_labels(first_logits)
+
+    def masked_logits(self, images: Tensor, class_weights: Tensor) -> Tensor:
+        """Return the second pass's logits, [B, C], for the given class weights [B, C]."""
+        return self._counted.ask(
+            lambda points: self._target.masked_logits(points, class_weights), images, self._masked_cost
+        )
 
 
 class _ContiguousGradient(torch.autograd.Function):
