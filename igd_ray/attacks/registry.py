@@ -53,7 +53,7 @@ BUDGETED: Mapping[str, tuple[int, Callable[[int], Attack]]] = {
 }
 
 # Stages that ask for the target's class or logits only; the others follow gradients.
-QUERY_STAGES = ("square", "rays")
+QUERY_STAGES = ("square", "square-eot", "rays")
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ TWO_PASS = [
     DetachedMaskAPGD("ce", steps=4),
     DetachedMaskAPGD("cw", steps=3, eot=2, backward="identity"),
 ]
-ATTACKS = [*STARTED, *TWO_PASS, EoTSquare(10, eot=2)]
+ATTACKS = [*STARTED, *TWO_PASS]
 every_attack = pytest.mark.parametrize("attack", ATTACKS, ids=repr)
 every_started = pytest.mark.parametrize("attack", STARTED, ids=repr)
 every_two_pass = pytest.mark.parametrize("attack", TWO_PASS, ids=repr)
@@ -185,7 +185,7 @@ class TestContract:
             result = run(ready(attack, starts), defend(sigma, draws), images, labels, threat)
         assert int(result.forwards.sum()) == counter.forwards
         assert int(result.backwards.sum()) == counter.backwards
-        assert (counter.backwards > 0) == ("gradient" in attack.ways)
+        assert counter.backwards > 0
         queries, gradients = attack.most_passes(10)
         assert int(result.queries.sum()) <= len(images) * (queries + 1)
         passes = defend(sigma, draws).forward_passes
@@ -514,21 +514,24 @@ class TestStarts:
         assert ((position > 0.01) & (position < 0.99)).any()
 
     def test_a_line_finds_what_only_its_middle_breaks(self, threat: ThreatModel) -> None:
-        """Misclassified is the middle third of the way from 0.4 to 0.6, in one pixel."""
+        """On the way from 0.4 to 0.6, in one pixel, only 0.52 to 0.58 is misclassified."""
         images = torch.full((1, 1, 1, 1), 0.5)
 
         class Middle(nn.Module):
             def forward(self, x: Tensor) -> Tensor:
-                inside = 1 / 30 - (x.flatten(1) - 0.53).abs()
+                inside = 0.03 - (x.flatten(1) - 0.55).abs()
                 return torch.cat([torch.zeros_like(inside), inside], dim=1)
 
         everywhere = torch.ones(1, dtype=torch.bool)
         starts = {"transfer": (images - 0.1, everywhere), "white-box": (images + 0.1, everywhere)}
-        attack = LineAPGD("cw", steps=10).starting_from(starts)
-        # The clean image, 0.5, is right; of the five looks at 0.4, 0.45, …, 0.6, that at 0.55 is not.
-        result = run(attack, Middle(), images, torch.tensor([0]), threat)
+        for outside in (images, images - 0.1, images + 0.1):
+            assert Middle()(outside).argmax(dim=1).tolist() == [0]
+        watched = Watched(Middle())
+        result = run(LineAPGD("cw", steps=10).starting_from(starts), watched, images, torch.tensor([0]), threat)
         assert result.broken.all()
-        assert not any((Middle()(points).argmax(dim=1) != 0).any() for points, _ in starts.values())
+        assert 0.52 < float(result.adversarial) < 0.58
+        # Of the five looks, at 0.4, 0.45, …, 0.6, the climb starts at the one of highest margin.
+        assert float(watched.asked[0]) == pytest.approx(0.55)
 
     def test_an_image_without_either_end_is_left_alone(self, defend, starts, images, labels, threat) -> None:
         nowhere = {name: (points, torch.zeros_like(exists)) for name, (points, exists) in starts.items()}
