@@ -5,6 +5,9 @@ from typing import NamedTuple
 
 SIGNIFICANCE = 0.05
 
+# The normal distribution's quantile for 95 % on both sides.
+Z_95 = 1.959963984540054
+
 # Beyond this many images nobody evaluates, and "never" is the honest word.
 _MOST_IMAGES = 1_000_000
 
@@ -32,6 +35,23 @@ def mcnemar(gained: int, lost: int) -> float:
     )
     # Rounding of the logarithms stays below the 12th digit.
     return min(1.0, round(2 * math.fsum(math.exp(log) for log in logs), 12))
+
+
+def paired_interval(gained: int, lost: int, images: int) -> tuple[float, float]:
+    """Return the 95 % interval of a difference of two shares of the same images (Agresti & Min, 2005).
+
+    Args:
+        gained: images that only the first has right.
+        lost: images that only the second has right.
+        images: all images.
+
+    >>> [round(end, 4) for end in paired_interval(0, 0, 100)]
+    [-0.0192, 0.0192]
+    """
+    # Half an image is added to each of the four counts; Wald's interval is too short, and empty without differences.
+    total, difference = images + 2, gained - lost
+    margin = Z_95 * math.sqrt(gained + lost + 1 - difference**2 / total) / total
+    return max(difference / total - margin, -1.0), min(difference / total + margin, 1.0)
 
 
 def images_needed(gained: int, lost: int, images: int) -> int | None:

@@ -124,6 +124,7 @@ _COLUMNS: Mapping[str, list[pa.Field]] = {
         pa.field("n", _INT),
         pa.field("tolerance", _REAL),
         pa.field("k", _INT),
+        pa.field("class_k", _list(_INT)),  # one for each class, in place of k
         pa.field("sigma", _REAL),
         pa.field("tau", _REAL),
         pa.field("draws", _INT),
@@ -140,6 +141,7 @@ _COLUMNS: Mapping[str, list[pa.Field]] = {
         pa.field("ranking_id", _TEXT),
         pa.field("layer", _TEXT),
         pa.field("k", _INT),
+        pa.field("class_k", _list(_INT)),  # one for each class, in place of k
         pa.field("sigma", _REAL),
         pa.field("tau", _REAL),
         pa.field("draws", _INT),
@@ -148,6 +150,24 @@ _COLUMNS: Mapping[str, list[pa.Field]] = {
         pa.field("base_clean_accuracy", _REAL),
         pa.field("tolerance", _REAL),
         pa.field("feasible", _FLAG),
+        # Clean accuracy minus the base model's on the same images, with its 95 % interval.
+        pa.field("difference", _REAL),
+        pa.field("difference_low", _REAL),
+        pa.field("difference_high", _REAL),
+        # Numbers of images for each class: all, right without the defense, right only with it, right only without it.
+        pa.field("class_images", _list(_INT)),
+        pa.field("class_base_correct", _list(_INT)),
+        pa.field("class_gained", _list(_INT)),
+        pa.field("class_lost", _list(_INT)),
+        pa.field("seconds", _REAL),
+    ],
+    "refinements": [
+        _required("search_id", _TEXT),
+        _required("trial", _INT),
+        pa.field("run_id", _TEXT),
+        pa.field("attacks", _list(_TEXT)),
+        pa.field("n", _INT),
+        pa.field("robust_accuracy", _REAL),  # the share of images that every attack left robust
     ],
     "checks": [
         pa.field("unit_key", _TEXT),

@@ -23,6 +23,9 @@ from igd_ray.threat import parse_fraction
 
 NONE = "none"
 
+# The argument of masks with a k for each class: those numbers, with commas.
+CLASS_K = "class_k"
+
 Kind = Literal["none", "masking", "confidence", "two-pass", "smoothing-only", "hedge", "anti-adversary", "sodef"]
 Argument = bool | int | float
 
@@ -176,7 +179,7 @@ class DefenseSpec:
         model_id: the base model's fingerprint.
         kind: the kind of defense.
         k, sigma, tau, draws, layer, ranking_id: None where the kind has no such setting.
-        arguments: the kind's own settings, by name.
+        arguments: the kind's own settings, by name; masks with a k for each class have them here as `class_k`.
     """
 
     label: str
@@ -273,8 +276,10 @@ class DefenseSpec:
             masks = torch.ones(int(arguments.pop("classes")), self.layer.width)
         else:
             assert scores is not None
-            assert self.k is not None
-            masks = class_masks(scores, self.k)
+            class_k = arguments.pop(CLASS_K, None)
+            k = self.k if class_k is None else [int(each) for each in str(class_k).split(",")]
+            assert k is not None
+            masks = class_masks(scores, k)
         build = ConfidenceMaskingDefense if self.kind == "confidence" else InterpretabilityGuidedDefense
         return build(
             model,

@@ -105,6 +105,30 @@ class SplitModel:
             outputs.setdefault(path, []).append(output)
         return Prefix(activation[0], logits, images, outputs)
 
+    @torch.no_grad()
+    def trimmed(self, prefix: Prefix) -> Prefix:
+        """Return `prefix` with what the suffix reads of every image, and of the first image alone what it does not.
+
+        The suffix gives the same for both; of a model that runs with nothing less, everything is kept.
+        """
+        if self._classifier is not None:
+            return replace(prefix, images=prefix.images[:1])
+        if not self._tried_copies:
+            self._repeated, self._tried_copies = self._outputs_to_repeat(prefix), True
+        if self._repeated is None:
+            return prefix
+        read, first = self._repeated, prefix.select([0])
+        outputs = {
+            path: [call if (path, place) in read else first.outputs[path][place] for place, call in enumerate(calls)]
+            for path, calls in prefix.outputs.items()
+        }
+        trimmed = replace(prefix, images=prefix.images if IMAGES in read else first.images, outputs=outputs)
+        try:
+            same = torch.equal(self.suffix(prefix.activation, trimmed), self.suffix(prefix.activation, prefix))
+        except Exception:  # a model is somebody's code, and may fail in any way
+            return prefix
+        return trimmed if same else prefix
+
     def suffix(self, activation: Tensor, prefix: Prefix, *, copies: int = 1) -> Tensor:
         """Return the logits [copies·B, C] that the rest of the model gives for `activation` [copies·B, …].
 

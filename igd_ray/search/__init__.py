@@ -1,6 +1,36 @@
-"""The search for k: bisection, and clean accuracy from caches. No Ray in here."""
+"""The search for k, σ and τ: samplers, and clean accuracy from caches. No Ray in here."""
 
-from igd_ray.search.bisection import Bisection
-from igd_ray.search.objective import CachedObjective
+from igd_ray.search.bisection import Bisection, ClassBisections
+from igd_ray.search.objective import CachedObjective, CleanAccuracy
+from igd_ray.search.samplers import (
+    Asked,
+    BisectionSampler,
+    KMode,
+    ListSampler,
+    Sampler,
+    SearchSpace,
+    grid,
+    random_settings,
+)
+from igd_ray.search.settings import Measurement, Noise, Setting, Trial, best_trials, most_accurate
 
-__all__ = ["Bisection", "CachedObjective"]
+__all__ = [
+    "Asked",
+    "Bisection",
+    "BisectionSampler",
+    "CachedObjective",
+    "ClassBisections",
+    "CleanAccuracy",
+    "KMode",
+    "ListSampler",
+    "Measurement",
+    "Noise",
+    "Sampler",
+    "SearchSpace",
+    "Setting",
+    "Trial",
+    "best_trials",
+    "grid",
+    "most_accurate",
+    "random_settings",
+]

@@ -1,27 +1,30 @@
-"""Clean accuracy of a setting from caches: exact, for the price of two small matrix products.
+"""Clean accuracy of a setting from caches: exact, for the price of the second pass's last part.
 
-For a penultimate mask the second pass is the linear head on a masked activation, and the first pass depends on σ
-and the draws only. With a(x) and the first pass's logits kept, every (k, τ) costs
-prediction = argmax head( softmax(z / τ) M ⊙ a ).
+The first pass depends on σ and the draws only, and up to the masked layer the second is the clean pass. With a(x) and
+the first pass's logits z kept, a trial (k, τ) costs prediction = argmax h( softmax(z / τ) M ⊙ a(x) ): for a
+penultimate mask two small matrix products, for another layer the rest of the model.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from igd_ray.defenses.masks import class_masks
 from igd_ray.errors import InputError
+from igd_ray.search.settings import Measurement, Noise, Setting
 
 
 class CachedObjective:
-    """Clean accuracy on fixed images with fixed noise.
+    """Predictions on fixed images with fixed noise; the caches are read and never changed.
 
     Args:
-        activations: a(x) at the penultimate layer, [n, N] or [n, N, 1, 1].
-        first_logits: the first pass's logits for one σ and its draws, [n, C].
+        activations: a(x) at the masked layer, [n, …, N, …].
+        first_logits: the first pass's logits [n, C], for each σ and number of draws.
         base_logits: f(x), [n, C].
         labels: int64 [n].
-        head: the classifier, [n, N…] to [n, C].
+        suffix: h, from a masked activation to logits [n, C].
+        axis: the axis of the N neurons in `activations`.
 
     Raises:
         InputError: if the caches are of different images.
@@ -30,32 +33,57 @@ class CachedObjective:
     def __init__(
         self,
         activations: Tensor,
-        first_logits: Tensor,
+        first_logits: Mapping[Noise, Tensor],
         base_logits: Tensor,
         labels: Tensor,
-        head: Callable[[Tensor], Tensor],
+        suffix: Callable[[Tensor], Tensor],
+        *,
+        axis: int = 1,
     ) -> None:
-        lengths = {len(activations), len(first_logits), len(base_logits), len(labels)}
+        lengths = {len(activations), len(base_logits), len(labels), *(len(logits) for logits in first_logits.values())}
         if len(lengths) != 1:
             raise InputError(f"caches and labels must be of the same images, but their lengths are {sorted(lengths)}")
+        self.labels = labels
+        self.base_predictions = base_logits.argmax(dim=1)
         self._activations = activations
         self._first_logits = first_logits
-        self._labels = labels
-        self._head = head
-        self.base_accuracy = _accuracy(base_logits.argmax(dim=1), labels)
+        self._suffix = suffix
+        self._axis = axis
 
     @torch.no_grad()
-    def predictions(self, masks: Tensor, tau: float) -> Tensor:
+    def predictions(self, masks: Tensor, noise: Noise, tau: float) -> Tensor:
         """Return the defense's predictions, int64 [n], with `masks` [C, N] and temperature `tau`."""
-        weights = torch.softmax(self._first_logits / tau, dim=1) @ masks
-        positions = [1] * (self._activations.ndim - 2)
-        masked = self._activations * weights.reshape(*weights.shape, *positions)
-        return self._head(masked).flatten(1).argmax(dim=1)
-
-    def accuracy(self, masks: Tensor, tau: float) -> float:
-        """Return the fraction in [0, 1] of images that the defense gets right."""
-        return _accuracy(self.predictions(masks, tau), self._labels)
+        weights = torch.softmax(self._first_logits[noise] / tau, dim=1) @ masks
+        shape = [1] * self._activations.ndim
+        shape[0], shape[self._axis] = weights.shape
+        return self._suffix(self._activations * weights.reshape(shape)).flatten(1).argmax(dim=1)
 
 
-def _accuracy(predictions: Tensor, labels: Tensor) -> float:
-    return int((predictions == labels).sum()) / len(labels)
+class CleanAccuracy:
+    """What a search maximises, over the shards of its images: shard by shard, as the defended model would see them.
+
+    Args:
+        shards: the caches.
+        scores: the ranking, [C, N].
+    """
+
+    def __init__(self, shards: Sequence[CachedObjective], scores: Tensor) -> None:
+        self._shards = shards
+        self._scores = scores
+
+    def measure(self, setting: Setting) -> Measurement:
+        """Return how the defense with `setting` does beside the base model."""
+        masks = class_masks(self._scores, setting.k)
+        predictions = torch.cat([shard.predictions(masks, setting.noise, setting.tau) for shard in self._shards])
+        labels = torch.cat([shard.labels for shard in self._shards])
+        base = torch.cat([shard.base_predictions for shard in self._shards]) == labels
+        right = predictions == labels
+        return Measurement(
+            images=self._counts(labels),
+            base_correct=self._counts(labels[base]),
+            gained=self._counts(labels[right & ~base]),
+            lost=self._counts(labels[base & ~right]),
+        )
+
+    def _counts(self, labels: Tensor) -> tuple[int, ...]:
+        return tuple(torch.bincount(labels, minlength=len(self._scores)).tolist())
