@@ -1,6 +1,8 @@
 """Typed settings of every verb, from the command line or a YAML file; what cannot be used fails before work starts."""
 
 import math
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -36,6 +38,20 @@ def _labels(value: object) -> object:
 def _one_or_more(value: object) -> object:
     """Take one text for a list of one."""
     return [value] if isinstance(value, str) else value
+
+
+def _numbers(value: object) -> object:
+    """Split "0.001,0.1" at its commas, and read "0.001:1:4" as four values that grow by equal factors."""
+    ends = value.split(":") if isinstance(value, str) else []
+    if len(ends) != 3:
+        return _labels(value)
+    try:
+        low, high, count = float(ends[0]), float(ends[1]), int(ends[2])
+    except ValueError:
+        low = high = count = 0
+    if not (0 < low < high < math.inf and count >= 2):
+        raise InputError(f"a logarithmic grid is LOW:HIGH:COUNT with 0 < LOW < HIGH and COUNT ≥ 2, not {value!r}")
+    return [low * (high / low) ** (step / (count - 1)) for step in range(count)]
 
 
 Labels = Annotated[tuple[str, ...], BeforeValidator(_labels), Field(min_length=1)]
@@ -170,14 +186,92 @@ class TrainSettings(StudySettings):
 
 
 class SearchSettings(RankSettings):
-    """`igd search`: the smallest k within `tolerance`, a fraction, of the base model's clean accuracy."""
+    """`igd search`: k, σ and τ whose clean accuracy stays within `tolerance`, a fraction, of the base model's.
+
+    Attributes:
+        ranking: the id of a ranking to use; others are computed.
+        sigmas: in multiples of eps, in place of sigma.
+        taus, draw_counts: in place of tau and draws; "0.001:1:4" is a logarithmic grid of four.
+        ks: "LOW:HIGH", or numbers with commas; 1…N by default.
+        sampler: how the next setting is found; `trials` is for random and optuna.
+        k_mode: one k for all classes, or one for each.
+        refine, refine_n: how many of the best settings are attacked, on how many search images.
+    """
 
     tolerance: Fraction = Field(default=0.005, ge=0, le=1)
+    ranking: str | None = None
+    sigmas: Annotated[tuple[Fraction, ...] | None, BeforeValidator(_labels)] = None
+    taus: Annotated[tuple[float, ...] | None, BeforeValidator(_numbers)] = None
+    draw_counts: Annotated[tuple[int, ...] | None, BeforeValidator(_labels)] = None
+    ks: str | None = None
+    sampler: Literal["bisection", "grid", "random", "optuna"] = "bisection"
+    trials: int = Field(default=32, ge=1)
+    k_mode: Literal["shared", "per-class"] = "shared"
+    refine: int = Field(default=0, ge=0)
+    refine_n: int = Field(default=64, ge=1)
+
+    @property
+    def sigma_values(self) -> tuple[float, ...]:
+        """Every σ, in [0, 1] pixel units."""
+        if self.sigmas is None:
+            return (self.noise,)
+        return tuple(multiple * self.threat.epsilon for multiple in self.sigmas)
+
+    @property
+    def k_values(self) -> Sequence[int] | None:
+        """The candidates for k, ascending; None for 1…N.
+
+        Raises:
+            InputError: if there are none, or they are no whole numbers.
+        """
+        if self.ks is None:
+            return None
+        low, colon, high = self.ks.partition(":")
+        try:
+            values = range(int(low), int(high) + 1) if colon else sorted({int(k) for k in self.ks.split(",")})
+        except ValueError:
+            values = []
+        if not values:
+            raise InputError(f"ks must be LOW:HIGH with LOW ≤ HIGH, or numbers with commas, not {self.ks!r}")
+        return values
 
     def check(self) -> None:
-        """Check σ as well."""
+        """Check the search space as well."""
         super().check()
-        _ = self.noise
+        for name in ("sigmas", "taus", "draw_counts"):
+            values = getattr(self, name)
+            if values is not None and not values:
+                raise InputError(f"--{name.replace('_', '-')} names nothing to try; give numbers with commas")
+        for many, one in (("sigmas", "sigma"), ("taus", "tau"), ("draw_counts", "draws")):
+            if getattr(self, many) is not None and one in self.model_fields_set:
+                raise InputError(f"give --{one} or --{many.replace('_', '-')}, not both")
+        if self.sigmas is not None and self.norm is not Norm.LINF:
+            raise InputError(
+                f"--sigmas are multiples of an infinity-norm eps; with --norm {self.norm.value} give --sigma"
+            )
+        if not all(0 <= sigma < math.inf for sigma in self.sigma_values):
+            raise InputError(f"sigmas must be at least 0, in multiples of eps, not {min(self.sigmas or ()):g}")
+        if not all(0 < tau < math.inf for tau in self.taus or ()):
+            raise InputError(f"taus must be positive, not {min(self.taus or ()):g}")
+        if not all(draws >= 1 for draws in self.draw_counts or ()):
+            raise InputError(f"draw counts must be at least 1, not {min(self.draw_counts or ())}")
+        _ = self.k_values
+        if self.ranking is not None and "method" in self.model_fields_set:
+            raise InputError("a ranking has its method; give --ranking or --method, not both")
+        if self.k_mode == "per-class" and self.sampler != "bisection":
+            raise InputError(f"--k-mode per-class is for --sampler bisection, not {self.sampler}")
+        if "trials" in self.model_fields_set and self.sampler not in ("random", "optuna"):
+            raise InputError(f"--trials is for --sampler random and optuna; {self.sampler} knows when it has finished")
+        if "refine_n" in self.model_fields_set and not self.refine:
+            raise InputError("--refine-n is for --refine, which says how many settings are attacked")
+        if self.sampler == "optuna":
+            if find_spec("optuna") is None:
+                raise InputError(
+                    "--sampler optuna needs a package of its own: pip install optuna; "
+                    "bisection, grid and random need none"
+                )
+            if self.executor == "local":
+                raise InputError("--sampler optuna runs under Ray Tune; use --executor ray")
 
 
 class EvaluateSettings(StudySettings):

@@ -14,7 +14,8 @@ WITH sized AS (
 )
 SELECT
     trials.* EXCLUDE (with_smaller_k, with_equal_k),
-    clean_accuracy >= with_equal_k AND (with_smaller_k IS NULL OR clean_accuracy > with_smaller_k) AS pareto,
+    trials.clean_accuracy >= with_equal_k AND (with_smaller_k IS NULL OR trials.clean_accuracy > with_smaller_k)
+        AS pareto,
     refinements.robust_accuracy,
     searches.search_id IS NOT NULL
         AND trials.k IS NOT DISTINCT FROM searches.k

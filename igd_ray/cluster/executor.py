@@ -11,10 +11,13 @@ from typing import Any, Self
 
 from igd_ray.cluster.resources import ActorPlan, allocated_device, plan_actors
 from igd_ray.cluster.session import ray_session
+from igd_ray.cluster.tuning import search_with_tune
 from igd_ray.errors import first_line
+from igd_ray.pipeline.objective import ObjectiveSource, Record
 from igd_ray.pipeline.setup import ImageArrays, WorkerSetup
 from igd_ray.pipeline.unit import Unit, UnitReport
 from igd_ray.pipeline.worker import Worker
+from igd_ray.search import Sampler
 
 # A unit whose actor died this often is given up: it is likelier to be the cause than a victim.
 MOST_CRASHES = 3
@@ -150,6 +153,10 @@ class RayExecutor:
             for reference in [*leases, *starting]:
                 with contextlib.suppress(ray.exceptions.RayError):
                     ray.cancel(reference)
+
+    def search(self, source: ObjectiveSource, sampler: Sampler, record: Record) -> None:
+        """Run the trials under Ray Tune, beside the actors."""
+        search_with_tune(source, sampler, record)
 
 
 def _failure(unit: Unit, error: Exception, what: str = "the worker failed") -> UnitReport:

@@ -41,11 +41,13 @@ def run(arguments: argparse.Namespace) -> int:
                 raise IgdError(f"no k keeps clean accuracy with {method}; look at the trials: igd search")
             if not arguments.json:
                 width = study.layer.width
-                print(f"{method}: the best {result.chosen.k} of {width} neurons of each class keep clean accuracy")
+                print(
+                    f"{method}: the best {result.chosen.setting.k} of {width} neurons of each class keep clean accuracy"
+                )
         chosen = found["loir"].chosen
         assert chosen is not None
         searches = tuple(result.search_id for result in found.values())
-        defenses = ("none", f"random-{chosen.k}")
+        defenses = ("none", f"random-{chosen.setting.k}")
         settings = settings.model_copy(update={"defenses": defenses, "from_search": searches})
         evaluation = plan_evaluation_of(study, settings)
         summary = evaluate(study, settings, evaluation)

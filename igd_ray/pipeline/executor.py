@@ -6,9 +6,11 @@ from typing import Protocol, Self
 
 import torch
 
+from igd_ray.pipeline.objective import ObjectiveSource, Record, search_here
 from igd_ray.pipeline.setup import WorkerSetup
 from igd_ray.pipeline.unit import Unit, UnitReport
 from igd_ray.pipeline.worker import Worker
+from igd_ray.search import Sampler
 
 
 class Executor(Protocol):
@@ -26,6 +28,10 @@ class Executor(Protocol):
 
     def run(self, units: Sequence[Unit]) -> Iterator[UnitReport]:
         """Run `units`."""
+        ...
+
+    def search(self, source: ObjectiveSource, sampler: Sampler, record: Record) -> None:
+        """Run the trials that `sampler` asks for, and `record` each in this process before its answer counts."""
         ...
 
 
@@ -53,3 +59,7 @@ class LocalExecutor:
         assert self._worker is not None
         for unit in units:
             yield self._worker.run(unit)
+
+    def search(self, source: ObjectiveSource, sampler: Sampler, record: Record) -> None:
+        """Run the trials one after another."""
+        search_here(source, sampler, record)

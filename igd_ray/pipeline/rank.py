@@ -208,6 +208,38 @@ class ImportedPlan(RankingPlan):
         return self.scores.scores
 
 
+@dataclass(frozen=True)
+class StoredPlan(RankingPlan):
+    """A ranking that is in the catalog.
+
+    Attributes:
+        stored_id: its id.
+    """
+
+    stored_id: str = ""
+
+    @property
+    def ranking_id(self) -> str:
+        """The id it is stored under."""
+        return self.stored_id
+
+    def merge(self, catalog: Catalog) -> Tensor:
+        """Return the scores as they are."""
+        return read_ranking(catalog, self.stored_id).scores
+
+
+def require_fit(what: str, row: Mapping[str, object], model_id: str, model: str, layer: Layer) -> None:
+    """Check that `row`, of a ranking or a search, is of the model `model_id` and of `layer`.
+
+    Raises:
+        InputError: naming what it is of.
+    """
+    if row["model_id"] != model_id:
+        raise InputError(f"{what} is of another model ({row['model']}) than {model}")
+    if row["layer"] != layer.name:
+        raise InputError(f"{what} is of layer {row['layer']!r}, not {layer.name!r}; pass --layer")
+
+
 def finish_ranking(catalog: Catalog, plan: RankingPlan) -> NeuronScores:
     """Merge the units of `plan`, commit the ranking, and return it.
 

@@ -7,11 +7,12 @@ from igd_ray.config import EvaluateSettings
 from igd_ray.defenses.specs import Argument, DefenseLabel, DefenseSpec, defense_arguments, parse_defense
 from igd_ray.errors import InputError
 from igd_ray.models import PENULTIMATE
-from igd_ray.pipeline.rank import RankingPlan
-from igd_ray.pipeline.search import read_search
+from igd_ray.pipeline.rank import RankingPlan, require_fit
+from igd_ray.pipeline.search import defense_of, read_search
 from igd_ray.pipeline.sodef import SodefPlan
 from igd_ray.pipeline.study import TRAIN, Study
 from igd_ray.pipeline.unit import Unit
+from igd_ray.search import Setting
 from igd_ray.threat import Norm
 
 
@@ -119,7 +120,7 @@ def _given_rankings(
     for ranking_id in dict.fromkeys(settings.ranking):
         row = study.catalog.read("rankings", ranking_id).slice(0, 1).to_pylist()[0]
         method = str(row["method"])
-        _require_fit(study, f"ranking {ranking_id}", row)
+        require_fit(f"ranking {ranking_id}", row, study.model_id, study.source.label, study.layer)
         if method in given:
             raise InputError(f"--ranking gives two {method} rankings; evaluate them in separate runs")
         if method not in used:
@@ -132,28 +133,15 @@ def _given_rankings(
 def _from_search(study: Study, search_id: str, notes: list[str]) -> DefenseSpec:
     """Return the defense that a finished search chose, after checking that it fits this model and layer."""
     row = read_search(study.catalog, search_id)
-    _require_fit(study, f"search {search_id}", row)
+    require_fit(f"search {search_id}", row, study.model_id, study.source.label, study.layer)
     same_split = row["split"] == study.settings.split
     flattered = "the model has seen training images" if row["split"] == TRAIN else "they may be evaluated, too"
     tail = f"; {flattered}, which flatters clean accuracy on them" if same_split or row["split"] == TRAIN else ""
     notes.append(f"{row['method']}: k chosen on {row['n']} images of the split {row['split']!r}{tail}")
     ranking = study.catalog.read("rankings", str(row["ranking_id"])).slice(0, 1).to_pylist()[0]
     notes.append(f"{row['method']}: neurons ranked on {ranking['probe_images']} images of {ranking['dataset']}")
-    return DefenseSpec(
-        label=f"{row['method']}-{row['k']}",
-        model_id=study.model_id,
-        kind="masking",
-        k=int(str(row["k"])),
-        sigma=float(str(row["sigma"])),
-        tau=float(str(row["tau"])),
-        draws=int(str(row["draws"])),
-        layer=study.layer,
-        ranking_id=str(row["ranking_id"]),
-    )
-
-
-def _require_fit(study: Study, what: str, row: Mapping[str, object]) -> None:
-    if row["model_id"] != study.model_id:
-        raise InputError(f"{what} is of another model ({row['model']}) than {study.source.label}")
-    if row["layer"] != study.layer.name:
-        raise InputError(f"{what} is of layer {row['layer']!r}, not {study.layer.name!r}; pass --layer")
+    class_k = row["class_k"]
+    k = tuple(int(each) for each in class_k) if isinstance(class_k, list) else int(str(row["k"]))
+    setting = Setting(k, float(str(row["sigma"])), float(str(row["tau"])), int(str(row["draws"])))
+    label = f"{row['method']}-{'per-class' if class_k is not None else k}"
+    return defense_of(setting, label, study.model_id, study.layer, str(row["ranking_id"]))

@@ -31,10 +31,12 @@ from igd_ray.pipeline.rank import (
     RandomPlan,
     RankedModel,
     RankingPlan,
+    StoredPlan,
     finish_ranking,
+    require_fit,
 )
 from igd_ray.pipeline.run import RunSummary, pending, require_all, run_units
-from igd_ray.pipeline.search import SearchPlan, check_searchable
+from igd_ray.pipeline.search import SearchOptions, SearchPlan, run_trials
 from igd_ray.pipeline.setup import ClipSource, ImageArrays, ModelSource, WorkerSetup
 from igd_ray.pipeline.sodef import SodefPlan, plan_sodef
 from igd_ray.pipeline.threads import reproducible
@@ -44,6 +46,7 @@ from igd_ray.ranking.leave_one_out import require_every_class
 from igd_ray.ranking.prompts import class_prompts, embed_classes
 from igd_ray.ranking.scores import METHODS
 from igd_ray.ranking.similarity import default_top_k, require_top_images
+from igd_ray.search import SearchSpace, Trial
 
 if TYPE_CHECKING:
     from igd_ray.models.clip import Clip
@@ -149,10 +152,8 @@ class Study:
             search_n = settings.search_n or min(SEARCH_IMAGES, training // SEARCH_SHARE)
             probe_n = settings.probe_n or min(PROBE_IMAGES, training - search_n)
         elif settings.search_split != TRAIN:
-            # Of the split that is evaluated, the search may have what the evaluation leaves.
-            evaluated = len(self._test) if settings.search_split == settings.split else 0
             probe_n = settings.probe_n or self._count(TRAIN, PROBE_IMAGES)
-            search_n = settings.search_n or max(1, self._count(settings.search_split, search_n + evaluated) - evaluated)
+            search_n = settings.search_n or self._count(settings.search_split, SEARCH_IMAGES)
         probe, search = probe_and_search(
             settings.data,
             probe_n=probe_n,
@@ -311,22 +312,74 @@ class Study:
         with reproducible():
             finish_ranking(self.catalog, plan)
 
-    def plan_search(self, ranking: RankingPlan, *, tolerance: float) -> SearchPlan:
-        """Plan the search for k with the masks of `ranking`."""
-        check_searchable(self.layer)
-        settings = self.settings
+    def stored_ranking(self, ranking_id: str) -> StoredPlan:
+        """Return the committed ranking `ranking_id`.
+
+        Raises:
+            InputError: if there is none, or it is of another model, layer or classes.
+        """
+        rows = self.catalog.read("rankings", ranking_id)
+        first = rows.slice(0, 1).to_pylist()[0]
+        require_fit(f"ranking {ranking_id}", first, self.model_id, self.source.label, self.layer)
+        names = dict(zip(rows["class_id"].to_pylist(), rows["class_name"].to_pylist(), strict=True))
+        if [names[label] for label in sorted(names)] != list(self.class_names):
+            raise InputError(f"ranking {ranking_id} is of other classes than the data's; rank anew, without --ranking")
+        ranked = RankedModel(self.source.label, self.model_id, self.settings.data, self.layer, tuple(self.class_names))
+        return StoredPlan(str(first["method"]), ranked, {}, stored_id=ranking_id)
+
+    def plan_search(
+        self, ranking: RankingPlan, *, tolerance: float, options: SearchOptions | None = None
+    ) -> SearchPlan:
+        """Plan the search with the masks of `ranking`.
+
+        Raises:
+            InputError: if k lies outside 1…N, search images may be evaluated too, or a class that has its own k lacks
+                them.
+        """
+        settings, options, layer = self.settings, options or SearchOptions(), self.layer
+        if settings.search_split == settings.split:
+            raise InputError(
+                f"search images must not be evaluated, but both come from the split {settings.split!r}; "
+                "choose another --search-split or --split"
+            )
+        ks = range(1, layer.width + 1) if options.ks is None else options.ks
+        outside = next((k for k in ks if not 1 <= k <= layer.width), None)
+        if outside is not None:
+            raise InputError(f"k must lie in 1…{layer.width}, the neurons of {layer.name!r}, not {outside}")
+        if options.k_mode == "per-class":
+            counts = torch.bincount(self.search.labels, minlength=len(self.class_names)).tolist()
+            lacking = [name for name, count in zip(self.class_names, counts, strict=True) if not count]
+            if lacking:
+                raise InputError(
+                    f"a k for each class needs search images of every class, but there are none of "
+                    f"{', '.join(lacking[:5])}; raise --search-n"
+                )
         return SearchPlan(
             ranking=ranking,
             dataset=settings.data,
             split=settings.search_split,
             labels=self.search.labels,
             shards=shards_of("search", self.search, self._shard_images),
-            sigma=settings.noise,
-            tau=settings.tau,
-            draws=settings.draws if settings.noise else 1,
+            space=SearchSpace(
+                ks,
+                options.sigmas or (settings.noise,),
+                options.taus or (settings.tau,),
+                options.draws or (settings.draws,),
+            ),
             tolerance=tolerance,
+            options=options,
             seed=settings.seed,
         )
+
+    def run_trials(self, plan: SearchPlan) -> list[Trial]:
+        """Run the trials of `plan` that are not there yet, on this study's executor, and return all."""
+        with reproducible():
+            return run_trials(
+                self.catalog,
+                plan,
+                self.source,
+                lambda source, sampler, record: self._started().search(source, sampler, record),
+            )
 
     def test_shards(self, size: int) -> tuple[Shard, ...]:
         """Cut the evaluated images into shards."""

@@ -11,14 +11,18 @@ from igd_ray.pipeline.evaluate import EvaluationPlan, commit_comparisons, plan_e
 from igd_ray.pipeline.inspect_units import INSPECTED_IMAGES
 from igd_ray.pipeline.rank import RankingPlan, read_ranking
 from igd_ray.pipeline.record import commit_run
+from igd_ray.pipeline.refine import Refinement, commit_refinement, plan_refinement, robust_accuracies
 from igd_ray.pipeline.resolve import Resolved, resolve_defenses
 from igd_ray.pipeline.run import RunSummary, require_all
-from igd_ray.pipeline.search import SearchPlan, SearchResult, run_search
+from igd_ray.pipeline.search import SearchOptions, SearchPlan, SearchResult, finish_search
 from igd_ray.pipeline.sodef import SodefPlan
 from igd_ray.pipeline.study import Study
-from igd_ray.pipeline.threads import reproducible
-from igd_ray.pipeline.unit import Shard, Unit
+from igd_ray.pipeline.unit import Shard, Unit, shards_of
 from igd_ray.report.evaluation import NOT_MEASURED
+from igd_ray.search import Measurement, Setting, Trial, best_trials
+
+# Images a unit of the second stage of a search: attacks work on a unit as one batch.
+REFINED_SHARD_IMAGES = 32
 
 
 def rank(study: Study, settings: StudySettings, plans: Sequence[RankingPlan]) -> None:
@@ -37,13 +41,15 @@ def train(study: Study, settings: StudySettings, plan: SodefPlan) -> None:
     study.train(plan)
 
 
-def plan_searches(study: Study, methods: Sequence[str], *, tolerance: float) -> list[SearchPlan]:
-    """Plan the search for k with the rankings by `methods`."""
-    return [study.plan_search(study.plan_ranking(method), tolerance=tolerance) for method in methods]
+def plan_searches(
+    study: Study, methods: Sequence[str], *, tolerance: float, options: SearchOptions | None = None
+) -> list[SearchPlan]:
+    """Plan a search with the rankings by `methods`."""
+    return [study.plan_search(study.plan_ranking(method), tolerance=tolerance, options=options) for method in methods]
 
 
 def search(study: Study, settings: StudySettings, plans: Sequence[SearchPlan]) -> list[SearchResult]:
-    """Search for k with each ranking; a ranking that is not there is computed first."""
+    """Search with each ranking; a ranking that is not there is computed first."""
     units = [unit for plan in plans for unit in [*plan.ranking.units, *plan.units]]
     study.prepare(units)
     _record(study, settings, "search", [plan.search_id for plan in plans], units)
@@ -51,9 +57,37 @@ def search(study: Study, settings: StudySettings, plans: Sequence[SearchPlan]) -
     for plan in plans:
         study.rank(plan.ranking)
         require_all(study.run(plan.units, f"cache {plan.ranking.method}"), "search")
-        with reproducible():
-            results.append(run_search(study.catalog, plan, study.model))
+        trials = study.run_trials(plan)
+        attacked = best_trials(trials)[: plan.options.refine]
+        robust_accuracy = _refine(study, settings, plan, attacked) if attacked else {}
+        results.append(finish_search(study.catalog, plan, trials, robust_accuracy))
     return results
+
+
+def refinement_of(study: Study, settings: StudySettings, plan: SearchPlan, trials: Sequence[Trial]) -> Refinement:
+    """Plan the attacks on the settings of `trials`; the test split is not touched."""
+    images = study.search.select(slice(0, plan.options.refine_n))
+    shards = shards_of("search", images, REFINED_SHARD_IMAGES)
+    return plan_refinement(plan, trials, shards, settings.threat)
+
+
+def most_refinement(study: Study, settings: StudySettings, plan: SearchPlan) -> list[Unit]:
+    """Return as many units as the second stage takes at most, on other settings than those that will be the best."""
+    nothing = Measurement((), (), (), ())
+    ladder = [Setting(k, *group) for group in plan.space.groups for k in plan.space.ks][: plan.options.refine]
+    trials = [Trial(number, setting, nothing, True, 0.0) for number, setting in enumerate(ladder)]
+    return refinement_of(study, settings, plan, trials).plan.units if trials else []
+
+
+def _refine(study: Study, settings: StudySettings, plan: SearchPlan, trials: Sequence[Trial]) -> dict[int, float]:
+    refinement = refinement_of(study, settings, plan, trials)
+    rows = run_rows(refinement.plan, ())
+    commit_run(study, settings, run_id=refinement.plan.run_id, verb="refine", units=rows)
+    require_all(study.run(refinement.plan.units, f"refine {plan.ranking.method}"), "refinement")
+    robust_accuracy = robust_accuracies(study.catalog, refinement)
+    images = min(plan.options.refine_n, len(plan.labels))
+    commit_refinement(study.catalog, plan, refinement, robust_accuracy, images)
+    return robust_accuracy
 
 
 @dataclass(frozen=True)

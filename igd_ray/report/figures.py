@@ -67,29 +67,57 @@ def accuracy_bars(rows: Sequence[Row]) -> Markup:
 
 
 def search_curve(search: Row, trials: Sequence[Row]) -> Markup:
-    """Draw clean accuracy over k for the `trials` of a `search`, the chosen one marked."""
+    """Draw clean accuracy over k for the `trials` of a `search`, in the order they were asked for.
+
+    The (σ, τ, draws) of the chosen setting, or the first, has its path numbered; the others stand behind it in grey.
+    """
     with mpl.rc_context({**_STYLE, "svg.hashsalt": f"search {search['search_id']}"}):
         figure = Figure(figsize=(7.2, 3.0), layout="constrained")
         axes = figure.add_subplot()
-        settings: dict[tuple[Any, ...], list[tuple[int, float]]] = {}
+        settings: dict[tuple[Any, ...], list[tuple[float, float]]] = {}
         for trial in trials:
-            if trial["k"] is not None and trial["clean_accuracy"] is not None:
-                setting = (trial["sigma"], trial["tau"], trial["draws"])
-                settings.setdefault(setting, []).append((trial["k"], 100 * trial["clean_accuracy"]))
-        for curve in settings.values():
-            ks, accuracies = zip(*sorted(curve), strict=True)
-            axes.plot(ks, accuracies, "o-", color=BLUE, alpha=0.8, markersize=4, linewidth=1.2)
+            if _size(trial) is not None and trial["clean_accuracy"] is not None:
+                point = _size(trial), 100 * trial["clean_accuracy"]
+                settings.setdefault(_group(trial), []).append(point)
+        main = _group(search) if _group(search) in settings else next(iter(settings), None)
+        for setting, path in settings.items():
+            ks, accuracies = zip(*sorted(path), strict=True)
+            colour, alpha, layer = (BLUE, 0.9, 2) if setting == main else (GRAY, 0.4, 1)
+            axes.plot(ks, accuracies, "o-", color=colour, alpha=alpha, zorder=layer, markersize=4, linewidth=1.2)
+        if main is not None:
+            _draw_path(axes, settings[main])
         if search["base_clean_accuracy"] is not None:
             _draw_tolerance(axes, 100 * search["base_clean_accuracy"], search["tolerance"])
-        if search["k"] is not None and search["clean_accuracy"] is not None:
-            chosen = 100 * search["clean_accuracy"]
-            axes.plot([search["k"]], [chosen], "o", color=ORANGE, markersize=10, fillstyle="none", markeredgewidth=2)
-            axes.annotate(
-                f"chosen: k = {search['k']}", (search["k"], chosen), (8, -14), textcoords="offset points", color=ORANGE
-            )
+        if _size(search) is not None and search["clean_accuracy"] is not None:
+            k, chosen = _size(search), 100 * search["clean_accuracy"]
+            axes.plot([k], [chosen], "o", color=ORANGE, markersize=10, fillstyle="none", markeredgewidth=2)
+            axes.annotate(f"chosen: k = {k:.4g}", (k, chosen), (8, -14), textcoords="offset points", color=ORANGE)
         axes.set_xlabel("k, neurons kept for each class")
         axes.set_ylabel("clean accuracy in %")
         return _svg(figure, "Clean accuracy over k with the chosen k")
+
+
+def standalone(figure: Markup) -> str:
+    """Return a figure as the text of an SVG file: black on white, as no page gives it colours."""
+    opening = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+    return str(figure).replace("<svg ", opening + 'style="color: black; background: white" ', 1)
+
+
+def _size(row: Row) -> Any:
+    """Return k, or its mean where it is one for each class."""
+    class_k = row.get("class_k")
+    return sum(class_k) / len(class_k) if class_k else row["k"]
+
+
+def _group(row: Row) -> tuple[Any, ...]:
+    return row["sigma"], row["tau"], row["draws"]
+
+
+def _draw_path(axes: Axes, path: Sequence[tuple[float, float]]) -> None:
+    """Number the points of `path` in the order they were tried, and join them by a thin line."""
+    axes.plot(*zip(*path, strict=True), ":", color=BLUE, alpha=0.6, linewidth=0.9)
+    for place, point in enumerate(path, start=1):
+        axes.annotate(str(place), point, (0, 6), textcoords="offset points", fontsize=7, ha="center", color=BLUE)
 
 
 def _draw_tolerance(axes: Axes, base: float, tolerance: float | None) -> None:

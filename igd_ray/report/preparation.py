@@ -1,12 +1,14 @@
 """What came before the attacks on a run's model: searches and rankings, with their figures."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
 
+from igd_ray.catalog.files import write_whole
 from igd_ray.report.evaluation import Ask
-from igd_ray.report.figures import score_map, search_curve
+from igd_ray.report.figures import score_map, search_curve, standalone
 from igd_ray.report.tables import Column, Table
 
 # What fits on a page; the catalog holds the rest.
@@ -45,12 +47,20 @@ def search_figures(ask: Ask, searches: Table) -> list[tuple[str, Markup]]:
     """Return a figure for each of the first `searches`, with its title."""
     figures = []
     for search in searches.rows[:MOST_FIGURES]:
-        trials = ask("FROM trials WHERE search_id = $1 ORDER BY k, trial", search["search_id"])
+        trials = ask("FROM trials WHERE search_id = $1 ORDER BY trial", search["search_id"])
         if trials:
             figures.append(
                 (f"{search['method']} at {search['layer']}, {len(trials)} trials", search_curve(search, trials))
             )
     return figures
+
+
+def write_search_figure(ask: Ask, search_id: str, path: Path) -> None:
+    """Write the figure of a search, finished or not, to `path` as an SVG file."""
+    trials = ask("FROM trials WHERE search_id = $1 ORDER BY trial", search_id)
+    chosen = ask("FROM searches WHERE search_id = $1", search_id)
+    unfinished = {**trials[0], "k": None, "class_k": None, "clean_accuracy": None}
+    write_whole(path, standalone(search_curve(chosen[0] if chosen else unfinished, trials)).encode())
 
 
 def rankings(ask: Ask, model_id: str | None) -> list[Ranking]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import ceil, log2
 from typing import Literal, NamedTuple, Protocol
 
+from igd_ray.errors import InputError
 from igd_ray.search.bisection import Bisection, ClassBisections
 from igd_ray.search.settings import Measurement, Setting, Trial
 
@@ -189,6 +190,56 @@ class ListSampler:
         """Record that it was tried."""
         self._asked.add(trial.number)
         self._told.add(trial.number)
+
+
+class PackageSampler:
+    """What Ray Tune asks a package of search algorithms for; it cannot ask by itself.
+
+    Args:
+        name: what Tune calls the algorithm, such as "optuna".
+        space: what may be tried.
+        tolerance: how far clean accuracy may fall, as a fraction.
+        trials: how many are tried.
+        seed: the algorithm's.
+    """
+
+    groups = 1  # one at a time: what it asks next follows from all answers
+
+    def __init__(self, name: str, space: SearchSpace, tolerance: float, trials: int, seed: int) -> None:
+        self.name = name
+        self.space = space
+        self.tolerance = tolerance
+        self.most_trials = trials
+        self.seed = seed
+        self.told: list[Trial] = []
+
+    @property
+    def finished(self) -> bool:
+        """Whether all were tried."""
+        return len(self.told) >= self.most_trials
+
+    def ask(self) -> Asked | None:
+        """Refuse.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(f"--sampler {self.name} runs under Ray Tune; use --executor ray")
+
+    def judged(self, measurement: Measurement) -> bool:
+        """Return whether accuracy holds."""
+        return measurement.within(self.tolerance)
+
+    def loss(self, trial: Trial) -> float:
+        """Return what the algorithm minimises: k's share where feasible, else beyond all of these by the shortfall."""
+        measurement = trial.measurement
+        if trial.feasible:
+            return trial.setting.mean_k / max(self.space.ks)
+        return 1 + measurement.base_accuracy - measurement.accuracy
+
+    def tell(self, trial: Trial) -> None:
+        """Keep a trial."""
+        self.told.append(trial)
 
 
 def grid(space: SearchSpace) -> list[Setting]:

@@ -10,11 +10,12 @@ from igd_ray.data import load_images
 from igd_ray.defenses import InterpretabilityGuidedDefense, class_masks
 from igd_ray.errors import InputError
 from igd_ray.models.demo import demo_model
-from igd_ray.search import CachedObjective
+from igd_ray.search import CachedObjective, CleanAccuracy, Noise, Setting
 
 DIGITS = load_images("digits", n=80)
 SCORES = torch.rand(10, 64, generator=torch.Generator().manual_seed(0))
 SIGMA, DRAWS = 0.15, 2
+FIRST = Noise(SIGMA, DRAWS)
 NOISE = torch.randn(DRAWS, *DIGITS.images.shape, generator=torch.Generator().manual_seed(1))
 
 
@@ -38,7 +39,7 @@ def objective(model: nn.Module) -> CachedObjective:
         noisy = torch.stack([model(DIGITS.images + SIGMA * noise) for noise in NOISE]).mean(dim=0)
         base = model(DIGITS.images)
     activations = classifier_input(model, model.linear, DIGITS.images)
-    return CachedObjective(activations, noisy, base, DIGITS.labels, model.linear)
+    return CachedObjective(activations, {FIRST: noisy}, base, DIGITS.labels, model.linear)
 
 
 @settings(max_examples=40, deadline=None)
@@ -50,38 +51,89 @@ def test_predictions_are_the_defense_s_own_on_the_same_noise(model, objective, k
     )
     with torch.no_grad():
         logits = defense(DIGITS.images, noise=NOISE)
-    predictions = objective.predictions(masks, tau)
+    predictions = objective.predictions(masks, FIRST, tau)
     # Two classes that tie to the last digit may be told apart by rounding; nothing else may differ.
     best, second = logits.topk(2, dim=1).values.unbind(dim=1)
     decided = best - second > 1e-4
     assert decided.float().mean() > 0.9
     assert torch.equal(predictions[decided], logits.argmax(dim=1)[decided])
-    assert objective.accuracy(masks, tau) == float((predictions == DIGITS.labels).double().mean())
 
 
 def test_the_settings_matter(objective) -> None:
     """So that the comparison above compares something."""
-    accuracies = {objective.accuracy(class_masks(SCORES, k), tau) for k in (1, 8, 64) for tau in (0.01, 10.0)}
-    assert len(accuracies) > 3
+    search = CleanAccuracy([objective], SCORES)
+    settings = [Setting(k, SIGMA, tau, DRAWS) for k in (1, 8, 64) for tau in (0.01, 10.0)]
+    assert len({search.measure(setting).accuracy for setting in settings}) > 3
 
 
-def test_without_masking_it_is_the_base_accuracy(model, objective) -> None:
-    correct = int((model(DIGITS.images).argmax(dim=1) == DIGITS.labels).sum())
-    assert objective.base_accuracy == correct / 80
-    assert objective.accuracy(torch.ones(10, 64), 0.01) == correct / 80
+def test_measured_beside_the_base_model_class_by_class(model, objective) -> None:
+    half = slice(0, 37), slice(37, 80)
+    parts = [
+        CachedObjective(
+            objective._activations[part],
+            {FIRST: objective._first_logits[FIRST][part]},
+            model(DIGITS.images[part]).detach(),
+            DIGITS.labels[part],
+            model.linear,
+        )
+        for part in half
+    ]
+    measured = CleanAccuracy(parts, SCORES).measure(Setting(3, SIGMA, 0.5, DRAWS))
+    base = model(DIGITS.images).argmax(dim=1) == DIGITS.labels
+    right = objective.predictions(class_masks(SCORES, 3), FIRST, 0.5) == DIGITS.labels
+    for label in range(10):
+        own = DIGITS.labels == label
+        counts = [own, own & base, own & right & ~base, own & base & ~right]
+        found = (measured.images, measured.base_correct, measured.gained, measured.lost)
+        assert [each[label] for each in found] == [int(count.sum()) for count in counts]
+    assert measured.accuracy == int(right.sum()) / 80
+    assert measured.base_accuracy == int(base.sum()) / 80
+
+
+def test_a_k_for_each_class(objective) -> None:
+    search = CleanAccuracy([objective], SCORES)
+    same = search.measure(Setting((8,) * 10, SIGMA, 0.01, DRAWS))
+    assert same == search.measure(Setting(8, SIGMA, 0.01, DRAWS))
+    assert same != search.measure(Setting((1, *[8] * 9), SIGMA, 0.01, DRAWS))
+
+
+def test_without_masking_it_is_the_base_model(model, objective) -> None:
+    base = model(DIGITS.images).argmax(dim=1)
+    assert torch.equal(objective.base_predictions, base)
+    assert torch.equal(objective.predictions(torch.ones(10, 64), FIRST, 0.01), base)
 
 
 def test_by_hand() -> None:
     # Two neurons, two classes, head = identity; the first pass decides for class 0, 0 and 1.
     activations = torch.tensor([[1.0, 2.0], [3.0, 1.0], [2.0, 1.0]])
     first = torch.tensor([[9.0, 0.0], [9.0, 0.0], [0.0, 9.0]])
-    objective = CachedObjective(activations, first, activations, torch.tensor([0, 0, 1]), nn.Identity())
-    # Base predictions 1, 0, 0 of labels 0, 0, 1; with M = I each keeps its own class's neuron: 0, 0, 1.
-    assert objective.base_accuracy == pytest.approx(1 / 3)
-    assert objective.predictions(torch.eye(2), 0.01).tolist() == [0, 0, 1]
-    assert objective.accuracy(torch.eye(2), 0.01) == 1.0
-    # Exchanged masks keep the other's: 1, 1, 0.
-    assert objective.predictions(torch.eye(2).flip(0), 0.01).tolist() == [1, 1, 0]
+    objective = CachedObjective(activations, {FIRST: first}, activations, torch.tensor([0, 0, 1]), nn.Identity())
+    # With M = I each keeps its own class's neuron: 0, 0, 1; exchanged masks keep the other's: 1, 1, 0.
+    assert objective.base_predictions.tolist() == [1, 0, 0]
+    assert objective.predictions(torch.eye(2), FIRST, 0.01).tolist() == [0, 0, 1]
+    assert objective.predictions(torch.eye(2).flip(0), FIRST, 0.01).tolist() == [1, 1, 0]
+    # k = 1 with scores I is M = I: of labels 0, 0, 1 the base model has one right, the defense all.
+    measured = CleanAccuracy([objective], torch.eye(2)).measure(Setting(1, SIGMA, 0.01, DRAWS))
+    assert measured.images == (2, 1)
+    assert measured.base_correct == (1, 0)
+    assert (measured.gained, measured.lost) == ((1, 1), (0, 0))
+    assert (measured.base_accuracy, measured.accuracy) == (pytest.approx(1 / 3), 1.0)
+
+
+def test_neurons_on_another_axis() -> None:
+    # Two positions of three neurons each, as in a transformer: [n, positions, neurons].
+    activations = torch.arange(12.0).reshape(2, 2, 3)
+    logits = torch.tensor([[9.0, 0.0], [0.0, 9.0]])
+    masks = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    seen: list[Tensor] = []
+
+    def suffix(masked: Tensor) -> Tensor:
+        seen.append(masked)
+        return logits
+
+    objective = CachedObjective(activations, {FIRST: logits}, logits, torch.tensor([0, 1]), suffix, axis=2)
+    objective.predictions(masks, FIRST, 0.01)
+    assert seen[0].tolist() == [[[0, 0, 0], [3, 0, 0]], [[0, 0, 8], [0, 0, 11]]]
 
 
 @pytest.mark.parametrize("k", [1, 3, 6])
@@ -97,8 +149,8 @@ def test_a_convolution_as_classifier(k: int) -> None:
         expected = InterpretabilityGuidedDefense(model, masks, sigma=0, tau=0.1)(DIGITS.images).argmax(dim=1)
     activations = classifier_input(model, model[3], DIGITS.images)
     assert activations.shape == (80, 6, 1, 1)
-    objective = CachedObjective(activations, logits, logits, labels, model[3])
-    assert torch.equal(objective.predictions(masks, 0.1), expected)
+    objective = CachedObjective(activations, {FIRST: logits}, logits, labels, model[3])
+    assert torch.equal(objective.predictions(masks, FIRST, 0.1), expected)
 
 
 @pytest.mark.parametrize("wrong", range(4))
@@ -106,4 +158,4 @@ def test_caches_of_different_images_are_refused(wrong: int) -> None:
     caches = [torch.zeros(5, 2), torch.zeros(5, 2), torch.zeros(5, 2), torch.zeros(5, dtype=torch.int64)]
     caches[wrong] = caches[wrong][:4]
     with pytest.raises(InputError, match=r"lengths are \[4, 5\]"):
-        CachedObjective(*caches, nn.Identity())
+        CachedObjective(caches[0], {FIRST: caches[1]}, caches[2], caches[3], nn.Identity())

@@ -1,0 +1,179 @@
+"""Trials under Ray Tune: small, without a CPU of their own, reading the caches where Ray keeps them."""
+
+import os
+import tempfile
+from typing import Any
+
+from igd_ray.errors import IgdError, first_line
+from igd_ray.pipeline.objective import ObjectiveSource, Record, timed
+from igd_ray.search import Asked, PackageSampler, Sampler, Setting, Trial
+
+# Trials in flight, each in a process of its own that is used again: more would wait for the driver.
+MOST_CONCURRENT = 2
+
+# A trial whose process died is tried again this often; one that fails by itself fails again.
+MOST_FAILURES = 1
+
+# The cluster has this resource once, on its head. Asking for CPUs would wait for ever beside workers that hold them
+# all, and Tune refuses a trial that asks for nothing.
+RESOURCES = {"cpu": 0, "node:__internal_head__": 0.001}
+
+# The catalog keeps the results: Tune is to write none, and to leave interrupts to this program.
+TUNE_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+def search_with_tune(source: ObjectiveSource, sampler: Sampler, record: Record) -> None:
+    """Run the trials that `sampler` asks for under Tune, on a Ray that runs; `record` commits each in this process.
+
+    Args:
+        source: the caches, which go to the object store once.
+        sampler: told already of the trials that earlier processes finished.
+        record: called before the sampler is told, so that what it knows is committed.
+
+    Raises:
+        IgdError: if a trial fails.
+    """
+    for name, value in TUNE_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from ray import tune
+
+    if isinstance(sampler, PackageSampler):
+        sampler = _asking(sampler)
+    searcher = _searcher(sampler, record)
+    trainable = tune.with_resources(tune.with_parameters(_trainable(), source=source), dict(RESOURCES))
+    with tempfile.TemporaryDirectory() as folder:
+        results = tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                num_samples=-1,
+                max_concurrent_trials=min(sampler.groups, MOST_CONCURRENT),
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="search",
+                storage_path=folder,
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=MOST_FAILURES),
+            ),
+        ).fit()
+    if searcher.failure is not None:
+        raise searcher.failure
+    if results.errors:
+        raise IgdError(f"a trial failed: {first_line(results.errors[0])}; finished trials are kept, run it again")
+
+
+def _trainable() -> type:
+    """Return the class of a trial; made where Ray is imported, because it derives from Tune's."""
+    from ray import tune
+
+    class CachedTrial(tune.Trainable):
+        """Measures the setting in its configuration; its process and caches serve the next trial too."""
+
+        def setup(self, config: dict[str, Any], source: ObjectiveSource | None = None) -> None:
+            assert source is not None
+            self._objective = source.build()
+            self._setting = config["setting"]
+
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            self._setting = new_config["setting"]
+            return True
+
+        def step(self) -> dict[str, Any]:
+            measurement, seconds = timed(self._objective, self._setting)
+            return {"measurement": measurement, "seconds": seconds, "done": True}
+
+        def save_checkpoint(self, checkpoint_dir: str) -> None:
+            """Keep nothing: a trial has one step."""
+
+        def load_checkpoint(self, checkpoint: object) -> None:
+            """Nothing was kept."""
+
+    return CachedTrial
+
+
+def _searcher(sampler: Sampler, record: Record) -> Any:
+    """Return `sampler` as a Searcher of Tune."""
+    from ray.tune.search import Searcher
+
+    class SamplerSearcher(Searcher):
+        """Asks the sampler, records what came, and only then tells the sampler."""
+
+        def __init__(self) -> None:
+            super().__init__(metric="seconds", mode="min")
+            self.failure: Exception | None = None
+            self._running: dict[str, Asked] = {}
+
+        def suggest(self, trial_id: str) -> Any:
+            if self.failure is not None:
+                return Searcher.FINISHED
+            asked = sampler.ask()
+            if asked is None:
+                # Without a word Tune asks again, and waits for nothing where nothing runs.
+                return None if self._running else Searcher.FINISHED
+            self._running[trial_id] = asked
+            return {"setting": asked.setting}
+
+        def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+            asked = self._running.pop(trial_id, None)
+            if asked is None:
+                return
+            if error or result is None:
+                self.failure = self.failure or IgdError(
+                    f"the trial of k = {asked.setting.k} failed; finished trials are kept, run the same command again"
+                )
+                return
+            measurement = result["measurement"]
+            trial = Trial(asked.number, asked.setting, measurement, sampler.judged(measurement), result["seconds"])
+            try:
+                record(trial)
+            except Exception as failure:  # Tune would log what cannot be committed, and go on
+                self.failure = self.failure or failure
+                return
+            sampler.tell(trial)
+
+        def save(self, checkpoint_path: str) -> None:
+            """Keep nothing: finished trials are in the catalog."""
+
+        def restore(self, checkpoint_path: str) -> None:
+            """Nothing was kept."""
+
+    return SamplerSearcher()
+
+
+def _asking(package: PackageSampler) -> Sampler:
+    """Return a sampler that asks the package's algorithm, told of the trials that `package` was told of."""
+    from ray import tune
+    from ray.tune.search import create_searcher
+
+    space = package.space
+    algorithm = create_searcher(package.name, metric="loss", mode="min", seed=package.seed)
+    algorithm.set_search_properties(
+        "loss", "min", {"k": tune.choice(list(space.ks)), "group": tune.choice(list(range(len(space.groups))))}
+    )
+
+    class Asking(PackageSampler):
+        """Numbers what the algorithm suggests, and tells it what came of it."""
+
+        def ask(self) -> Asked | None:
+            number = len(self.told)
+            if self.finished:
+                return None
+            point = algorithm.suggest(str(number))
+            return Asked(number, Setting(point["k"], *space.groups[point["group"]]))
+
+        def tell(self, trial: Trial) -> None:
+            super().tell(trial)
+            algorithm.on_trial_complete(str(trial.number), {"loss": self.loss(trial)})
+
+    asking = Asking(package.name, space, package.tolerance, package.most_trials, package.seed)
+    for trial in package.told:
+        point = {"k": trial.setting.k, "group": space.groups.index(trial.setting.group)}
+        algorithm.add_evaluated_point(point, package.loss(trial))
+        asking.told.append(trial)
+    return asking
