@@ -6,12 +6,15 @@ from typing import Any
 
 from igd_ray.errors import IgdError, first_line
 from igd_ray.pipeline.objective import ObjectiveSource, Record, timed
-from igd_ray.search import Asked, PackageSampler, Sampler, Setting, Trial
+from igd_ray.search import Asked, Measurement, PackageSampler, Sampler, Setting, Trial
 
-# Trials in flight, each in a process of its own that is used again: more would wait for the driver.
+# Tune's trials in flight, each in a process of its own that is used again.
 MOST_CONCURRENT = 2
 
-# A trial whose process died is tried again this often; one that fails by itself fails again.
+# Settings that one trial of Tune tries at most: Tune takes far longer to start a trial than a setting takes.
+MOST_SETTINGS = 16
+
+# A trial whose process died is tried again this often; what fails by itself is reported, and is not.
 MOST_FAILURES = 1
 
 # The cluster has this resource once, on its head. Asking for CPUs would wait for ever beside workers that hold them
@@ -73,20 +76,25 @@ def _trainable() -> type:
     from ray import tune
 
     class CachedTrial(tune.Trainable):
-        """Measures the setting in its configuration; its process and caches serve the next trial too."""
+        """Measures the settings in its configuration; its process and caches serve the next trial too."""
 
         def setup(self, config: dict[str, Any], source: ObjectiveSource | None = None) -> None:
             assert source is not None
             self._objective = source.build()
-            self._setting = config["setting"]
+            self._settings: list[Setting] = config["settings"]
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
-            self._setting = new_config["setting"]
+            self._settings = new_config["settings"]
             return True
 
         def step(self) -> dict[str, Any]:
-            measurement, seconds = timed(self._objective, self._setting)
-            return {"measurement": measurement, "seconds": seconds, "done": True}
+            return {"answers": [self._answer(setting) for setting in self._settings], "done": True}
+
+        def _answer(self, setting: Setting) -> tuple[Measurement, float] | str:
+            try:
+                return timed(self._objective, setting)
+            except Exception as error:  # any failure is its setting's, and the other settings go on
+                return f"{type(error).__name__}: {first_line(error)}"
 
         def save_checkpoint(self, checkpoint_dir: str) -> None:
             """Keep nothing: a trial has one step."""
@@ -101,40 +109,44 @@ def _searcher(sampler: Sampler, record: Record) -> Any:
     """Return `sampler` as a Searcher of Tune."""
     from ray.tune.search import Searcher
 
+    settings = min(-(-sampler.groups // MOST_CONCURRENT), MOST_SETTINGS)
+
     class SamplerSearcher(Searcher):
-        """Asks the sampler, records what came, and only then tells the sampler."""
+        """Asks the sampler for some settings, records what came, and only then tells the sampler."""
 
         def __init__(self) -> None:
-            super().__init__(metric="seconds", mode="min")
+            super().__init__(metric=None, mode=None)
             self.failure: Exception | None = None
-            self._running: dict[str, Asked] = {}
+            self._running: dict[str, list[Asked]] = {}
 
         def suggest(self, trial_id: str) -> Any:
             if self.failure is not None:
                 return Searcher.FINISHED
-            asked = sampler.ask()
-            if asked is None:
-                # Without a word Tune asks again, and waits for nothing where nothing runs.
+            asked = [one for one in (sampler.ask() for _ in range(settings)) if one is not None]
+            if not asked:
+                # None is to be asked again, which nothing that runs would lead to.
                 return None if self._running else Searcher.FINISHED
             self._running[trial_id] = asked
-            return {"setting": asked.setting}
+            return {"settings": [one.setting for one in asked]}
 
         def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-            asked = self._running.pop(trial_id, None)
-            if asked is None:
-                return
-            if error or result is None:
-                self.failure = self.failure or IgdError(
-                    f"the trial of k = {asked.setting.k} failed; finished trials are kept, run the same command again"
+            asked = self._running.pop(trial_id, [])
+            answers = ["its process died"] * len(asked) if error or result is None else result["answers"]
+            for one, answer in zip(asked, answers, strict=True):
+                try:
+                    self._take(one, answer)
+                except Exception as failure:  # Tune would log what cannot be committed, and go on
+                    self.failure = self.failure or failure
+
+        def _take(self, asked: Asked, answer: tuple[Measurement, float] | str) -> None:
+            if isinstance(answer, str):
+                raise IgdError(
+                    f"the trial of k = {asked.setting.k} failed: {answer}; "
+                    "finished trials are kept, run the same command again"
                 )
-                return
-            measurement = result["measurement"]
-            trial = Trial(asked.number, asked.setting, measurement, sampler.judged(measurement), result["seconds"])
-            try:
-                record(trial)
-            except Exception as failure:  # Tune would log what cannot be committed, and go on
-                self.failure = self.failure or failure
-                return
+            measurement, seconds = answer
+            trial = Trial(asked.number, asked.setting, measurement, sampler.judged(measurement), seconds)
+            record(trial)
             sampler.tell(trial)
 
         def save(self, checkpoint_path: str) -> None:

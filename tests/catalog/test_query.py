@@ -16,6 +16,8 @@ VIEWS = [
     "rankings",
     "searches",
     "trials",
+    "search_settings",
+    "refinements",
     "outcomes",
     "adversarials",
     "checks",

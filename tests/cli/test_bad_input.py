@@ -5,6 +5,7 @@ import json
 import pickle
 import zipfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -144,7 +145,29 @@ FILE = ["--model", "net.py:net", "--weights", "grey.safetensors"]
         (["evaluate", "--ranking", "0123"], "has no '0123' in rankings"),
         (["rank", "--method", "loire"], "method must be one of loir, cdir, random"),
         (["rank", "--method", "cdir", "--clip", "ViT-B-61/openai"], "did you mean"),
-        (["search", "--layer", "layer2"], "needs the penultimate layer"),
+        (["search", "--search-split", "test"], "both come from the split 'test'"),
+        (["search", "--ks", "9:3"], "ks must be LOW:HIGH with LOW ≤ HIGH, or numbers with commas, not '9:3'"),
+        (["search", "--ks", "few"], "ks must be LOW:HIGH"),
+        (["search", "--ks", "60:65"], "k must lie in 1…64, the neurons of 'penultimate', not 65"),
+        (["search", "--ks", "0:3"], "k must lie in 1…64, the neurons of 'penultimate', not 0"),
+        (["search", "--sigmas", ","], "--sigmas names nothing to try"),
+        (["search", "--sigmas", "0.5,-1"], "sigmas must be at least 0, in multiples of eps, not -1"),
+        (["search", "--sigmas", "1", "--sigma", "0.1"], "give --sigma or --sigmas, not both"),
+        (["search", "--sigmas", "1", "--norm", "l2"], "--sigmas are multiples of a linf eps; with --norm l2 give"),
+        (["search", "--taus", "0"], "taus must be positive, not 0"),
+        (["search", "--taus", "1:0.1:4"], "a logarithmic grid is LOW:HIGH:COUNT with 0 < LOW < HIGH"),
+        (["search", "--draw-counts", "0"], "draw counts must be at least 1, not 0"),
+        (["search", "--trials", "5"], "--trials is for --sampler random and optuna; bisection knows"),
+        (["search", "--refine-n", "5"], "--refine-n is for --refine"),
+        (["search", "--k-mode", "per-class", "--sampler", "grid"], "--k-mode per-class is for --sampler bisection"),
+        (["search", "--k-mode", "per-class", "--search-n", "3"], "a k for each class needs search images of every"),
+        (["search", "--ranking", "0123"], "has no '0123' in rankings"),
+        (["search", "--ranking", "0123", "--method", "cdir"], "give --ranking or --method, not both"),
+        pytest.param(
+            ["search", "--sampler", "optuna"],
+            "needs a package of its own: pip install optuna; bisection, grid and random need none",
+            marks=pytest.mark.skipif(find_spec("optuna") is not None, reason="optuna is installed"),
+        ),
         (["search", "--tolerance", "2"], "tolerance: input should be less than or equal to 1"),
         (["search", "--probe-n", "1000", "--search-n", "1000"], "probe and 1000 search images share"),
         (["rank", "--probe-n", "5"], "the probe set has no image of 5 of 10 classes"),
