@@ -1,10 +1,12 @@
 """The paired test, against scipy and by hand."""
 
+import random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from igd_ray.statistics import Comparison, images_needed, mcnemar
+from igd_ray.statistics import Comparison, images_needed, mcnemar, paired_interval
 
 
 @settings(deadline=None)  # the first call imports scipy
@@ -51,3 +53,32 @@ def test_the_wording_claims_no_more_than_the_test(gained: int, lost: int, verdic
     assert comparison.verdict == verdict
     assert wording in comparison.wording
     assert comparison.wording.startswith(f"{verdict} at 40 images")
+
+
+def test_paired_interval_by_hand() -> None:
+    # 10 gained and 2 lost of 98: half an image in each cell gives 10.5 and 2.5 of 100, a difference of 8 / 100 with
+    # the variance (13 − 64 / 100) / 100².
+    low, high = paired_interval(10, 2, 98)
+    assert (low + high) / 2 == pytest.approx(0.08)
+    assert (high - low) / 2 == pytest.approx(1.959964 * 12.36**0.5 / 100, rel=1e-6)
+
+
+@pytest.mark.parametrize(("gain", "loss"), [(0.0, 0.01), (0.02, 0.02), (0.05, 0.01), (0.1, 0.3), (0.5, 0.5)])
+def test_paired_interval_covers_the_truth_as_often_as_it_says(gain: float, loss: float) -> None:
+    images, chance, covered = 150, random.Random(0), 0
+    for _ in range(2000):
+        draws = [chance.random() for _ in range(images)]
+        gained, lost = sum(draw < gain for draw in draws), sum(draw >= 1 - loss for draw in draws)
+        low, high = paired_interval(gained, lost, images)
+        covered += low <= gain - loss <= high
+    # 95 % within four standard errors of the simulation; small shares are covered more often.
+    assert covered / 2000 > 0.95 - 4 * (0.95 * 0.05 / 2000) ** 0.5
+
+
+@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(0, n))))
+def test_paired_interval_is_the_other_way_round_for_the_other_defense(case: tuple[int, int, int]) -> None:
+    images, gained, lost = case
+    lost = min(lost, images - gained)
+    low, high = paired_interval(gained, lost, images)
+    assert -1 <= low < high <= 1
+    assert paired_interval(lost, gained, images) == pytest.approx((-high, -low))

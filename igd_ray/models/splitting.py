@@ -105,7 +105,6 @@ class SplitModel:
             outputs.setdefault(path, []).append(output)
         return Prefix(activation[0], logits, images, outputs)
 
-    @torch.no_grad()
     def trimmed(self, prefix: Prefix) -> Prefix:
         """Return `prefix` with what the suffix reads of every image, and of the first image alone what it does not.
 
@@ -124,7 +123,8 @@ class SplitModel:
         }
         trimmed = replace(prefix, images=prefix.images if IMAGES in read else first.images, outputs=outputs)
         try:
-            same = torch.equal(self.suffix(prefix.activation, trimmed), self.suffix(prefix.activation, prefix))
+            with torch.no_grad():
+                same = torch.equal(self.suffix(prefix.activation, trimmed), self.suffix(prefix.activation, prefix))
         except Exception:  # a model is somebody's code, and may fail in any way
             return prefix
         return trimmed if same else prefix
@@ -248,10 +248,10 @@ class SplitModel:
         }
         with torch.enable_grad():
             again = replace(prefix, images=tracked(IMAGES, prefix.images), outputs=outputs)
-            logits = self._run(prefix.activation, again, 1, frozenset())
+            logits = self._run(prefix.activation, again, 1, frozenset()).sum()
         if not logits.requires_grad:
             return frozenset(unknown)
-        gradients = torch.autograd.grad(logits.sum(), tensors, allow_unused=True)
+        gradients = torch.autograd.grad(logits, tensors, allow_unused=True)
         reached = {owner for owner, gradient in zip(owners, gradients, strict=True) if gradient is not None}
         return frozenset(reached | unknown)
 

@@ -42,6 +42,23 @@ def test_each_class_keeps_k_neurons_none_of_them_less_important_than_a_dropped_o
         assert not dropped or min(kept) > max(dropped)
 
 
+@given(score_rows, st.data())
+def test_with_a_k_for_each_class_every_row_is_that_of_its_k(rows, data) -> None:
+    scores = torch.tensor(rows)
+    ks = data.draw(st.lists(st.integers(1, scores.shape[1]), min_size=len(rows), max_size=len(rows)))
+    for given_ks in (ks, tuple(ks), torch.tensor(ks)):
+        masks = class_masks(scores, given_ks)
+        for label, k in enumerate(ks):
+            assert torch.equal(masks[label], class_masks(scores, k)[label])
+
+
+def test_a_vector_of_k_has_one_for_each_class_and_each_in_range() -> None:
+    with pytest.raises(InputError, match="one for each of 2 classes, not 3 numbers"):
+        class_masks(torch.zeros(2, 3), (1, 2, 3))
+    with pytest.raises(InputError, match="k must lie in 1…3.* not 4"):
+        class_masks(torch.zeros(2, 3), (1, 4))
+
+
 @given(score_rows)
 def test_masks_are_nested(rows) -> None:
     scores = torch.tensor(rows)

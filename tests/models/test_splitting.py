@@ -47,6 +47,8 @@ def check_split(model: nn.Module, name: str, images: Tensor, *, rtol: float = 1e
     for _ in range(2):
         torch.testing.assert_close(split.suffix(prefix.activation, prefix), whole, **tolerance)
         assert torch.equal(prefix.activation, kept)
+    halved = prefix.activation / 2
+    assert torch.equal(split.suffix(halved, split.trimmed(prefix)), split.suffix(halved, prefix))
     if name != "penultimate":
         shape = [1] * kept.ndim
         shape[split.layer.axis] = split.layer.width
@@ -386,3 +388,26 @@ def test_the_model_is_not_changed() -> None:
     prefix = split.prefix(DIGITS)
     split.suffix(prefix.activation, prefix)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_trimmed_it_keeps_of_every_image_only_what_the_suffix_reads() -> None:
+    class Skipping(nn.Module):
+        """Its first layer is read by the second alone, its second also behind the third."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.third = (nn.Conv2d(channels, 4, 3, padding=1) for channels in (1, 4, 4))
+            self.last = nn.Linear(4, 3)
+
+        def forward(self, images: Tensor) -> Tensor:
+            read = self.second(self.first(images).relu())
+            return self.last((read + self.third(read)).mean(dim=(2, 3)))
+
+    torch.manual_seed(0)
+    split = split_at(Skipping().eval(), "third", DIGITS)
+    prefix = split.prefix(DIGITS)
+    trimmed = split.trimmed(prefix)
+    assert {path: len(calls[0]) for path, calls in trimmed.outputs.items()} == {"first": 1, "second": 5}
+    assert len(trimmed.images) == 1
+    masked = prefix.activation * torch.rand(5, 4, 1, 1, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(split.suffix(masked, trimmed), split.suffix(masked, prefix))
