@@ -153,7 +153,7 @@ FILE = ["--model", "net.py:net", "--weights", "grey.safetensors"]
         (["search", "--sigmas", ","], "--sigmas names nothing to try"),
         (["search", "--sigmas", "0.5,-1"], "sigmas must be at least 0, in multiples of eps, not -1"),
         (["search", "--sigmas", "1", "--sigma", "0.1"], "give --sigma or --sigmas, not both"),
-        (["search", "--sigmas", "1", "--norm", "l2"], "--sigmas are multiples of an infinity-norm eps; with --norm l2 give"),
+        (["search", "--sigmas", "1", "--norm", "l2"], "are multiples of an infinity-norm eps; with --norm l2 give"),
         (["search", "--taus", "0"], "taus must be positive, not 0"),
         (["search", "--taus", "1:0.1:4"], "a logarithmic grid is LOW:HIGH:COUNT with 0 < LOW < HIGH"),
         (["search", "--draw-counts", "0"], "draw counts must be at least 1, not 0"),

@@ -55,7 +55,7 @@ def test_with_a_k_for_each_class_every_row_is_that_of_its_k(rows, data) -> None:
 def test_a_vector_of_k_has_one_for_each_class_and_each_in_range() -> None:
     with pytest.raises(InputError, match="one for each of 2 classes, not 3 numbers"):
         class_masks(torch.zeros(2, 3), (1, 2, 3))
-    with pytest.raises(InputError, match="k must lie in 1…3.* not 4"):
+    with pytest.raises(InputError, match=r"k must lie in 1…3.* not 4"):
         class_masks(torch.zeros(2, 3), (1, 4))
 
 
