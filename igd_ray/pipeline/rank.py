@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from igd_ray.catalog import Catalog
-from igd_ray.errors import IncompleteError
+from igd_ray.errors import IncompleteError, InputError
 from igd_ray.identity import derive_seed, unit_key
 from igd_ray.models import Layer
 from igd_ray.pipeline.arrays import read_arrays

@@ -163,11 +163,14 @@ def test_a_built_defense_costs_what_its_spec_says_and_is_random_if_it_says_so(sp
     head = SodefHead(initial_state(64, 10, SodefTraining(), 0)) if spec.kind == "sodef" else None
     scores = torch.rand(10, 64, generator=generator) if spec.ranking_id else None
     built = spec.build(model, generator, scores=scores, head=head)
-    assert Passes(
-        getattr(built, "forward_passes", 1),
-        getattr(built, "inner_backward_passes", 0),
-        getattr(built, "backward_passes", getattr(built, "forward_passes", 1)),
-    ) == spec.passes
+    assert (
+        Passes(
+            getattr(built, "forward_passes", 1),
+            getattr(built, "inner_backward_passes", 0),
+            getattr(built, "backward_passes", getattr(built, "forward_passes", 1)),
+        )
+        == spec.passes
+    )
     first = built(x)
     assert passed[0] == 4 * spec.passes.forwards
     assert first.shape == (4, 10)

@@ -14,9 +14,7 @@ from igd_ray.pipeline.setup import Context, ImageArrays, WorkerSetup
 from igd_ray.pipeline.study import Study
 from igd_ray.pipeline.verbs import plan_evaluation_of
 
-DEFENSES = (
-    "none,loir-8,cdir-8,random-8,random-drop-8,confidence-8,two-pass,smoothing-only,hedge,anti-adversary,sodef"
-)
+DEFENSES = "none,loir-8,cdir-8,random-8,random-drop-8,confidence-8,two-pass,smoothing-only,hedge,anti-adversary,sodef"
 QUICK = {
     "sodef.projection_epochs": 1,
     "sodef.stability_epochs": 1,
@@ -36,9 +34,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_defense_faces_every_attack(finished: Path) -> None:
     found = {(row["defense"], row["attack"]) for row in rows(finished)}
-    assert found == {
-        (defense, attack) for defense in DEFENSES.split(",") for attack in ("apgd-ce-2", "tr-apgd-ce-2")
-    }
+    assert found == {(defense, attack) for defense in DEFENSES.split(",") for attack in ("apgd-ce-2", "tr-apgd-ce-2")}
     assert {row["status"] for row in rows(finished)} <= {"robust", "broken", "misclassified"}
 
 
@@ -103,9 +99,7 @@ def test_the_notes_say_on_which_images_each_preparation_worked(finished: Path) -
         ({"defenses": "loir-65"}, "k must lie in 1…64"),
     ],
 )
-def test_bad_input_is_found_before_anything_is_written(
-    tmp_path: Path, given: dict[str, object], message: str
-) -> None:
+def test_bad_input_is_found_before_anything_is_written(tmp_path: Path, given: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         run_evaluation(tmp_path / "results", **given)
     assert not (tmp_path / "results").exists()

@@ -87,9 +87,7 @@ def test_cdir_with_templates_and_another_similarity_is_what_the_function_gives(t
     with Study(settings_for(tmp_path / "results", **options)) as study:
         plan = study.plan_ranking("cdir")
         study.rank(plan)
-        expected = clip_dissect(
-            study.model, study.probe, load_clip("demo"), templates=templates, similarity="wpmi"
-        )
+        expected = clip_dissect(study.model, study.probe, load_clip("demo"), templates=templates, similarity="wpmi")
         found = read_ranking(study.catalog, plan.ranking_id)
         torch.testing.assert_close(found.scores, expected.scores, rtol=1e-4, atol=1e-4)
         assert found.details["prompts"][0] == ["a zero.", "the number zero"]  # type: ignore[index]
