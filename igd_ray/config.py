@@ -77,6 +77,8 @@ class StudySettings(BaseModel):
         catalog: the folder of results.
         seed: every seed derives from it and from what it is used for.
         executor, actors, device: where units run.
+        unit_timeout: how many seconds a unit may take on a cluster before it is taken for hung.
+        price: of a worker, an hour, for what `igd status` says a run costs.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -109,6 +111,8 @@ class StudySettings(BaseModel):
     executor: Literal["ray", "local"] = "ray"
     actors: int | None = Field(default=None, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    unit_timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    price: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
     @property
     def threat(self) -> ThreatModel:

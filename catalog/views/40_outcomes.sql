@@ -9,20 +9,21 @@ WHERE reported AND defense IS NOT NULL AND attack IS NOT NULL;
 CREATE OR REPLACE VIEW measured AS
 SELECT units.run_id, outcomes.* REPLACE (units.defense AS defense, units.attack AS attack)
 FROM stored_outcomes AS outcomes
+JOIN unit_parts AS parts ON parts.part_key = outcomes.unit_key
 JOIN (
     SELECT DISTINCT run_id, unit_key, defense, attack FROM stored_run_units
     WHERE reported AND defense IS NOT NULL AND attack IS NOT NULL
-) AS units USING (unit_key);
+) AS units ON units.unit_key = parts.unit_key;
 
--- The images of units that failed and that no other attempt or unit of the run has measured since. The last failure is
--- the latest: every run of a command counts its attempts from one.
+-- The images of units that failed and that no other attempt or unit of the run has measured since.
 CREATE OR REPLACE VIEW lost AS
 SELECT planned.*, failures.host, failures.attempt
 FROM planned
 JOIN (
-    SELECT unit_key, arg_max(host, created_at) AS host, arg_max(attempt, created_at) AS attempt
-    FROM stored_failures
-    GROUP BY unit_key
+    SELECT parts.unit_key, arg_max(host, created_at) AS host, arg_max(attempt, created_at) AS attempt
+    FROM stored_failures AS failed
+    JOIN unit_parts AS parts ON parts.part_key = failed.unit_key
+    GROUP BY parts.unit_key
 ) AS failures USING (unit_key)
 ANTI JOIN measured USING (run_id, defense, attack, image_id);
 

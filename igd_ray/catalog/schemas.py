@@ -188,6 +188,24 @@ _COLUMNS: Mapping[str, list[pa.Field]] = {
         pa.field("host", _TEXT),
         pa.field("created_at", _MOMENT),
     ],
+    "attempts": [
+        _required("unit_key", _TEXT),
+        pa.field("kind", _TEXT),
+        _required("attempt", _INT),
+        _required("session", _TEXT),  # one of a driver's executors
+        pa.field("worker", _INT),  # its process
+        pa.field("host", _TEXT),
+        _required("started_at", _MOMENT),
+        pa.field("ended_at", _MOMENT),
+        pa.field("outcome", _TEXT),  # done, error, crashed, timeout, lost, split; NULL while it runs
+        pa.field("error", _TEXT),
+        _required("seen_at", _MOMENT),  # when the driver last wrote this
+    ],
+    "splits": [
+        _required("unit_key", _TEXT),
+        _required("part_key", _TEXT),
+        _required("images", _INT),
+    ],
 }
 
 SCHEMAS: Mapping[str, pa.Schema] = MappingProxyType(

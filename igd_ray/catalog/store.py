@@ -1,5 +1,6 @@
 """The store of results: one Parquet file for each committed unit, whole or absent."""
 
+import contextlib
 import io
 import json
 import re
@@ -129,8 +130,37 @@ class Catalog:
         return True
 
     def has(self, table: str, key: str) -> bool:
-        """Tell whether the result `key` of `table` is committed."""
-        return self._path(table, key).exists()
+        """Tell whether the result `key` of `table` is committed, whole or in parts."""
+        if self._path(table, key).exists():
+            return True
+        parts = self.parts(key)
+        return bool(parts) and all(self.has(table, part) for part in parts)
+
+    def parts(self, key: str) -> tuple[str, ...]:
+        """Return the keys of the parts that the unit `key` was split into; none if it was not."""
+        if not self._path("splits", key).exists():
+            return ()
+        return tuple(self.read("splits", key)["part_key"].to_pylist())
+
+    def write_note(self, name: str, text: str) -> None:
+        """Write `text` beside the tables under a hidden `name`, over an earlier one.
+
+        Raises:
+            IgdError: if it cannot be written.
+        """
+        write_whole(self._root / f".{name}", text.encode())
+
+    def read_note(self, name: str) -> str | None:
+        """Return the text of the note `name`, or None if there is none to be read."""
+        try:
+            return (self._root / f".{name}").read_text()
+        except OSError:
+            return None
+
+    def delete_note(self, name: str) -> None:
+        """Delete the note `name`, if it is there."""
+        with contextlib.suppress(OSError):
+            (self._root / f".{name}").unlink()
 
     def keys(self, table: str) -> set[str]:
         """Return the keys of all committed results of `table`."""
@@ -139,13 +169,16 @@ class Catalog:
         return {name.removesuffix(".parquet") for name in names if not name.startswith(".")} - {_EMPTY}
 
     def read(self, table: str, key: str) -> pa.Table:
-        """Return the rows of the result `key` of `table`.
+        """Return the rows of the result `key` of `table`; of a unit that was split, those of its parts.
 
         Raises:
             InputError: if it is not committed, or the file is half-written or from elsewhere.
         """
         path = self._path(table, key)
         if not path.exists():
+            parts = self.parts(key) if table != "splits" else ()
+            if parts:
+                return pa.concat_tables(self.read(table, part) for part in parts)
             raise InputError(f"the catalog {self._root} has no {key!r} in {table}")
         with open_file(path, table) as file:
             try:

@@ -10,4 +10,6 @@ def executor_for(settings: StudySettings) -> ExecutorFactory | None:
         return None
     from igd_ray.cluster import RayExecutor
 
-    return lambda setup: RayExecutor(setup, actors=settings.actors, device=settings.device)
+    return lambda setup: RayExecutor(
+        setup, actors=settings.actors, device=settings.device, seconds=settings.unit_timeout
+    )

@@ -48,6 +48,10 @@ def add_study_flags(parser: argparse.ArgumentParser) -> None:
     running.add_argument("--executor", choices=["ray", "local"], help="actors, or this process (default: ray)")
     running.add_argument("--actors", type=int, help="model replicas (default: one a GPU, or one a CPU)")
     running.add_argument("--device", choices=["auto", "cpu", "cuda"], help="default: auto")
+    running.add_argument(
+        "--unit-timeout", type=float, metavar="SECONDS", help="take a unit for hung after this long (default: 6 hours)"
+    )
+    running.add_argument("--price", type=float, help="of a worker, an hour, for the cost that igd status shows")
     running.add_argument("--config", metavar="FILE", default=None, help="YAML with any of these settings")
     running.add_argument("--json", action="store_true", default=False, help="print the result as JSON")
 

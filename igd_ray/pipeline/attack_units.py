@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -64,6 +64,11 @@ class AttackUnit:
             attack_seed=self.attack_seed,
             judge_draws=self.judge_draws,
         )
+
+    def split(self) -> "tuple[AttackUnit, AttackUnit]":
+        """Return two units of half the images each, for when memory does not suffice for all at once."""
+        first, second = self.shard.halves()
+        return replace(self, shard=first), replace(self, shard=second)
 
     def compute(self, context: Context) -> dict[str, Rows]:
         """Attack the shard and judge the points."""

@@ -1,14 +1,20 @@
 """Where units run: the interface, and its in-process twin."""
 
+import os
+from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Protocol, Self
 
 import torch
 
+from igd_ray.catalog import Catalog
+from igd_ray.pipeline.attempts import AttemptLog, outcome_of
 from igd_ray.pipeline.objective import ObjectiveSource, Record, search_here
 from igd_ray.pipeline.setup import WorkerSetup
-from igd_ray.pipeline.unit import Unit, UnitReport
+from igd_ray.pipeline.splitting import Splitter
+from igd_ray.pipeline.unit import Unit, UnitReport, host_name
 from igd_ray.pipeline.worker import Worker
 from igd_ray.search import Sampler
 
@@ -27,7 +33,7 @@ class Executor(Protocol):
         ...
 
     def run(self, units: Sequence[Unit]) -> Iterator[UnitReport]:
-        """Run `units`."""
+        """Run `units`; one that memory does not suffice for is reported with its number of parts, then they are."""
         ...
 
     def search(self, source: ObjectiveSource, sampler: Sampler, record: Record) -> None:
@@ -57,8 +63,25 @@ class LocalExecutor:
     def run(self, units: Sequence[Unit]) -> Iterator[UnitReport]:
         """Run `units` in the order given."""
         assert self._worker is not None
-        for unit in units:
-            yield self._worker.run(unit)
+        catalog = Catalog(self._setup.catalog)
+        splitter, log = Splitter(catalog), AttemptLog(catalog)
+        waiting = deque(units)
+        try:
+            while waiting:
+                unit = waiting.popleft()
+                parts = splitter.fitting(unit)
+                if parts == [unit]:
+                    attempt = log.start(unit, worker=os.getpid(), host=host_name())
+                    log.flush_if_due()
+                    report = self._worker.run(unit, attempt)
+                    parts = splitter.split(unit) if report.out_of_memory else []
+                    log.end(unit.key, outcome_of(report, parts), report.error)
+                else:
+                    report = UnitReport(unit.key, unit.kind, len(unit.shard.ids), 0.0)
+                waiting.extendleft(reversed(parts))
+                yield replace(report, error=None, parts=len(parts)) if parts else report
+        finally:
+            log.close()
 
     def search(self, source: ObjectiveSource, sampler: Sampler, record: Record) -> None:
         """Run the trials one after another."""

@@ -58,10 +58,13 @@ class Progress:
             self._say(self._line())
 
     def advance(self, report: UnitReport) -> None:
-        """Count one more unit."""
-        self._done += 1
+        """Count one more unit, or the parts that stand for it from now on."""
+        if report.parts:
+            self._total += report.parts - 1
+        else:
+            self._done += 1
         if self._bar is not None:
-            self._bar.update(self._task, completed=self._done, rate=self._rate())
+            self._bar.update(self._task, completed=self._done, total=self._total, rate=self._rate())
         elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES and self._done < self._total:
             self._say(self._line())
         if report.error is not None:

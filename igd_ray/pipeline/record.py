@@ -8,7 +8,7 @@ from igd_ray.config import StudySettings
 from igd_ray.pipeline.study import Study
 
 # Where a run runs changes nothing of what it computes.
-PLACE = {"catalog", "executor", "actors", "device"}
+PLACE = {"catalog", "executor", "actors", "device", "unit_timeout"}
 
 
 def commit_run(

@@ -48,19 +48,23 @@ def run_units(executor: Executor, catalog: Catalog, units: Sequence[Unit], *, ti
             waiting = [unit for unit in waiting if unit.needs & unfinished]
             for report in executor.run(ready):
                 progress.advance(report)
+                if report.parts:
+                    continue
                 if report.error is None:
                     computed += 1
                 else:
                     failed.append(report)
                     record_failure(catalog, report)
             # A unit whose source failed cannot run; its failure says whose fault it is.
-            lost = {report.key for report in failed}
-            for unit in [unit for unit in waiting if unit.needs & lost]:
-                waiting.remove(unit)
-                report = UnitReport(unit.key, unit.kind, len(unit.shard.ids), 0.0, "its source unit failed")
-                failed.append(report)
-                record_failure(catalog, report)
-                progress.advance(report)
+            lost = {unit.key for unit in ready if not is_done(catalog, unit)}
+            while doomed := [unit for unit in waiting if unit.needs & lost]:
+                for unit in doomed:
+                    waiting.remove(unit)
+                    lost.add(unit.key)
+                    report = UnitReport(unit.key, unit.kind, len(unit.shard.ids), 0.0, "its source unit failed")
+                    failed.append(report)
+                    record_failure(catalog, report)
+                    progress.advance(report)
     return RunSummary(reused=reused, computed=computed, failed=tuple(failed))
 
 
@@ -74,7 +78,7 @@ def record_failure(catalog: Catalog, report: UnitReport) -> None:
             {
                 "unit_key": report.key,
                 "kind": report.kind,
-                "attempt": 1,
+                "attempt": report.attempt,
                 "error": report.error,
                 "host": host_name(),
                 "created_at": datetime.now(UTC),

@@ -1,8 +1,8 @@
 """What every worker of a run needs before its first unit: which model, which images, where results go."""
 
-import copy
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,12 @@ class ModelSource:
     weights: str | None
     arguments: dict[str, Any]
     fingerprint: str
+
+    @property
+    def factory_file(self) -> Path | None:
+        """The file of the model's factory, where it has one."""
+        file = self.spec.rpartition(":")[0]
+        return Path(file) if file.endswith(".py") else None
 
     @property
     def label(self) -> str:
@@ -142,18 +148,46 @@ class WorkerSetup:
 
     def without_images(self) -> "WorkerSetup":
         """Return a copy that holds no images, for sending them on their own."""
-        bare = copy.copy(self)
-        object.__setattr__(bare, "images", {})
-        return bare
+        return replace(self, images={})
+
+    def files(self) -> tuple[Path, ...]:
+        """Return the local files that the models are built from."""
+        model, clip = self.model, self.clip
+        paths = []
+        if model.factory_file is not None:
+            paths.append(model.factory_file)
+        if model.weights is not None:
+            paths.append(Path(model.weights))
+        if clip is not None and clip.spec.endswith(".json"):
+            paths.append(Path(clip.spec))
+            paths.append(Path(clip.weights) if clip.weights else Path(clip.spec).with_suffix(".safetensors"))
+        elif clip is not None and clip.weights is not None:
+            paths.append(Path(clip.weights))
+        return tuple(dict.fromkeys(paths))
+
+    def with_files(self, places: Mapping[Path, Path]) -> "WorkerSetup":
+        """Return a copy whose `files` are at `places`."""
+        model, clip = self.model, self.clip
+        if model.factory_file is not None:
+            factory = model.spec.rpartition(":")[2]
+            model = replace(model, spec=f"{places[model.factory_file]}:{factory}")
+        if model.weights is not None:
+            model = replace(model, weights=str(places[Path(model.weights)]))
+        if clip is not None and clip.spec.endswith(".json"):
+            weights = Path(clip.weights) if clip.weights else Path(clip.spec).with_suffix(".safetensors")
+            clip = ClipSource(str(places[Path(clip.spec)]), str(places[weights]))
+        elif clip is not None and clip.weights is not None:
+            clip = replace(clip, weights=str(places[Path(clip.weights)]))
+        return replace(self, model=model, clip=clip)
 
 
 class Context:
     """One worker's model replica, images and catalog; built when first asked for, then kept."""
 
-    def __init__(self, setup: WorkerSetup, device: str) -> None:
+    def __init__(self, setup: WorkerSetup, device: str, catalog: Catalog | None = None) -> None:
         self.setup = setup
         self.device = device
-        self.catalog = Catalog(setup.catalog)
+        self.catalog = catalog or Catalog(setup.catalog)
         self._model: nn.Module | None = None
         self._clip: Clip | None = None
 

@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from igd_ray.catalog import Catalog
+import torch
+
+from igd_ray.catalog import SCHEMAS, Catalog
 from igd_ray.data import LabeledImages
 from igd_ray.errors import first_line
+from igd_ray.identity import content_hash
 from igd_ray.pipeline.setup import Context
 
 Rows = Sequence[Mapping[str, object]]
@@ -36,6 +39,15 @@ class Shard:
         """Return the shard `start`…`stop` of `images`, the set called `name`."""
         part = images.select(slice(start, stop))
         return cls(name, start, start + len(part), part.ids, part.fingerprint)
+
+    def halves(self) -> tuple["Shard", "Shard"]:
+        """Return the first and the second half, the first one larger for an odd number of images."""
+        middle = (len(self.ids) + 1) // 2
+        return self._part(0, middle), self._part(middle, len(self.ids))
+
+    def _part(self, first: int, last: int) -> "Shard":
+        digest = content_hash([self.digest, first, last])
+        return Shard(self.images, self.start + first, self.start + last, self.ids[first:last], digest)
 
 
 def shards_of(name: str, images: LabeledImages, size: int) -> tuple[Shard, ...]:
@@ -78,13 +90,24 @@ class Unit(Protocol):
 
 @dataclass(frozen=True)
 class UnitReport:
-    """What a worker says of a unit: it is committed, or why not."""
+    """What became of a unit: it is committed, or why not.
+
+    Attributes:
+        attempt: how often it was tried, this time included, by all runs of the catalog.
+        out_of_memory: the error is a lack of memory, which fewer images at once may not have.
+        parts: how many smaller units stand for it from now on; their reports follow.
+        memory: the most memory of a GPU that it took, in bytes; 0 on a CPU.
+    """
 
     key: str
     kind: str
     images: int
     seconds: float
     error: str | None = None
+    attempt: int = 1
+    out_of_memory: bool = False
+    parts: int = 0
+    memory: int = 0
 
 
 def is_done(catalog: Catalog, unit: Unit) -> bool:
@@ -92,7 +115,7 @@ def is_done(catalog: Catalog, unit: Unit) -> bool:
     return all(catalog.has(table, unit.key) for table in unit.tables)
 
 
-def execute(unit: Unit, context: Context) -> UnitReport:
+def execute(unit: Unit, context: Context, attempt: int = 1) -> UnitReport:
     """Compute and commit `unit`, its last table last.
 
     What an interrupted attempt left in the tables before is written again, so that all rows are of one attempt.
@@ -100,14 +123,28 @@ def execute(unit: Unit, context: Context) -> UnitReport:
     """
     started = time.perf_counter()
     error = None
+    out_of_memory = False
     if not is_done(context.catalog, unit):
         try:
             tables = unit.compute(context)
             for table in unit.tables:
-                context.catalog.commit(table, unit.key, tables[table], replace=table != unit.tables[-1])
+                rows = tables[table]
+                if "attempt" in SCHEMAS[table].names:
+                    rows = [{**row, "attempt": attempt} for row in rows]
+                context.catalog.commit(table, unit.key, rows, replace=table != unit.tables[-1])
         except Exception as exception:  # any failure of the science is the unit's, not the worker's
             error = f"{type(exception).__name__}: {first_line(exception)}"
-    return UnitReport(unit.key, unit.kind, len(unit.shard.ids), time.perf_counter() - started, error)
+            out_of_memory = is_out_of_memory(exception)
+    seconds = time.perf_counter() - started
+    return UnitReport(unit.key, unit.kind, len(unit.shard.ids), seconds, error, attempt, out_of_memory)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether `error` says that a GPU or the machine has no memory left."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # PyTorch's allocator for the CPU raises a bare RuntimeError.
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def host_name() -> str:

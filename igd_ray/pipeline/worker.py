@@ -1,5 +1,10 @@
 """The worker: a model replica that runs units. A plain class; the cluster makes it remote where it places it."""
 
+from dataclasses import replace
+
+import torch
+
+from igd_ray.catalog import Catalog
 from igd_ray.pipeline.setup import Context, WorkerSetup
 from igd_ray.pipeline.threads import reproducible
 from igd_ray.pipeline.unit import Unit, UnitReport, execute
@@ -8,15 +13,25 @@ from igd_ray.pipeline.unit import Unit, UnitReport, execute
 class Worker:
     """Runs units one at a time on its own replica."""
 
-    def __init__(self, setup: WorkerSetup, device: str = "cpu") -> None:
-        self._context = Context(setup, device)
+    def __init__(self, setup: WorkerSetup, device: str = "cpu", catalog: Catalog | None = None) -> None:
+        self._context = Context(setup, device, catalog)
 
     @property
     def device(self) -> str:
         """Where the replica is."""
         return self._context.device
 
-    def run(self, unit: Unit) -> UnitReport:
-        """Compute and commit `unit`."""
+    def run(self, unit: Unit, attempt: int = 1) -> UnitReport:
+        """Compute and commit `unit`, tried for the `attempt`-th time."""
+        on_gpu = self.device.startswith("cuda")
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats()
         with reproducible():
-            return execute(unit, self._context)
+            report = execute(unit, self._context, attempt)
+        if not on_gpu:
+            return report
+        report = replace(report, memory=torch.cuda.max_memory_reserved())
+        if report.out_of_memory:
+            # What the failed attempt cached must not stand in the way of its smaller parts.
+            torch.cuda.empty_cache()
+        return report

@@ -182,7 +182,7 @@ def unmeasured(ask: Ask, run_id: str, notes: Sequence[str]) -> list[str]:
     gaps = [note.removeprefix(NOT_MEASURED) for note in notes if note.startswith(NOT_MEASURED)]
     sentences = [*gaps, *unplanned_attacks(planned)]
     for row in ask("FROM progress WHERE run_id = $1", run_id):
-        waiting = row["planned"] - row["done"] - row["failed"]
+        waiting = row["planned"] - row["done"] - row["failed"] - row["quarantined"]
         if waiting:
             sentences.append(
                 f"{waiting} of {row['planned']} units have not finished; running the same command resumes."
@@ -191,7 +191,7 @@ def unmeasured(ask: Ask, run_id: str, notes: Sequence[str]) -> list[str]:
         """
         SELECT unit_key, kind, defense, attack, failures, error
         FROM unit_states
-        WHERE run_id = $1 AND state = 'failed'
+        WHERE run_id = $1 AND state IN ('failed', 'quarantined')
         ORDER BY ALL
         """,
         run_id,

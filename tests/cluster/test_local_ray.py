@@ -7,7 +7,8 @@ import pytest
 from runs import settings_for
 
 from igd_ray.cluster import RayExecutor, ray_session
-from igd_ray.cluster.resources import ActorPlan, allocated_device, plan_actors
+from igd_ray.cluster.resources import ActorPlan, allocated_device, plan_actors, share_of_gpu
+from igd_ray.cluster.workers import Placement
 from igd_ray.errors import InputError
 from igd_ray.pipeline.setup import WorkerSetup
 from igd_ray.pipeline.study import Study
@@ -25,6 +26,23 @@ def test_more_actors_than_cpus_or_gpus_share_them_and_fit(actors: int) -> None:
     assert plan.actors == actors
     assert 0 < actors * plan.num_cpus <= 2
     assert 0 < actors * plan.num_gpus <= 1
+
+
+def test_an_elastic_cluster_is_asked_for_whole_cpus_and_gpus_and_waited_for() -> None:
+    assert plan_actors({"CPU": 2.0}, actors=3, elastic=True) == ActorPlan(3, 1.0, 0.0)
+    assert plan_actors({}, actors=4, device="cuda", elastic=True) == ActorPlan(4, 1.0, 1.0)
+    assert plan_actors({}, elastic=True) == ActorPlan(1, 1.0, 0.0)
+    assert plan_actors({"CPU": 8.0, "GPU": 2.0}, elastic=True) == ActorPlan(2, 1.0, 1.0)
+
+
+def test_actors_share_a_gpu_as_far_as_the_measured_peak_and_the_cpus_allow() -> None:
+    gib = 2**30
+    assert share_of_gpu(4 * gib, 80 * gib) == 0.12  # 5.7 of 80 GiB each: eight, the most
+    assert share_of_gpu(30 * gib, 80 * gib) == 0.5
+    assert share_of_gpu(40 * gib, 80 * gib) == 1.0
+    assert plan_actors({"CPU": 16.0, "GPU": 2.0}, share=0.25) == ActorPlan(8, 1.0, 0.25)
+    assert plan_actors({"CPU": 6.0, "GPU": 2.0}, share=0.25) == ActorPlan(6, 1.0, 0.25)
+    assert plan_actors({"CPU": 16.0, "GPU": 2.0}, share=0.25, actors=2) == ActorPlan(2, 1.0, 1.0)
 
 
 def test_what_cannot_be_placed_is_refused() -> None:
@@ -87,19 +105,28 @@ def processes_of(session: str) -> set[int]:
     return pids
 
 
+def placements(executor: RayExecutor) -> list[Placement]:
+    """Start two workers and say where they are."""
+    executor.workers.grow()
+    while len(executor.workers.placements) < 2:
+        executor.workers.events(timeout=1)
+    return list(executor.workers.placements.values())
+
+
 @pytest.mark.cluster
 def test_gpus_are_taken_from_the_allocation_and_nothing_listens_beyond_the_loopback(tmp_path: Path) -> None:
     settings = settings_for(tmp_path / "results")
     with Study(settings) as study:
-        setup = WorkerSetup(study.source, str(tmp_path / "results"), {})
+        study.catalog.create()
+        setup = WorkerSetup(study.source, str(study.catalog.root), {})
     with ray_session(num_cpus=2, num_gpus=2) as ray:
         with RayExecutor(setup) as executor:
-            assert executor.plan == ActorPlan(2, 1.0, 1.0)
-            placed = executor.placements()
-        assert [device for device, _ in placed] == ["cuda:0", "cuda:0"]
-        assert sorted(accelerators["GPU"] for _, accelerators in placed) == [["0"], ["1"]]
+            assert executor.workers.plan == ActorPlan(2, 1.0, 1.0)
+            placed = placements(executor)
+        assert [place.device for place in placed] == ["cuda:0", "cuda:0"]
+        assert sorted(place.accelerators["GPU"] for place in placed) == [["0"], ["1"]]
         with RayExecutor(setup, device="cpu") as executor:
-            assert [device for device, _ in executor.placements()] == ["cpu", "cpu"]
+            assert [place.device for place in placements(executor)] == ["cpu", "cpu"]
         session = Path(ray._private.worker._global_node.get_session_dir_path()).name
         pids = processes_of(session)
         assert len(pids) > 3, "Ray's own processes were not found"

@@ -53,14 +53,14 @@ def test_killed_actors_lose_nothing(session: None, expected: list[dict[str, obje
             reports = super().run(units)
             # The ranking is one unit; the attacks are many.
             if len(units) > 4 and not killed:
-                killed.extend(ray.get([actor.process_id.remote() for actor in self._actors]))
                 yield next(reports)
+                killed.extend(placement.process for placement in self.workers.placements.values())
                 for process in killed:
                     os.kill(process, signal.SIGKILL)
             yield from reports
 
     summary = run_evaluation(catalog, executor=lambda setup: Hunted(setup, actors=2))
-    assert len(killed) == 2
+    assert 1 <= len(killed) <= 2
     assert not summary.failed
     assert rows(catalog) == expected
 

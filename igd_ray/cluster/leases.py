@@ -1,0 +1,243 @@
+"""The lease loop: units go one at a time to workers, come back from those that are lost, and are never lost themselves.
+
+It knows nothing of Ray: `Workers` is what it needs of a cluster.
+"""
+
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Literal, Protocol
+
+from igd_ray.pipeline.attempts import AttemptLog, outcome_of
+from igd_ray.pipeline.splitting import Splitter, family
+from igd_ray.pipeline.unit import Unit, UnitReport
+
+# A unit whose worker died or hung this often is given up: it is likelier to be the cause than a victim.
+MOST_CRASHES = 3
+
+# A unit that lost its node this often is given up as well; with spot nodes that is nothing unusual for a long one.
+MOST_LOSSES = 10
+
+# An error of its own is tried once more, on any worker: it may have been the machine's.
+MOST_ERRORS = 2
+
+# A unit is taken for hung after this long unless settings say otherwise: the longest published budgets take hours.
+SECONDS_FOR_A_UNIT = 6 * 3600.0
+
+# Without any worker, say so this often.
+SECONDS_BEFORE_NOTICE = 15.0
+
+# A worker looks this far ahead for a unit like the one it has just run; further would upset the order.
+LOOK_AHEAD = 8
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A worker has started and takes units.
+
+    Attributes:
+        worker: its number.
+        process, host: where it runs.
+    """
+
+    worker: int
+    process: int
+    host: str
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A worker says what became of its unit."""
+
+    worker: int
+    report: UnitReport
+
+
+@dataclass(frozen=True)
+class Died:
+    """A worker is gone, with its unit if it had one.
+
+    Attributes:
+        outcome: "crashed"; "lost" if it went with its node, or otherwise through no fault of the unit; "memory" if
+            the machine had none left.
+    """
+
+    worker: int
+    error: str
+    outcome: Literal["crashed", "lost", "memory"] = "crashed"
+
+
+Event = Ready | Reported | Died
+
+
+class Workers(Protocol):
+    """Where leased units run. A worker has a number that no other ever gets."""
+
+    def grow(self) -> None:
+        """Start the workers that there is room for, and replace those that are gone."""
+        ...
+
+    def lease(self, worker: int, unit: Unit, attempt: int) -> None:
+        """Have an idle worker run `unit`."""
+        ...
+
+    def events(self, timeout: float) -> Sequence[Event]:
+        """Return what has happened, waiting at most `timeout` seconds for something to happen."""
+        ...
+
+    def end(self, worker: int) -> None:
+        """Kill a worker; no event of it follows."""
+        ...
+
+
+@dataclass
+class Lease:
+    """A unit in flight."""
+
+    unit: Unit
+    until: float
+
+
+class LeaseLoop:
+    """Runs units on workers, one in flight a worker, so that a crash has one suspect.
+
+    Args:
+        workers: where units run.
+        log: where every lease is noted.
+        splitter: what becomes of units that memory does not suffice for.
+        seconds: how long a unit may take before its worker is killed.
+    """
+
+    def __init__(
+        self, workers: Workers, log: AttemptLog, splitter: Splitter, *, seconds: float = SECONDS_FOR_A_UNIT
+    ) -> None:
+        self._workers = workers
+        self._log = log
+        self._splitter = splitter
+        self._seconds = seconds
+        self._places: dict[int, Ready] = {}
+        # The family of units that each idle worker ran last.
+        self._idle: dict[int, str] = {}
+        self._leases: dict[int, Lease] = {}
+
+    def run(self, units: Iterable[Unit]) -> Iterator[UnitReport]:
+        """Run `units`, the first ones first; report each as it is committed or given up."""
+        self._waiting = deque(units)
+        self._crashes: Counter[str] = Counter()
+        self._losses: Counter[str] = Counter()
+        self._errors: Counter[str] = Counter()
+        quiet_since = time.monotonic()
+        try:
+            while self._waiting or self._leases:
+                self._workers.grow()
+                yield from self._assign()
+                self._log.flush_if_due()
+                for event in self._workers.events(self._pause()):
+                    yield from self._handle(event)
+                yield from self._end_overdue()
+                if self._leases or self._idle:
+                    quiet_since = time.monotonic()
+                elif time.monotonic() - quiet_since > SECONDS_BEFORE_NOTICE:
+                    print("waiting for the Ray cluster to have room for a worker", file=sys.stderr, flush=True)
+                    quiet_since = time.monotonic()
+        finally:
+            # Whoever still has a unit is ended with it: nobody waits for its report any more.
+            for worker in list(self._leases):
+                self._workers.end(worker)
+                self._forget(worker)
+            self._log.close()
+
+    def _assign(self) -> Iterator[UnitReport]:
+        """Lease waiting units to idle workers."""
+        while self._waiting and self._idle:
+            worker = next(iter(self._idle))
+            unit = self._take(self._idle[worker])
+            parts = self._splitter.fitting(unit)
+            if parts != [unit]:
+                yield self._divided(unit, parts, UnitReport(unit.key, unit.kind, len(unit.shard.ids), 0.0))
+                continue
+            del self._idle[worker]
+            place = self._places[worker]
+            attempt = self._log.start(unit, worker=place.process, host=place.host)
+            self._leases[worker] = Lease(unit, time.monotonic() + self._seconds)
+            self._workers.lease(worker, unit, attempt)
+
+    def _take(self, last: str) -> Unit:
+        """Take the first waiting unit, or one soon after it that is like the worker's last."""
+        for position, unit in enumerate(islice(self._waiting, LOOK_AHEAD)):
+            if family(unit) == last:
+                del self._waiting[position]
+                return unit
+        return self._waiting.popleft()
+
+    def _pause(self) -> float:
+        """Return how long nothing but an event asks for attention."""
+        due = [lease.until - time.monotonic() for lease in self._leases.values()]
+        return max(0.0, min([SECONDS_BEFORE_NOTICE, self._log.seconds_until_due, *due]))
+
+    def _handle(self, event: Event) -> Iterator[UnitReport]:
+        if isinstance(event, Ready):
+            self._places[event.worker] = event
+            self._idle[event.worker] = ""
+        elif isinstance(event, Reported):
+            if event.worker in self._leases:
+                yield from self._reported(event)
+        else:
+            lease = self._forget(event.worker)
+            if lease is not None:
+                yield from self._interrupted(lease.unit, event.outcome, event.error)
+
+    def _reported(self, event: Reported) -> Iterator[UnitReport]:
+        unit = self._leases.pop(event.worker).unit
+        report = event.report
+        self._idle[event.worker] = family(unit)
+        parts = self._splitter.split(unit) if report.out_of_memory else []
+        self._log.end(unit.key, outcome_of(report, parts), report.error)
+        if parts:
+            yield self._divided(unit, parts, report)
+        elif report.error is not None and self._again(unit, self._errors, MOST_ERRORS):
+            return
+        else:
+            yield report
+
+    def _interrupted(self, unit: Unit, outcome: str, error: str) -> Iterator[UnitReport]:
+        """Wait with a unit that lost its worker for another one, or give it up."""
+        parts = self._splitter.split(unit) if outcome == "memory" else []
+        noted = "split" if parts else "crashed" if outcome == "memory" else outcome
+        attempt = self._log.end(unit.key, noted, error)
+        report = UnitReport(unit.key, unit.kind, len(unit.shard.ids), 0.0, error, attempt)
+        if parts:
+            yield self._divided(unit, parts, report)
+            return
+        counts, most = (self._losses, MOST_LOSSES) if outcome == "lost" else (self._crashes, MOST_CRASHES)
+        if not self._again(unit, counts, most):
+            what = {"lost": "was lost", "timeout": "was hung or died"}.get(outcome, "died")
+            yield replace(report, error=f"quarantined: its worker {what} {most} times, last: {error}")
+
+    def _again(self, unit: Unit, counts: Counter[str], most: int) -> bool:
+        counts[unit.key] += 1
+        if counts[unit.key] == most:
+            return False
+        self._waiting.append(unit)
+        return True
+
+    def _divided(self, unit: Unit, parts: Sequence[Unit], report: UnitReport) -> UnitReport:
+        self._waiting.extendleft(reversed(parts))
+        return replace(report, error=None, parts=len(parts))
+
+    def _end_overdue(self) -> Iterator[UnitReport]:
+        now = time.monotonic()
+        for worker, lease in list(self._leases.items()):
+            if lease.until <= now:
+                self._workers.end(worker)
+                self._forget(worker)
+                message = f"not finished after {self._seconds:g} s"
+                yield from self._interrupted(lease.unit, "timeout", message)
+
+    def _forget(self, worker: int) -> Lease | None:
+        self._places.pop(worker, None)
+        self._idle.pop(worker, None)
+        return self._leases.pop(worker, None)

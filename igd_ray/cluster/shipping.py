@@ -1,0 +1,70 @@
+"""A model's code and weights on every node: shipped once, by content, whatever the driver's machine calls them."""
+
+import hashlib
+import os
+import secrets
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from igd_ray.errors import IgdError, InputError, first_line
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A file on its way.
+
+    Attributes:
+        path: where the driver has it.
+        digest: the SHA-256 of its content.
+        content: a reference to its bytes in Ray's object store.
+    """
+
+    path: Path
+    digest: str
+    content: Any
+
+
+def pack(ray: Any, paths: Sequence[Path]) -> list[Parcel]:
+    """Put the files at `paths` into the object store.
+
+    Raises:
+        InputError: if one cannot be read.
+    """
+    parcels = []
+    for path in paths:
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror or first_line(error)}") from error
+        parcels.append(Parcel(path, hashlib.sha256(content).hexdigest(), ray.put(content)))
+    return parcels
+
+
+def unpack(ray: Any, parcels: Sequence[Parcel]) -> Mapping[Path, Path]:
+    """Write the files of `parcels`, unless this node has them; return where each is now."""
+    return {parcel.path: _unpack(ray, parcel) for parcel in parcels}
+
+
+def _unpack(ray: Any, parcel: Parcel) -> Path:
+    folder = _private_folder() / parcel.digest
+    target = folder / parcel.path.name
+    if target.is_file() and hashlib.sha256(target.read_bytes()).hexdigest() == parcel.digest:
+        return target
+    folder.mkdir(exist_ok=True)
+    temporary = folder / f".{secrets.token_hex(4)}.tmp"
+    temporary.write_bytes(ray.get(parcel.content))
+    temporary.replace(target)
+    return target
+
+
+def _private_folder() -> Path:
+    """Return this user's folder for shipped files; code is loaded from it, so nobody else may write there."""
+    folder = Path(tempfile.gettempdir()) / f"igd-ray-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    state = folder.lstat()
+    if state.st_uid != os.getuid() or state.st_mode & 0o022 or folder.is_symlink():
+        raise IgdError(f"{folder} can be written by others; delete it, or set TMPDIR to a folder of your own")
+    return folder
