@@ -19,7 +19,8 @@ VERBS = {
     "evaluate": "attack defenses and reduce to the image-wise worst case",
     "report": "write a run's tables, figures and checks as one HTML file",
     "sql": "query the catalog: one SELECT",
-    "status": "show how far each run is",
+    "status": "show how far each run is, how fast, and what it costs",
+    "submit": "run a verb as a job on a Ray cluster, with its log here",
     "zoo": "list RobustBench's models that can be ranked and defended, or check them",
     "doctor": "check this machine: versions, GPU, disk, Ray's addresses and tokens",
 }

@@ -11,7 +11,7 @@ from igd_ray.cluster.leases import Died, Event, Ready, Reported
 from igd_ray.cluster.resources import ActorPlan, allocated_device, plan_actors, share_of_gpu
 from igd_ray.cluster.shipping import Parcel, pack, unpack
 from igd_ray.cluster.storage import CatalogKeeper, KeptCatalog, StorageCheck, answer
-from igd_ray.errors import IgdError, InputError, first_line
+from igd_ray.errors import FOREIGN_MESSAGE_LENGTH, IgdError, InputError, first_line
 from igd_ray.pipeline.setup import ImageArrays, WorkerSetup
 from igd_ray.pipeline.unit import Unit, UnitReport, host_name
 from igd_ray.pipeline.worker import Worker
@@ -225,16 +225,16 @@ class RayWorkers:
             self.end(call.worker)
             if call.unit is None:
                 return self._not_started(call.worker, error)
-            return Died(call.worker, f"{type(error).__name__}: {first_line(error)}", self._outcome(error))
+            return Died(call.worker, _reason(error), self._outcome(error))
         if call.unit is None:
             return self._begun(call.worker, answer)
         return Reported(call.worker, answer)
 
     def _outcome(self, error: Exception) -> Literal["crashed", "lost", "memory"]:
-        if isinstance(error, self._ray.exceptions.OutOfMemoryError):
+        # Of actors, Ray says the cause in words only.
+        if isinstance(error, self._ray.exceptions.OutOfMemoryError) or "OUT_OF_MEMORY" in str(error):
             return "memory"
-        # Ray says so in words only.
-        return "lost" if "node" in str(error) and "died" in str(error) else "crashed"
+        return "lost" if "its node has died" in str(error) or "preempted" in str(error) else "crashed"
 
     def _begun(self, worker: int, placement: Placement) -> Ready:
         self._failed_starts = 0
@@ -266,6 +266,12 @@ class RayWorkers:
         self.placements.pop(worker, None)
         for reference in [reference for reference, call in self._calls.items() if call.worker == worker]:
             del self._calls[reference]
+
+
+def _reason(error: Exception) -> str:
+    """Return the line of Ray's message that says why an actor is gone."""
+    lines = [line for line in str(error).splitlines() if line.startswith("The actor is dead because")]
+    return lines[0][:FOREIGN_MESSAGE_LENGTH] if lines else f"{type(error).__name__}: {first_line(error)}"
 
 
 def _failure(unit: Unit, error: Exception) -> UnitReport:

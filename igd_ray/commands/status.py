@@ -1,4 +1,4 @@
-"""`igd status`: how far each run is, from the catalog alone."""
+"""`igd status`: how far each run is, how fast, and what it costs, from the catalog alone."""
 
 import argparse
 
@@ -13,18 +13,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print one row a run."""
+    """Print one row a run, and why units were given up."""
     catalog = Catalog(arguments.catalog)
     catalog.check()
     table = run_query(
         catalog,
         """
-        SELECT run_id, verb, model, dataset, n, created_at, planned, done, failed, planned - done AS left
-        FROM runs JOIN progress USING (run_id) ORDER BY created_at
+        SELECT run_id, verb, model, dataset, n, created_at, planned, done, running, failed, quarantined,
+            planned - done AS left, round(units_per_minute, 2) AS units_per_minute,
+            round(minutes_left, 1) AS minutes_left, round(worker_hours, 3) AS worker_hours, round(cost, 2) AS cost
+        FROM runs JOIN progress USING (run_id) LEFT JOIN pace USING (run_id) ORDER BY created_at
         """,
     )
     if len(table) == 0 and not arguments.json:
         print(f"no runs in {catalog.root} yet; start one with `igd evaluate` or `igd demo`")
         return 0
     show(table, as_json=arguments.json)
+    if not arguments.json:
+        given_up = run_query(
+            catalog,
+            """
+            SELECT DISTINCT unit_key, kind, defense, attack, error FROM unit_states WHERE state = 'quarantined'
+            ORDER BY ALL
+            """,
+        )
+        for unit in given_up.to_pylist():
+            what = " / ".join(part for part in (unit["defense"], unit["attack"]) if part) or unit["kind"]
+            print(f"unit {unit['unit_key'][:12]} ({what}) {unit['error']}")
     return 0

@@ -1,0 +1,59 @@
+"""What `igd submit` takes along, and what it refuses before anything is uploaded."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from igd_ray.cli import main
+from igd_ray.commands.submit import stage
+
+
+def test_code_and_named_files_go_along_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, folder = tmp_path / "here", tmp_path / "job"
+    here.mkdir()
+    folder.mkdir()
+    for name in ("net.py", "net.pt", "names.txt", "private.parquet"):
+        (here / name).write_text(name)
+    (here / "settings.yaml").write_text("weights: net.pt\nn: 3\nseed: 4\n")
+    monkeypatch.chdir(here)
+    flags = ["--config", "settings.yaml", "--model", "net.py:factory", "--classes", "names.txt", "--n", "5"]
+    words = stage("evaluate", [*flags, "--catalog", "/shared/results", "--json"], folder)
+    assert words == ["--json", "--config=settings.yaml"]
+    values = yaml.safe_load((folder / "settings.yaml").read_text())
+    assert (values["n"], values["seed"], values["catalog"]) == (5, 4, "/shared/results")
+    assert values["model"].endswith("/net.py:factory")
+    for name, content in ((values["model"].partition(":")[0], "net.py"), (values["weights"], "net.pt")):
+        assert not Path(name).is_absolute()
+        assert (folder / name).read_text() == content
+    assert (folder / values["classes"]).read_text() == "names.txt"
+    assert (folder / "igd_ray" / "cli.py").is_file()
+    assert list(folder.rglob("*.parquet")) == []
+    assert list(folder.rglob("views/*.sql")), "the views go along"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "takes one of rank, train, search, evaluate, report, not nothing"),
+        (["evalute"], "did you mean 'evaluate'"),
+        (["evaluate"], "--catalog results: a job runs in a copy"),
+        (["evaluate", "--catalog", "s3://bucket/results", "--data", "folder:mine"], "--data mine: a job runs"),
+        (["report", "--catalog", "/shared/results", "--output", "report.html"], "--output report.html: a job runs"),
+        (["evaluate", "--catalog", "/shared/results", "--attacks", "nonsense"], "nonsense"),
+        (["evaluate", "--catalog", "/shared/results", "--model", "none.py:f"], "cannot read none.py"),
+    ],
+)
+def test_what_a_job_could_not_use_is_refused(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["submit", "--address", "http://127.0.0.1:9", *words]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_no_cluster_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["submit", "--address", "http://127.0.0.1:9", "rank", "--catalog", "/shared/results"]) == 1
+    captured = capsys.readouterr()
+    assert "no Ray cluster takes jobs at http://127.0.0.1:9" in captured.err
