@@ -7,8 +7,11 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
+from urllib.parse import urlsplit
+
+from packaging.requirements import Requirement
 
 from igd_ray.errors import first_line
 from igd_ray.report import print_table
@@ -18,6 +21,8 @@ OK, WARNING, PROBLEM = "ok", "warning", "problem"
 # Ray's tokens work as described in the README from this version on.
 LEAST_RAY = (2, 54)
 LEAST_FREE_GIB = 5
+DASHBOARD_PORT = 8265
+LOOPBACKS = ("127.0.0.1", "localhost", "::1")
 INSTALL = "run make, or pip install -r requirements.lock"
 PACKAGES = ("torch", "torchvision", "ray", "robustbench", "pyautoattack", "open_clip_torch", "pyarrow", "duckdb")
 
@@ -43,9 +48,11 @@ def run(arguments: argparse.Namespace) -> int:
     looks: list[Callable[[], list[Diagnosis]]] = [
         _python,
         _packages,
+        _versions,
         _gpu,
         lambda: _disk(Path(arguments.catalog)),
         _ray,
+        _dashboard,
     ]
     diagnoses = [diagnosis for look in looks for diagnosis in look()]
     if arguments.json:
@@ -69,6 +76,24 @@ def _packages() -> list[Diagnosis]:
         except PackageNotFoundError:
             found.append(Diagnosis(package, PROBLEM, "not installed", INSTALL))
     return found
+
+
+def _versions() -> list[Diagnosis]:
+    """Compare what is installed with what this package asks for."""
+    wrong = []
+    for line in requires("igd-ray") or []:
+        requirement = Requirement(line)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            installed = version(requirement.name)
+        except PackageNotFoundError:
+            installed = "none"
+        if installed == "none" or not requirement.specifier.contains(installed, prereleases=True):
+            wrong.append(f"{requirement.name} {installed}, not {requirement.specifier}")
+    if wrong:
+        return [Diagnosis("versions", PROBLEM, "; ".join(wrong), INSTALL)]
+    return [Diagnosis("versions", OK, "as igd-ray asks for")]
 
 
 def _gpu() -> list[Diagnosis]:
@@ -115,14 +140,52 @@ def _ray() -> list[Diagnosis]:
     else:
         found = f"RAY_ADDRESS={address}" if address else "a local Ray on the loopback, ended with the command"
         diagnoses.append(Diagnosis("ray address", OK, found))
-    mode = os.environ.get("RAY_AUTH_MODE", "")
-    has_token = bool(os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"))
-    if address and mode != "token":
-        advice = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH on every node"
-        diagnoses.append(Diagnosis("ray token", WARNING, "a cluster without token authentication", advice))
-    elif mode == "token" and not has_token and not (Path.home() / ".ray" / "auth_token").exists():
-        advice = "set RAY_AUTH_TOKEN_PATH to a file with the cluster's token"
-        diagnoses.append(Diagnosis("ray token", PROBLEM, "RAY_AUTH_MODE=token, but no token", advice))
-    else:
-        diagnoses.append(Diagnosis("ray token", OK, "set" if has_token else "not needed for a local Ray"))
+    diagnoses.append(_token(address))
     return diagnoses
+
+
+def _token(address: str) -> Diagnosis:
+    mode = os.environ.get("RAY_AUTH_MODE", "")
+    in_words = bool(os.environ.get("RAY_AUTH_TOKEN"))
+    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    if mode != "token":
+        if not address:
+            return Diagnosis("ray token", OK, "not needed for a local Ray")
+        advice = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH on every node"
+        return Diagnosis("ray token", WARNING, "a cluster without token authentication", advice)
+    if in_words:
+        return Diagnosis("ray token", OK, "set")
+    if not file.is_file():
+        advice = "set RAY_AUTH_TOKEN_PATH to a file with the cluster's token"
+        return Diagnosis("ray token", PROBLEM, f"RAY_AUTH_MODE=token, but no token at {file}", advice)
+    if file.stat().st_mode & 0o077:
+        return Diagnosis("ray token", PROBLEM, f"{file} can be read by others", f"chmod 600 {file}")
+    return Diagnosis("ray token", OK, "set")
+
+
+def _dashboard() -> list[Diagnosis]:
+    """Look where jobs would be submitted to, and whether a dashboard here listens beyond the loopback."""
+    advice = "start the head with --dashboard-host 127.0.0.1 and reach it through `ray dashboard` or ssh -L"
+    api = os.environ.get("RAY_API_SERVER_ADDRESS", "")
+    if api and urlsplit(api).hostname not in LOOPBACKS:
+        found = f"RAY_API_SERVER_ADDRESS={api}: tokens would cross the network unencrypted"
+        return [Diagnosis("ray dashboard", PROBLEM, found, advice)]
+    port = (urlsplit(api).port if api else None) or DASHBOARD_PORT
+    if _listens_beyond_loopback(port):
+        return [Diagnosis("ray dashboard", PROBLEM, f"port {port} is open to the network", advice)]
+    return [Diagnosis("ray dashboard", OK, "not open to the network")]
+
+
+def _listens_beyond_loopback(port: int) -> bool:
+    """Tell whether something on this machine listens at `port` of another address than the loopback's (Linux)."""
+    for table, loopbacks in (("tcp", ("0100007F",)), ("tcp6", ("0" * 24 + "01000000", "0" * 16 + "FFFF00000100007F"))):
+        try:
+            lines = Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            place, state = line.split()[1], line.split()[3]
+            address, _, hexadecimal = place.partition(":")
+            if state == "0A" and int(hexadecimal, 16) == port and address not in loopbacks:
+                return True
+    return False
