@@ -22,6 +22,7 @@ VERBS = {
     "status": "show how far each run is, how fast, and what it costs",
     "submit": "run a verb as a job on a Ray cluster, with its log here",
     "zoo": "list RobustBench's models that can be ranked and defended, or check them",
+    "bench": "measure what leasing a unit costs, and how work scales with actors",
     "doctor": "check this machine: versions, GPU, disk, Ray's addresses and tokens",
 }
 

@@ -1,7 +1,7 @@
 """Ray's executor: units leased one at a time to actors, each holding a model replica."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
@@ -67,7 +67,7 @@ class RayExecutor:
         """Stop the actors, and Ray if it was started here."""
         self._stack.close()
 
-    def run(self, units: Sequence[Unit]) -> Iterator[UnitReport]:
+    def run(self, units: Sequence[Unit]) -> Generator[UnitReport, None, None]:
         """Run `units`, one in flight an actor."""
         return self._loop.run(units)
 

@@ -6,7 +6,7 @@ It knows nothing of Ray: `Workers` is what it needs of a cluster.
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal, Protocol
@@ -123,7 +123,7 @@ class LeaseLoop:
         self._idle: dict[int, str] = {}
         self._leases: dict[int, Lease] = {}
 
-    def run(self, units: Iterable[Unit]) -> Iterator[UnitReport]:
+    def run(self, units: Iterable[Unit]) -> Generator[UnitReport, None, None]:
         """Run `units`, the first ones first; report each as it is committed or given up."""
         self._waiting = deque(units)
         self._crashes: Counter[str] = Counter()

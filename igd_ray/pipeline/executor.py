@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Protocol, Self
@@ -32,7 +32,7 @@ class Executor(Protocol):
         """Stop what was started; committed units stay."""
         ...
 
-    def run(self, units: Sequence[Unit]) -> Iterator[UnitReport]:
+    def run(self, units: Sequence[Unit]) -> Generator[UnitReport, None, None]:
         """Run `units`; one that memory does not suffice for is reported with its number of parts, then they are."""
         ...
 
@@ -60,7 +60,7 @@ class LocalExecutor:
         """Let go of the replica."""
         self._worker = None
 
-    def run(self, units: Sequence[Unit]) -> Iterator[UnitReport]:
+    def run(self, units: Sequence[Unit]) -> Generator[UnitReport, None, None]:
         """Run `units` in the order given."""
         assert self._worker is not None
         catalog = Catalog(self._setup.catalog)

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -46,15 +47,17 @@ def run_units(executor: Executor, catalog: Catalog, units: Sequence[Unit], *, ti
             unfinished = {unit.key for unit in waiting}
             ready = [unit for unit in waiting if not unit.needs & unfinished]
             waiting = [unit for unit in waiting if unit.needs & unfinished]
-            for report in executor.run(ready):
-                progress.advance(report)
-                if report.parts:
-                    continue
-                if report.error is None:
-                    computed += 1
-                else:
-                    failed.append(report)
-                    record_failure(catalog, report)
+            # Closed whatever happens, so that leases end now rather than when Python tidies up.
+            with closing(executor.run(ready)) as reports:
+                for report in reports:
+                    progress.advance(report)
+                    if report.parts:
+                        continue
+                    if report.error is None:
+                        computed += 1
+                    else:
+                        failed.append(report)
+                        record_failure(catalog, report)
             # A unit whose source failed cannot run; its failure says whose fault it is.
             lost = {unit.key for unit in ready if not is_done(catalog, unit)}
             while doomed := [unit for unit in waiting if unit.needs & lost]:

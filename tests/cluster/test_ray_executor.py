@@ -4,17 +4,24 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import ray
+import torch
 from runs import rows, run_evaluation, settings_for
+from safetensors.torch import save_file
 
+from igd_ray.catalog import Catalog, run_query
+from igd_ray.cli import main
 from igd_ray.cluster import RayExecutor, ray_session
+from igd_ray.models import load_model
 from igd_ray.pipeline.setup import ImageArrays, WorkerSetup
 from igd_ray.pipeline.study import Study
 from igd_ray.pipeline.unit import Shard, UnitReport, shards_of
 from igd_ray.pipeline.verbs import evaluate, plan_evaluation_of
+from igd_ray.report import write_report
 
 pytestmark = pytest.mark.cluster
 
@@ -122,3 +129,92 @@ def test_an_actor_without_room_does_not_hold_units_back(session: None, tmp_path:
             assert not evaluate(study, settings, plan_evaluation_of(study, settings)).failed
     finally:
         ray.kill(neighbour)
+
+
+MODEL_FILE = """
+import os, signal, sys
+from igd_ray.models.demo import demo_model
+
+def factory(deadly=None):
+    model = demo_model()
+    if deadly is not None:
+        def look(_module, inputs):
+            # The mean of one image's pixels; the driver only looks at the first image.
+            if (inputs[0].flatten(1).mean(1) - deadly).abs().min() < 1e-6:
+                os.kill(os.getpid(), signal.SIGSEGV)
+        model.register_forward_pre_hook(look)
+    return model
+"""
+
+
+def own_model(folder: Path) -> dict[str, object]:
+    """Write a factory and its weights into `folder`; return the settings that name them."""
+    folder.mkdir()
+    (folder / "own.py").write_text(MODEL_FILE)
+    save_file(load_model("demo").state_dict(), folder / "own.safetensors")
+    return {"model": f"{folder / 'own.py'}:factory", "weights": str(folder / "own.safetensors")}
+
+
+def test_an_image_that_kills_its_workers_is_an_error_and_the_report_says_why(
+    session: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = settings_for(tmp_path / "results", n=24)
+    with Study(settings) as study:
+        images = torch.cat([batch for batch, _ in study.test.batches(24)])
+    # The 13th image, in the second of three shards.
+    deadly = float(images[12].mean())
+    summary = run_evaluation(
+        tmp_path / "results",
+        executor=lambda setup: RayExecutor(setup, actors=2),
+        **own_model(tmp_path / "code"),
+        model_arg={"deadly": deadly},
+        defenses="none",
+        attacks="clean",
+    )
+    # The second shard, and the inspection, which looks at all images.
+    assert sorted(report.kind for report in summary.failed) == ["attack", "inspection"]
+    assert all("quarantined: its worker died 3 times" in str(report.error) for report in summary.failed)
+    catalog = Catalog(tmp_path / "results")
+    statuses = run_query(catalog, "SELECT image_id, status FROM outcomes ORDER BY ALL").to_pylist()
+    failed = {row["image_id"] for row in statuses if row["status"] == "error"}
+    assert failed == set(study.test.ids[8:16])
+    assert len(statuses) == 24
+    (worst,) = run_query(catalog, "SELECT robust_accuracy FROM worst_case").to_pylist()
+    assert worst["robust_accuracy"] is None
+    states = run_query(catalog, "SELECT state, count(*) AS n FROM unit_states GROUP BY ALL").to_pylist()
+    assert {row["state"]: row["n"] for row in states} == {"done": 2, "quarantined": 2}
+    assert "quarantined: its worker died 3 times" in write_report(catalog, None, tmp_path / "report.html").read_text()
+    assert main(["status", "--catalog", str(catalog.root)]) == 0
+    assert "quarantined: its worker died 3 times" in capsys.readouterr().out
+
+
+def test_code_and_weights_are_shipped_and_the_drivers_paths_do_not_matter(
+    session: None, expected: list[dict[str, object]], tmp_path: Path
+) -> None:
+    class Moved(RayExecutor):
+        """Takes the files away once workers are to start."""
+
+        def run(self, units):
+            for file in (tmp_path / "code").iterdir():
+                file.unlink()
+            return super().run(units)
+
+    summary = run_evaluation(
+        tmp_path / "results", executor=Moved, **own_model(tmp_path / "code"), defenses="none", attacks="clean"
+    )
+    assert not summary.failed
+    assert len(rows(tmp_path / "results")) == 24
+
+
+def test_workers_that_do_not_see_the_catalog_commit_on_the_drivers_node(
+    session: None, expected: list[dict[str, object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # To workers the folder has another name, under which there is nothing, as on a node without the shared mount.
+    monkeypatch.setattr(
+        WorkerSetup, "without_images", lambda self: replace(self, images={}, catalog=str(tmp_path / "elsewhere"))
+    )
+    summary = run_evaluation(tmp_path / "results", executor=lambda setup: RayExecutor(setup, actors=2))
+    assert not summary.failed
+    assert rows(tmp_path / "results") == expected
+    assert not (tmp_path / "elsewhere").exists()
+    assert list((tmp_path / "results").glob(".*")) == [], "the question of who shares the storage is cleared away"
