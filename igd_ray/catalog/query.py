@@ -1,14 +1,21 @@
 """Questions to the catalog in SQL, without a way to change anything or to look elsewhere."""
 
 import re
+import sys
+from collections.abc import Callable
+from typing import TypeVar
 
 import duckdb
 import pyarrow as pa
+import pyarrow.dataset
 
+from igd_ray.catalog.places import Bucket
 from igd_ray.catalog.schemas import SCHEMAS
 from igd_ray.catalog.sources import as_pattern, view_statements
-from igd_ray.catalog.store import Catalog, open_file
+from igd_ray.catalog.store import QUARANTINE, Catalog
 from igd_ray.errors import InputError
+
+Answer = TypeVar("Answer")
 
 # EXPLAIN runs what it explains when asked to ANALYZE, so what follows this prefix is checked by itself.
 _EXPLAIN = re.compile(
@@ -20,50 +27,79 @@ def connect(catalog: Catalog) -> duckdb.DuckDBPyConnection:
     """Return an in-memory DuckDB connection with every view over `catalog`, shut off from all other files.
 
     Raises:
-        InputError: if `catalog` is not there, is of another schema version, or holds a half-written file.
+        InputError: if `catalog` is not there, or is of another schema version.
+        duckdb.Error: if a file is half-written.
     """
     catalog.check()
-    root = str(catalog.root.resolve())
     # An empty temporary folder: DuckDB would allow reading and writing there.
     connection = duckdb.connect(":memory:", config={"temp_directory": "", "python_enable_replacements": False})
     try:
         connection.execute("SET TimeZone = 'UTC'")
-        connection.execute(view_statements(root))
-        # DuckDB compares the pattern of a path, not only what it matches, to the allowed folders.
-        folders = ", ".join(f"'{_quoted(folder)}'" for folder in sorted({root, as_pattern(root)}))
+        folders = []
+        if isinstance(catalog.place, Bucket):
+            # DuckDB has no way to an object store of its own here: pyarrow reads.
+            for table in SCHEMAS:
+                connection.register(f"remote_{table}", _dataset(catalog.place, table))
+            connection.execute(view_statements(None))
+        else:
+            root = catalog.address
+            connection.execute(view_statements(root))
+            # DuckDB compares the pattern of a path, not only what it matches, to the allowed folders.
+            folders = [f"'{_quoted(folder)}'" for folder in sorted({root, as_pattern(root)})]
         for setting in (
-            f"allowed_directories = [{folders}]",
+            f"allowed_directories = [{', '.join(folders)}]",
             "autoinstall_known_extensions = false",
             "autoload_known_extensions = false",
             "enable_external_access = false",
             "lock_configuration = true",
         ):
             connection.execute(f"SET {setting}")
-    except duckdb.Error as error:
+    except duckdb.Error:
         connection.close()
-        raise as_input_error(catalog, error) from error
+        raise
     return connection
+
+
+def _dataset(place: Bucket, table: str) -> pyarrow.dataset.Dataset:
+    files = [f"{place.base}/{table}/{name}" for name in place.names(table) if name.endswith(".parquet")]
+    return pyarrow.dataset.dataset(files, schema=SCHEMAS[table], filesystem=place.filesystem, format="parquet")
+
+
+def ask(catalog: Catalog, question: Callable[[duckdb.DuckDBPyConnection], Answer]) -> Answer:
+    """Return what `question` finds over `catalog`; half-written and foreign files are set aside, not fatal.
+
+    Raises:
+        InputError: if there is no catalog of this schema version, or for what DuckDB refuses.
+    """
+    for again in (True, False):
+        try:
+            with connect(catalog) as connection:
+                return question(connection)
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            moved = [] if _is_about_the_statement(error) or not again else catalog.quarantine()
+            if not moved:
+                raise _one_line(error) from error
+            for name in moved:
+                print(f"{catalog}/{name} was half-written or not from igd-ray: now in {QUARANTINE}", file=sys.stderr)
+    raise AssertionError("unreachable")
 
 
 def run_query(catalog: Catalog, sql: str) -> pa.Table:
     """Return the answer of `catalog` to one SELECT or EXPLAIN statement.
 
     Raises:
-        InputError: for any other statement or several, for what DuckDB refuses, and for a half-written file.
+        InputError: for any other statement or several, and for what DuckDB refuses.
     """
-    with connect(catalog) as connection:
-        try:
-            _require_reading(connection, sql)
-            return connection.sql(sql).to_arrow_table()
-        except (duckdb.ParserException, duckdb.CatalogException, duckdb.BinderException) as error:
-            raise _one_line(error) from error
-        except duckdb.Error as error:
-            raise as_input_error(catalog, error) from error
+
+    def question(connection: duckdb.DuckDBPyConnection) -> pa.Table:
+        _require_reading(connection, sql)
+        return connection.sql(sql).to_arrow_table()
+
+    return ask(catalog, question)
 
 
-def as_input_error(catalog: Catalog, error: duckdb.Error) -> InputError:
-    """Return what to tell of `error`: the unusable file of `catalog` behind it, or else itself in one line."""
-    return _unusable_file(catalog) or _one_line(error)
+def _is_about_the_statement(error: Exception) -> bool:
+    return isinstance(error, duckdb.ParserException | duckdb.CatalogException | duckdb.PermissionException)
 
 
 def _require_reading(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
@@ -77,18 +113,7 @@ def _require_reading(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
         raise InputError(f"the SQL must be one SELECT or EXPLAIN SELECT statement, not {came}")
 
 
-def _unusable_file(catalog: Catalog) -> InputError | None:
-    """Return the error that names the first half-written or foreign file of `catalog`, if there is one."""
-    for table in SCHEMAS:
-        for path in sorted((catalog.root / table).glob("*.parquet")):
-            try:
-                open_file(path, table).close()
-            except InputError as unusable:
-                return unusable
-    return None
-
-
-def _one_line(error: duckdb.Error) -> InputError:
+def _one_line(error: Exception) -> InputError:
     """Return `error` with DuckDB's hint, which is on its next lines, but without the excerpt of the statement."""
     message = str(error).split("\nLINE ")[0]
     return InputError(f"SQL: {' '.join(message.split())}")

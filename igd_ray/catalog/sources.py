@@ -29,13 +29,16 @@ def named_query(name: str) -> str:
     return queries[name]
 
 
-def view_statements(root: str) -> str:
-    """Return the SQL that makes every view over the tables in the folder `root` ("." for the working folder)."""
-    folder = as_pattern(root).replace("'", "''")
-    stored = [
-        f"CREATE OR REPLACE VIEW stored_{table} AS SELECT * FROM read_parquet('{folder}/{table}/*.parquet');"
-        for table in SCHEMAS
-    ]
+def view_statements(root: str | None) -> str:
+    """Return the SQL that makes every view over the tables in the folder `root` ("." for the working folder).
+
+    Without `root`, the views are over relations ``remote_<table>`` that the connection has.
+    """
+    folder = None if root is None else as_pattern(root).replace("'", "''")
+    stored = []
+    for table in SCHEMAS:
+        source = f"remote_{table}" if folder is None else f"read_parquet('{folder}/{table}/*.parquet')"
+        stored.append(f"CREATE OR REPLACE VIEW stored_{table} AS SELECT * FROM {source};")
     views = [path.read_text().strip() for path in sorted(_folder("views").glob("*.sql"))]
     return "\n".join(stored) + "\n\n" + "\n\n".join(views) + "\n"
 

@@ -1,6 +1,5 @@
 """The store of results: one Parquet file for each committed unit, whole or absent."""
 
-import contextlib
 import io
 import json
 import re
@@ -10,10 +9,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from igd_ray.catalog.files import cannot_write, write_whole
+from igd_ray.catalog.places import Folder, place_of
 from igd_ray.catalog.schemas import SCHEMA_VERSION, SCHEMAS
 from igd_ray.catalog.sources import view_statements
-from igd_ray.errors import InputError, did_you_mean, first_line
+from igd_ray.errors import IgdError, InputError, did_you_mean, first_line
 
 # A file name that no shell, URL or pattern reads as anything else; a leading dot would hide the file.
 _KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
@@ -21,29 +20,47 @@ _KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 # The zero-row file that lets a pattern over a table without results succeed.
 _EMPTY = "_empty"
 
+_MARKER, _VIEWS = "catalog.json", "views.sql"
+
+# Where half-written and foreign files go, out of the way of every query.
+QUARANTINE = "quarantine"
+
 
 class Catalog:
-    """A folder ``<root>/<table>/<key>.parquet`` that any number of processes may read and commit to at once."""
+    """Files ``<root>/<table>/<key>.parquet`` that any number of processes may read and commit to at once."""
 
     def __init__(self, root: str | Path) -> None:
-        """Point to the folder `root`, which need not exist yet.
+        """Point to `root`, a folder or ``s3://BUCKET/FOLDER`` or ``gs://…``, which need not exist yet.
 
         Raises:
-            InputError: if `root` is empty, or an address rather than a folder.
+            InputError: if `root` is empty, or an address of another kind.
         """
         if not str(root).strip():  # as a path it would mean the working folder
             raise InputError("the catalog has no name; name a folder, as in --catalog results")
-        if "://" in str(root):
-            raise InputError(f"the catalog must be a local or mounted folder, not {str(root)!r}")
-        self._root = Path(root)
+        self._name = str(root)
+        self.place = place_of(root)
 
     @property
     def root(self) -> Path:
-        """The folder."""
-        return self._root
+        """The folder.
+
+        Raises:
+            InputError: if it is in an object store.
+        """
+        if not isinstance(self.place, Folder):
+            raise InputError(f"the catalog {self._name} is no folder of this machine; give a path for files")
+        return self.place.root
+
+    @property
+    def address(self) -> str:
+        """What another process finds it by: an absolute path, or the URI."""
+        return self.place.address
+
+    def __str__(self) -> str:
+        return self._name
 
     def __repr__(self) -> str:
-        return f"Catalog({str(self._root)!r})"
+        return f"Catalog({self._name!r})"
 
     def create(self) -> None:
         """Make the folder, its tables without rows and `views.sql`, unless they exist; commits stay as they are.
@@ -53,24 +70,18 @@ class Catalog:
             IgdError: if it cannot be written.
         """
         self.check_usable()
-        marker = self._root / "catalog.json"
-        try:
-            self._root.mkdir(parents=True, exist_ok=True)
-            # The marker goes first, so that a second process that creates the catalog too recognises it.
-            if not marker.exists():
-                write_whole(marker, json.dumps({"schema_version": SCHEMA_VERSION}).encode() + b"\n")
-            for table in SCHEMAS:
-                (self._root / table).mkdir(exist_ok=True)
-        except OSError as error:
-            raise cannot_write(self._root, error) from error
+        self.place.make([""])
+        # The marker goes first, so that a second process that creates the catalog too recognises it.
+        if not self.place.exists(_MARKER):
+            self.place.write(_MARKER, json.dumps({"schema_version": SCHEMA_VERSION}).encode() + b"\n")
+        self.place.make(list(SCHEMAS))
         for table, schema in SCHEMAS.items():
-            empty = self._root / table / f"{_EMPTY}.parquet"
-            if not empty.exists():
-                write_whole(empty, _parquet(schema.empty_table()))
-        views = self._root / "views.sql"
+            empty = f"{table}/{_EMPTY}.parquet"
+            if not self.place.exists(empty):
+                self.place.write(empty, _parquet(schema.empty_table()))
         statements = view_statements(".").encode()
-        if not views.exists() or views.read_bytes() != statements:
-            write_whole(views, statements)
+        if not self.place.exists(_VIEWS) or self.place.read(_VIEWS) != statements:
+            self.place.write(_VIEWS, statements)
 
     def check_usable(self) -> None:
         """Verify, without writing, that the folder is a catalog of this schema version or can become one.
@@ -78,14 +89,12 @@ class Catalog:
         Raises:
             InputError: if the folder holds something else, or a catalog of another schema version.
         """
-        if self._root.exists() and not self._root.is_dir():
-            raise InputError(f"{self._root} is a file, not a folder for a catalog; name another path")
         # Looked at before the marker: what another process makes meanwhile comes after its marker.
-        used = self._root.is_dir() and any(not path.name.startswith(".") for path in self._root.iterdir())
-        if (self._root / "catalog.json").exists():
+        used = self.place.is_used()
+        if self.place.exists(_MARKER):
             self.check()
         elif used:
-            raise InputError(f"{self._root} is neither empty nor a catalog; name an empty or a new folder")
+            raise InputError(f"{self} is neither empty nor a catalog; name an empty or a new folder")
 
     def check(self) -> None:
         """Verify that the folder is a catalog of this schema version.
@@ -93,17 +102,16 @@ class Catalog:
         Raises:
             InputError: if it is not, with both versions and what to do.
         """
-        marker = self._root / "catalog.json"
         try:
-            found = json.loads(marker.read_text())
+            found = json.loads(self.place.read(_MARKER))
         except (FileNotFoundError, NotADirectoryError):
-            raise InputError(f"no catalog at {self._root} (it has no catalog.json); check the path") from None
+            raise InputError(f"no catalog at {self} (it has no {_MARKER}); check the path") from None
         except (OSError, ValueError) as error:
-            raise InputError(f"cannot read {marker}: {error}") from error
+            raise InputError(f"cannot read {self}/{_MARKER}: {error}") from error
         version = found.get("schema_version") if isinstance(found, dict) else None
         if version != SCHEMA_VERSION:
             raise InputError(
-                f"the catalog {self._root} has schema version {version}, this igd-ray reads and writes version "
+                f"the catalog {self} has schema version {version}, this igd-ray reads and writes version "
                 f"{SCHEMA_VERSION}; use the igd-ray that wrote it, or name a new folder for new results"
             )
 
@@ -122,23 +130,23 @@ class Catalog:
             InputError: for an unknown table, a bad key, or rows that do not fit the schema.
             IgdError: if it cannot be written; nothing half-written is left.
         """
-        path = self._path(table, key)
-        if path.exists() and not replace:
+        name = _file_name(table, key)
+        if self.place.exists(name) and not replace:
             return False
         # Two processes may both come here: equal keys mean equal results, so either file is right.
-        write_whole(path, _parquet(_conform(table, rows)))
+        self.place.write(name, _parquet(_conform(table, rows)))
         return True
 
     def has(self, table: str, key: str) -> bool:
         """Tell whether the result `key` of `table` is committed, whole or in parts."""
-        if self._path(table, key).exists():
+        if self.place.exists(_file_name(table, key)):
             return True
         parts = self.parts(key)
         return bool(parts) and all(self.has(table, part) for part in parts)
 
     def parts(self, key: str) -> tuple[str, ...]:
         """Return the keys of the parts that the unit `key` was split into; none if it was not."""
-        if not self._path("splits", key).exists():
+        if not self.place.exists(_file_name("splits", key)):
             return ()
         return tuple(self.read("splits", key)["part_key"].to_pylist())
 
@@ -148,72 +156,99 @@ class Catalog:
         Raises:
             IgdError: if it cannot be written.
         """
-        write_whole(self._root / f".{name}", text.encode())
+        self.place.write(f".{name}", text.encode())
 
     def read_note(self, name: str) -> str | None:
         """Return the text of the note `name`, or None if there is none to be read."""
         try:
-            return (self._root / f".{name}").read_text()
-        except OSError:
+            return self.place.read(f".{name}").decode()
+        except (OSError, UnicodeDecodeError):
             return None
 
     def delete_note(self, name: str) -> None:
         """Delete the note `name`, if it is there."""
-        with contextlib.suppress(OSError):
-            (self._root / f".{name}").unlink()
+        self.place.delete(f".{name}")
 
     def keys(self, table: str) -> set[str]:
         """Return the keys of all committed results of `table`."""
-        folder = self._root / _known(table)
-        names = (path.name for path in folder.glob("*.parquet"))
-        return {name.removesuffix(".parquet") for name in names if not name.startswith(".")} - {_EMPTY}
+        names = self.place.names(_known(table))
+        suffix = ".parquet"
+        return {name.removesuffix(suffix) for name in names if name.endswith(suffix) and name[0] != "."} - {_EMPTY}
 
     def read(self, table: str, key: str) -> pa.Table:
         """Return the rows of the result `key` of `table`; of a unit that was split, those of its parts.
 
         Raises:
-            InputError: if it is not committed, or the file is half-written or from elsewhere.
+            InputError: if it is not committed, or the file is half-written or from elsewhere; it is then moved to
+                the folder `quarantine`.
         """
-        path = self._path(table, key)
-        if not path.exists():
+        name = _file_name(table, key)
+        if not self.place.exists(name):
             parts = self.parts(key) if table != "splits" else ()
             if parts:
                 return pa.concat_tables(self.read(table, part) for part in parts)
-            raise InputError(f"the catalog {self._root} has no {key!r} in {table}")
-        with open_file(path, table) as file:
-            try:
+            raise InputError(f"the catalog {self} has no {key!r} in {table}")
+        try:
+            with self._open(table, name) as file:
                 return file.read()
-            except (OSError, pa.ArrowException) as error:
-                raise _unusable(path) from error
+        except (OSError, pa.ArrowException) as error:
+            self._set_aside(name)
+            raise InputError(
+                f"{self}/{name} was half-written or not from igd-ray and is in {QUARANTINE} now; run the same command "
+                "again, which computes it anew"
+            ) from error
 
-    def _path(self, table: str, key: str) -> Path:
-        if not _KEY.fullmatch(key) or key == _EMPTY:
-            raise InputError(f"a key is 1 to 200 letters, digits, '.', '_' or '-' and starts with no dot, not {key!r}")
-        return self._root / _known(table) / f"{key}.parquet"
+    def quarantine(self) -> list[str]:
+        """Move every half-written or foreign file of a table to the folder `quarantine`; return their names.
+
+        Raises:
+            InputError: naming a file that cannot be moved.
+        """
+        moved = []
+        for table in SCHEMAS:
+            for file in self.place.names(table):
+                # Hidden and temporary names are seen by patterns, too, but not what a writer has not finished.
+                if file.endswith(".parquet"):
+                    name = f"{table}/{file}"
+                    try:
+                        self._open(table, name).close()
+                    except FileNotFoundError:
+                        continue
+                    except (OSError, pa.ArrowException):
+                        self._set_aside(name)
+                        moved.append(name)
+        return moved
+
+    def _open(self, table: str, name: str) -> pq.ParquetFile:
+        """Open a file of `table`, verified from its end to be whole and to have the schema of the table.
+
+        Raises:
+            OSError, pyarrow.ArrowException: if it is not.
+        """
+        file = self.place.open_parquet(name)
+        if not file.schema_arrow.equals(SCHEMAS[table], check_metadata=True):
+            file.close()
+            raise pa.ArrowInvalid(f"{name} has another schema")
+        return file
+
+    def _set_aside(self, name: str) -> None:
+        try:
+            if name.endswith(f"/{_EMPTY}.parquet"):
+                table = name.partition("/")[0]
+                self.place.write(name, _parquet(SCHEMAS[table].empty_table()))
+            else:
+                self.place.move(name, f"{QUARANTINE}/{name}")
+        except (OSError, IgdError) as error:
+            raise InputError(
+                f"{self}/{name} is half-written or not from igd-ray; move it away or delete it and run the same "
+                "command again, which computes it anew"
+            ) from error
 
 
-def open_file(path: Path, table: str) -> pq.ParquetFile:
-    """Return the file at `path`, verified from its end to be whole and to have the schema of `table`.
-
-    Raises:
-        InputError: if it is half-written or from elsewhere.
-    """
-    try:
-        file = pq.ParquetFile(path)
-    except (OSError, pa.ArrowException) as error:
-        raise _unusable(path) from error
-    if not file.schema_arrow.equals(SCHEMAS[table], check_metadata=True):
-        file.close()
-        raise _unusable(path)
-    return file
-
-
-def _unusable(path: Path) -> InputError:
-    """Return the error for a file in a table's folder that is not a whole Parquet file of that table."""
-    return InputError(
-        f"{path} is half-written or not from igd-ray; move it away or delete it and run the same command again, "
-        "which computes it anew"
-    )
+def _file_name(table: str, key: str) -> str:
+    if not _KEY.fullmatch(key) or key == _EMPTY:
+        raise InputError(f"a key is 1 to 200 letters, digits, '.', '_' or '-' and starts with no dot, not {key!r}")
+    return f"{_known(table)}/{key}.parquet"
 
 
 def _known(table: str) -> str:

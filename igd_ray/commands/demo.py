@@ -56,5 +56,5 @@ def run(arguments: argparse.Namespace) -> int:
         report = write_report(study.catalog, evaluation.plan.run_id, study.catalog.root / "report.html")
         if not arguments.json:
             print(f"report: {report}")
-            print(f'more: igd sql --catalog {study.catalog.root} "SELECT * FROM worst_case"')
+            print(f'more: igd sql --catalog {study.catalog} "SELECT * FROM worst_case"')
     return 0

@@ -5,7 +5,7 @@ import argparse
 import pyarrow as pa
 
 from igd_ray.attacks.registry import known_attacks
-from igd_ray.catalog import Catalog, connect, run_query
+from igd_ray.catalog import Catalog, ask, run_query
 from igd_ray.commands.dry_run import show_costs
 from igd_ray.commands.executors import executor_for
 from igd_ray.commands.flags import (
@@ -76,8 +76,7 @@ def show_accuracy(catalog: Catalog, run_id: str, *, as_json: bool) -> None:
         ORDER BY defense <> 'none', defense
         """,
     )
-    with connect(catalog) as connection:
-        compared = comparisons(asking(connection), run_id)
+    compared = ask(catalog, lambda connection: comparisons(asking(connection), run_id))
     # A gain that chance explains is not one (exact McNemar test on the same images).
     claims = [compared[defense].verdict if defense in compared else None for defense in table["defense"].to_pylist()]
     table = table.append_column("claim", pa.array(claims, pa.string()))

@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument("--catalog", metavar="DIR", default="results", help="folder of results (default: results)")
     parser.add_argument("--run-id", metavar="ID", default=None, help="default: the latest run")
-    parser.add_argument("--output", metavar="FILE", default=None, help="default: report.html in the catalog")
+    parser.add_argument("--output", metavar="FILE", default=None, help="default: report.html in the catalog's folder")
 
 
 def run(arguments: argparse.Namespace) -> int:

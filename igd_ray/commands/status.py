@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
         """,
     )
     if len(table) == 0 and not arguments.json:
-        print(f"no runs in {catalog.root} yet; start one with `igd evaluate` or `igd demo`")
+        print(f"no runs in {catalog} yet; start one with `igd evaluate` or `igd demo`")
         return 0
     show(table, as_json=arguments.json)
     if not arguments.json:

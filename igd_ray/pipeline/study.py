@@ -402,7 +402,7 @@ class Study:
             self._executor_images = dict(self._arrays)
             setup = WorkerSetup(
                 model=self.source,
-                catalog=str(self.catalog.root.resolve()),
+                catalog=self.catalog.address,
                 images=self._executor_images,
                 clip=self.clip if self._uses_clip else None,
             )

@@ -5,12 +5,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import jinja2
 
-from igd_ray.catalog import SCHEMA_VERSION, Catalog, connect
+from igd_ray.catalog import SCHEMA_VERSION, Catalog
 from igd_ray.catalog.files import write_whole
-from igd_ray.catalog.query import as_input_error
+from igd_ray.catalog.query import ask
 from igd_ray.errors import InputError, did_you_mean
 from igd_ray.report import evaluation, preparation
 from igd_ray.report.evaluation import Ask
@@ -35,11 +34,7 @@ def write_report(catalog: Catalog, run_id: str | None, path: str | Path) -> Path
         IgdError: if the file cannot be written.
     """
     path = Path(path)
-    with connect(catalog) as connection:
-        try:
-            content = _render(evaluation.asking(connection), run_id)
-        except duckdb.Error as error:
-            raise as_input_error(catalog, error) from error
+    content = ask(catalog, lambda connection: _render(evaluation.asking(connection), run_id))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -169,14 +169,34 @@ def test_errors_are_one_line_with_the_hint(catalog: Catalog, sql: str, hint: str
 # Views take their columns from the first file in order, so both ends of the order are tried.
 @pytest.mark.parametrize("name", ["0.parquet", "z.parquet", ".hidden.parquet"])
 @pytest.mark.parametrize("damage", ["half", "empty", "junk", "foreign"])
-def test_a_half_written_file_is_named(catalog: Catalog, name: str, damage: str) -> None:
+def test_a_half_written_or_foreign_file_is_set_aside_and_the_query_answered(
+    catalog: Catalog, name: str, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    catalog.commit("checks", "c", [row("checks", run_id="r", check="x", severity="info", message="m")])
     checks = catalog.root / "checks"
     whole = (checks / "_empty.parquet").read_bytes()
     foreign = (catalog.root / "runs" / "_empty.parquet").read_bytes()
     content = {"half": whole[: len(whole) // 2], "empty": b"", "junk": b"junk", "foreign": foreign}[damage]
     (checks / name).write_bytes(content)
-    with pytest.raises(InputError, match=rf"checks/{name} is half-written"):
-        run_query(catalog, 'SELECT "check" FROM checks')
+    assert run_query(catalog, 'SELECT "check" FROM checks').to_pylist() == [{"check": "x"}]
+    assert (catalog.root / "quarantine" / "checks" / name).read_bytes() == content
+    assert not (checks / name).exists()
+    said = capsys.readouterr().err
+    assert f"checks/{name} was half-written or not from igd-ray" in said
+    assert said.count("\n") == 1
+    run_query(catalog, "FROM checks")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_damaged_file_that_cannot_be_moved_is_named(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    (catalog.root / "checks" / "z.parquet").write_bytes(b"junk")
+
+    def refused(*_arguments: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("igd_ray.catalog.places.Folder.move", refused)
+    with pytest.raises(InputError, match=r"checks/z\.parquet is half-written .*move it away or delete it"):
+        run_query(catalog, "FROM checks")
 
 
 def test_another_schema_version_is_refused(catalog: Catalog) -> None:

@@ -67,9 +67,10 @@ def test_create_refuses_a_file(tmp_path: Path) -> None:
         Catalog(path).check()
 
 
-def test_an_address_is_refused() -> None:
-    with pytest.raises(InputError, match="s3://bucket/results"):
-        Catalog("s3://bucket/results")
+@pytest.mark.parametrize("address", ["http://host/results", "s3://", "abc://bucket/results"])
+def test_an_address_of_another_kind_is_refused(address: str) -> None:
+    with pytest.raises(InputError, match="must be a local or mounted folder, or s3://BUCKET/FOLDER, gs://"):
+        Catalog(address)
 
 
 def test_check_names_both_versions_and_what_to_do(catalog: Catalog) -> None:
@@ -175,12 +176,18 @@ def _half(content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("damage", [_half, lambda _: b"", lambda _: b"junk", lambda content: content[:-4]])
-def test_a_half_written_file_is_named(catalog: Catalog, damage) -> None:  # type: ignore[no-untyped-def]
+def test_a_half_written_file_is_set_aside_and_computed_anew(catalog: Catalog, damage) -> None:  # type: ignore[no-untyped-def]
     catalog.commit("checks", "a", [FINDING])
     path = catalog.root / "checks" / "a.parquet"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(InputError, match=r"checks/a\.parquet is half-written .*move it away or delete it"):
+    damaged = path.read_bytes()
+    with pytest.raises(
+        InputError, match=r"checks/a\.parquet was .*in quarantine now; run the same"
+    ):
         catalog.read("checks", "a")
+    assert (catalog.root / "quarantine" / "checks" / "a.parquet").read_bytes() == damaged
+    assert not catalog.has("checks", "a")
+    assert catalog.commit("checks", "a", [FINDING])
 
 
 def test_a_file_of_another_table_is_foreign(catalog: Catalog) -> None:
@@ -269,12 +276,3 @@ def test_a_folder_that_cannot_be_made_is_one_line() -> None:
 def test_a_catalog_without_a_name_is_refused(name: str) -> None:
     with pytest.raises(InputError, match="name a folder"):
         Catalog(name)
-
-
-def test_the_advice_for_a_damaged_file_works(catalog: Catalog) -> None:
-    path = catalog.root / "checks" / "a.parquet"
-    path.write_bytes(b"junk")
-    with pytest.raises(InputError, match="run the same command again, which computes it anew"):
-        catalog.read("checks", "a")
-    path.unlink()
-    assert catalog.commit("checks", "a", [FINDING])

@@ -181,12 +181,14 @@ def test_pictures_of_the_wrong_size_are_left_out(catalog: Catalog) -> None:
     assert _Page(_report(catalog)).tags.count("img") == 1
 
 
-def test_a_half_written_result_is_named_and_no_report_is_written(catalog: Catalog) -> None:
+def test_a_half_written_result_is_set_aside_and_the_report_written(
+    catalog: Catalog, capsys: pytest.CaptureFixture[str]
+) -> None:
     add_run(catalog)
     (catalog.root / "outcomes" / "z.parquet").write_bytes(b"PAR1 junk")
-    with pytest.raises(InputError, match=r"outcomes/z\.parquet is half-written"):
-        _report(catalog)
-    assert not (catalog.root.parent / "report.html").exists()
+    assert _report(catalog)
+    assert "outcomes/z.parquet was half-written" in capsys.readouterr().err
+    assert (catalog.root / "quarantine" / "outcomes" / "z.parquet").exists()
 
 
 def test_a_place_that_cannot_be_written_is_one_line(filled: Catalog, tmp_path: Path) -> None:

@@ -1,0 +1,92 @@
+"""A catalog in an object store, stood in for by a folder behind pyarrow's filesystem interface."""
+
+from pathlib import Path
+
+import pyarrow.fs
+import pytest
+from catalog_rows import add_outcomes, add_plan, add_run
+
+from igd_ray.catalog import Catalog, run_query
+from igd_ray.errors import IgdError, InputError
+
+URI = "s3://bucket/results"
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that stands for the bucket."""
+    (tmp_path / "bucket").mkdir()
+
+    def stand_in(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
+        return pyarrow.fs.SubTreeFileSystem(str(tmp_path), pyarrow.fs.LocalFileSystem()), uri.partition("://")[2]
+
+    monkeypatch.setattr("igd_ray.catalog.places.filesystem_of", stand_in)
+    return tmp_path / "bucket"
+
+
+@pytest.fixture
+def catalog(bucket: Path) -> Catalog:
+    made = Catalog(URI)
+    made.create()
+    return made
+
+
+def fill(catalog: Catalog) -> None:
+    add_run(catalog)
+    add_plan(catalog, {"u": ("none", "aa", "ab"), "v": ("loir-2", "aa", "ab")})
+    add_outcomes(catalog, "u", "none", "aa", {"a": "robust", "b": "broken"})
+    add_outcomes(catalog, "v", "loir-2", "aa", {"a": "robust", "b": "robust"})
+
+
+def test_commits_keys_and_views_are_those_of_a_folder(catalog: Catalog, tmp_path: Path) -> None:
+    local = Catalog(tmp_path / "local")
+    local.create()
+    for each in (catalog, local):
+        fill(each)
+        assert each.has("outcomes", "u")
+        assert each.keys("outcomes") == {"u", "v"}
+        assert not each.commit("outcomes", "u", each.read("outcomes", "u"))
+    for view in ("runs", "outcomes", "worst_case", "progress", "unit_states"):
+        sql = f"SELECT * FROM {view} ORDER BY ALL"
+        assert run_query(catalog, sql).to_pylist() == run_query(local, sql).to_pylist()
+    assert Catalog(catalog.address).keys("outcomes") == {"u", "v"}
+
+
+def test_objects_get_their_names_at_once(catalog: Catalog, bucket: Path) -> None:
+    fill(catalog)
+    assert not [path for path in bucket.rglob("*") if path.name.startswith(".") or path.suffix == ".tmp"]
+
+
+def test_queries_reach_nothing_else(catalog: Catalog, tmp_path: Path) -> None:
+    (tmp_path / "secret.csv").write_text("a\n1\n")
+    with pytest.raises(InputError, match="Permission Error"):
+        run_query(catalog, f"SELECT * FROM read_csv('{tmp_path / 'secret.csv'}')")
+    with pytest.raises(InputError, match="must be one SELECT"):
+        run_query(catalog, f"COPY (SELECT 1) TO '{tmp_path / 'x.csv'}'")
+
+
+def test_a_damaged_object_is_set_aside(catalog: Catalog, bucket: Path) -> None:
+    fill(catalog)
+    (bucket / "results" / "outcomes" / "z.parquet").write_bytes(b"junk")
+    assert run_query(catalog, "SELECT count(*) AS n FROM outcomes").to_pylist() == [{"n": 4}]
+    assert (bucket / "results" / "quarantine" / "outcomes" / "z.parquet").read_bytes() == b"junk"
+
+
+def test_notes_tell_who_shares_the_storage(catalog: Catalog) -> None:
+    catalog.write_note("question", "x")
+    assert Catalog(URI).read_note("question") == "x"
+    catalog.delete_note("question")
+    assert catalog.read_note("question") is None
+
+
+def test_what_cannot_be_written_is_one_line(catalog: Catalog, bucket: Path) -> None:
+    # Where a folder of that name is, no object can be.
+    (bucket / "results" / "checks" / "a.parquet").mkdir()
+    with pytest.raises(IgdError, match=r"cannot write s3://bucket/results/checks/a\.parquet: .*is intact") as caught:
+        catalog.commit("checks", "a", [])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_path_for_files_must_be_given(catalog: Catalog) -> None:
+    with pytest.raises(InputError, match="is no folder of this machine"):
+        _ = catalog.root
