@@ -20,6 +20,7 @@ VERBS = {
     "report": "write a run's tables, figures and checks as one HTML file",
     "sql": "query the catalog: one SELECT",
     "status": "show how far each run is, how fast, and what it costs",
+    "compact": "merge the small files of a catalog",
     "submit": "run a verb as a job on a Ray cluster, with its log here",
     "zoo": "list RobustBench's models that can be ranked and defended, or check them",
     "bench": "measure what leasing a unit costs, and how work scales with actors",

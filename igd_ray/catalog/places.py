@@ -1,6 +1,7 @@
 """Where a catalog's files are: in a folder, or in a bucket of an object store."""
 
 import contextlib
+import time
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -64,6 +65,10 @@ class Place(Protocol):
         """Return the names, in order, of the files in `folder`, without it; none if there is no such folder."""
         ...
 
+    def age(self, name: str) -> float:
+        """Return how many seconds ago a file was written; 0 if that is not known."""
+        ...
+
     def delete(self, name: str) -> None:
         """Delete a file, if it is there and can be deleted."""
         ...
@@ -124,6 +129,13 @@ class Folder:
             return sorted(path.name for path in (self.root / folder).iterdir() if path.is_file())
         except (FileNotFoundError, NotADirectoryError):
             return []
+
+    def age(self, name: str) -> float:
+        """Return how many seconds ago a file was written."""
+        try:
+            return time.time() - (self.root / name).stat().st_mtime
+        except OSError:
+            return 0.0
 
     def delete(self, name: str) -> None:
         """Delete a file."""
@@ -201,6 +213,11 @@ class Bucket:
         selector = pyarrow.fs.FileSelector(self._path(folder), allow_not_found=True)
         found = self.filesystem.get_file_info(selector)
         return sorted(PurePosixPath(info.path).name for info in found if info.type == pyarrow.fs.FileType.File)
+
+    def age(self, name: str) -> float:
+        """Return how many seconds ago an object was written."""
+        (info,) = self.filesystem.get_file_info([self._path(name)])
+        return 0.0 if info.mtime is None else time.time() - info.mtime.timestamp()
 
     def delete(self, name: str) -> None:
         """Delete an object."""

@@ -39,7 +39,7 @@ def connect(catalog: Catalog) -> duckdb.DuckDBPyConnection:
         if isinstance(catalog.place, Bucket):
             # DuckDB has no way to an object store of its own here: pyarrow reads.
             for table in SCHEMAS:
-                connection.register(f"remote_{table}", _dataset(catalog.place, table))
+                connection.register(f"remote_{table}", _dataset(catalog, catalog.place, table))
             connection.execute(view_statements(None))
         else:
             root = catalog.address
@@ -60,8 +60,8 @@ def connect(catalog: Catalog) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def _dataset(place: Bucket, table: str) -> pyarrow.dataset.Dataset:
-    files = [f"{place.base}/{table}/{name}" for name in place.names(table) if name.endswith(".parquet")]
+def _dataset(catalog: Catalog, place: Bucket, table: str) -> pyarrow.dataset.Dataset:
+    files = [f"{place.base}/{table}/{name}" for name in catalog.files(table)]
     return pyarrow.dataset.dataset(files, schema=SCHEMAS[table], filesystem=place.filesystem, format="parquet")
 
 

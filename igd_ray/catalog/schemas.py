@@ -206,6 +206,13 @@ _COLUMNS: Mapping[str, list[pa.Field]] = {
         _required("part_key", _TEXT),
         _required("images", _INT),
     ],
+    # What `igd compact` merged: a file of a key that stands here counts no more, and a merged file only then.
+    "compacted": [
+        _required("table_name", _TEXT),
+        _required("key", _TEXT),
+        _required("file", _TEXT),
+        pa.field("row_group", _INT),  # NULL for a result without rows
+    ],
 }
 
 SCHEMAS: Mapping[str, pa.Schema] = MappingProxyType(

@@ -5,6 +5,9 @@ from pathlib import Path
 from igd_ray.catalog.schemas import SCHEMAS
 from igd_ray.errors import InputError, did_you_mean
 
+# How the names of merged files start.
+MERGED = "_merged-"
+
 
 def _folder(name: str) -> Path:
     """Return the folder `name` of SQL files: inside the installed package, or at the top of a checkout."""
@@ -35,12 +38,25 @@ def view_statements(root: str | None) -> str:
     Without `root`, the views are over relations ``remote_<table>`` that the connection has.
     """
     folder = None if root is None else as_pattern(root).replace("'", "''")
-    stored = []
-    for table in SCHEMAS:
-        source = f"remote_{table}" if folder is None else f"read_parquet('{folder}/{table}/*.parquet')"
-        stored.append(f"CREATE OR REPLACE VIEW stored_{table} AS SELECT * FROM {source};")
+    stored = [f"CREATE OR REPLACE VIEW stored_{table} AS {_rows(folder, table)};" for table in SCHEMAS]
     views = [path.read_text().strip() for path in sorted(_folder("views").glob("*.sql"))]
     return "\n".join(stored) + "\n\n" + "\n\n".join(views) + "\n"
+
+
+def _rows(folder: str | None, table: str) -> str:
+    """Return the SQL of a table's rows: from merged files that are announced, and from files that none replaces."""
+    if folder is None:
+        return f"SELECT * FROM remote_{table}"
+    if table == "compacted":
+        return f"SELECT * FROM read_parquet('{folder}/compacted/*.parquet')"
+    return f"""
+WITH merged AS MATERIALIZED (
+    SELECT key, file FROM read_parquet('{folder}/compacted/*.parquet') WHERE table_name = '{table}'
+)
+SELECT * EXCLUDE (filename) FROM read_parquet('{folder}/{table}/*.parquet', filename = true)
+WHERE CASE
+    WHEN starts_with(parse_filename(filename), '{MERGED}') THEN parse_filename(filename) IN (SELECT file FROM merged)
+    ELSE left(parse_filename(filename), -8) NOT IN (SELECT key FROM merged) END"""
 
 
 def as_pattern(path: str) -> str:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from igd_ray.catalog.places import Folder, place_of
 from igd_ray.catalog.schemas import SCHEMA_VERSION, SCHEMAS
-from igd_ray.catalog.sources import view_statements
+from igd_ray.catalog.sources import MERGED, view_statements
 from igd_ray.errors import IgdError, InputError, did_you_mean, first_line
 
 # A file name that no shell, URL or pattern reads as anything else; a leading dot would hide the file.
@@ -39,6 +39,8 @@ class Catalog:
             raise InputError("the catalog has no name; name a folder, as in --catalog results")
         self._name = str(root)
         self.place = place_of(root)
+        self._merged_by: list[str] | None = None
+        self._merged: dict[tuple[str, str], tuple[str, int | None]] = {}
 
     @property
     def root(self) -> Path:
@@ -131,7 +133,7 @@ class Catalog:
             IgdError: if it cannot be written; nothing half-written is left.
         """
         name = _file_name(table, key)
-        if self.place.exists(name) and not replace:
+        if (self.place.exists(name) and not replace) or (table, key) in self.merged():
             return False
         # Two processes may both come here: equal keys mean equal results, so either file is right.
         self.place.write(name, _parquet(_conform(table, rows)))
@@ -139,14 +141,14 @@ class Catalog:
 
     def has(self, table: str, key: str) -> bool:
         """Tell whether the result `key` of `table` is committed, whole or in parts."""
-        if self.place.exists(_file_name(table, key)):
+        if self.place.exists(_file_name(table, key)) or (table, key) in self.merged():
             return True
         parts = self.parts(key)
         return bool(parts) and all(self.has(table, part) for part in parts)
 
     def parts(self, key: str) -> tuple[str, ...]:
         """Return the keys of the parts that the unit `key` was split into; none if it was not."""
-        if not self.place.exists(_file_name("splits", key)):
+        if not self.place.exists(_file_name("splits", key)) and ("splits", key) not in self.merged():
             return ()
         return tuple(self.read("splits", key)["part_key"].to_pylist())
 
@@ -171,9 +173,31 @@ class Catalog:
 
     def keys(self, table: str) -> set[str]:
         """Return the keys of all committed results of `table`."""
-        names = self.place.names(_known(table))
+        return self._single_keys(table) | {key for merged_table, key in self.merged() if merged_table == table}
+
+    def files(self, table: str) -> list[str]:
+        """Return the names of the files in the folder of `table` whose rows count."""
+        # In this order: a merged file is announced only after it is there.
+        merged = {key: file for (merged_table, key), (file, _) in self.merged().items() if merged_table == table}
+        single = self._single_keys(table) - set(merged)
+        return [f"{_EMPTY}.parquet", *sorted(set(merged.values())), *(f"{key}.parquet" for key in sorted(single))]
+
+    def merged(self) -> Mapping[tuple[str, str], tuple[str, int | None]]:
+        """Return where the results are that `igd compact` has merged: (table, key) → (file, row group)."""
+        announced = self.place.names("compacted")
+        if announced != self._merged_by:
+            self._merged = {}
+            for name in announced:
+                if name.endswith(".parquet") and name[0] not in "._":
+                    for row in self.read("compacted", name.removesuffix(".parquet")).to_pylist():
+                        self._merged[row["table_name"], row["key"]] = row["file"], row["row_group"]
+            self._merged_by = announced
+        return self._merged
+
+    def _single_keys(self, table: str) -> set[str]:
         suffix = ".parquet"
-        return {name.removesuffix(suffix) for name in names if name.endswith(suffix) and name[0] != "."} - {_EMPTY}
+        names = (name for name in self.place.names(_known(table)) if name.endswith(suffix) and name[0] != ".")
+        return {name.removesuffix(suffix) for name in names if not name.startswith(MERGED)} - {_EMPTY}
 
     def read(self, table: str, key: str) -> pa.Table:
         """Return the rows of the result `key` of `table`; of a unit that was split, those of its parts.
@@ -184,6 +208,9 @@ class Catalog:
         """
         name = _file_name(table, key)
         if not self.place.exists(name):
+            if table != "compacted" and (table, key) in self.merged():
+                file, group = self.merged()[table, key]
+                return self._read_group(table, file, group)
             parts = self.parts(key) if table != "splits" else ()
             if parts:
                 return pa.concat_tables(self.read(table, part) for part in parts)
@@ -196,6 +223,17 @@ class Catalog:
             raise InputError(
                 f"{self}/{name} was half-written or not from igd-ray and is in {QUARANTINE} now; run the same command "
                 "again, which computes it anew"
+            ) from error
+
+    def _read_group(self, table: str, file: str, group: int | None) -> pa.Table:
+        if group is None:
+            return SCHEMAS[table].empty_table()
+        try:
+            with self._open(table, f"{table}/{file}") as merged:
+                return merged.read_row_group(group)
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(
+                f"{self}/{table}/{file} is damaged: {first_line(error)}; restore it from a copy"
             ) from error
 
     def quarantine(self) -> list[str]:
@@ -246,7 +284,7 @@ class Catalog:
 
 
 def _file_name(table: str, key: str) -> str:
-    if not _KEY.fullmatch(key) or key == _EMPTY:
+    if not _KEY.fullmatch(key) or key == _EMPTY or key.startswith(MERGED):
         raise InputError(f"a key is 1 to 200 letters, digits, '.', '_' or '-' and starts with no dot, not {key!r}")
     return f"{_known(table)}/{key}.parquet"
 
