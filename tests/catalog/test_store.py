@@ -181,9 +181,7 @@ def test_a_half_written_file_is_set_aside_and_computed_anew(catalog: Catalog, da
     path = catalog.root / "checks" / "a.parquet"
     path.write_bytes(damage(path.read_bytes()))
     damaged = path.read_bytes()
-    with pytest.raises(
-        InputError, match=r"checks/a\.parquet was .*in quarantine now; run the same"
-    ):
+    with pytest.raises(InputError, match=r"checks/a\.parquet was .*in quarantine now; run the same"):
         catalog.read("checks", "a")
     assert (catalog.root / "quarantine" / "checks" / "a.parquet").read_bytes() == damaged
     assert not catalog.has("checks", "a")
