@@ -3,6 +3,7 @@
 import math
 import shutil
 import tempfile
+from datetime import UTC, datetime, timedelta
 from itertools import product
 
 import pytest
@@ -315,3 +316,47 @@ def test_cost_counts_each_pass_once(catalog: Catalog) -> None:
     answer = _one(catalog, named_query("cost"))
     assert (answer["passes_per_image"], answer["seconds_per_image"]) == (15.0, 0.5)
     assert math.isclose(answer["seconds"], 1.0)  # type: ignore[arg-type]
+
+
+def _attempt(catalog: Catalog, key: str, outcome: str, minutes: int) -> None:
+    started = datetime(2026, 1, 2, tzinfo=UTC)
+    values = {"unit_key": key, "attempt": 1, "session": "s", "started_at": started, "outcome": outcome}
+    ended = started + timedelta(minutes=minutes)
+    catalog.commit("attempts", key, [row("attempts", **values, ended_at=ended, seen_at=ended)])
+
+
+def test_pace_time_left_and_cost_follow_from_the_attempts(catalog: Catalog) -> None:
+    add_run(catalog, config='{"price": 1.5}')
+    add_plan(catalog, {"u": ("none", "aa", "a"), "v": ("none", "aa", "b")})
+    add_outcomes(catalog, "u", "none", "aa", {"a": "robust"})
+    _attempt(catalog, "u", "done", 10)
+    _attempt(catalog, "v", "crashed", 20)
+    # One unit in 20 minutes, so another 20 for the other; 10 + 20 minutes of workers at 1.5 an hour.
+    assert _one(catalog, "FROM pace") == {
+        "run_id": "run",
+        "attempts": 2,
+        "units_per_minute": pytest.approx(0.05),
+        "minutes_left": pytest.approx(20),
+        "worker_hours": pytest.approx(0.5),
+        "cost": pytest.approx(0.75),
+    }
+    assert _one(catalog, "SELECT state FROM unit_states WHERE unit_key = 'v'") == {"state": "planned"}
+    add_failure(catalog, "v", "quarantined: its worker died 3 times")
+    assert _one(catalog, "SELECT state FROM unit_states WHERE unit_key = 'v'") == {"state": "quarantined"}
+
+
+def test_the_parts_of_a_split_unit_stand_for_it(catalog: Catalog) -> None:
+    add_run(catalog)
+    add_plan(catalog, {"u": ("none", "aa", "abc")})
+    for key, parts in {"u": ("v", "w"), "w": ("x", "y")}.items():
+        catalog.commit("splits", key, [row("splits", unit_key=key, part_key=part, images=1) for part in parts])
+    for key, image in {"v": "a", "x": "b"}.items():
+        add_outcomes(catalog, key, "none", "aa", {image: "robust"})
+    assert _one(catalog, "SELECT state FROM unit_states") == {"state": "planned"}
+    assert _one(catalog, "SELECT robust_accuracy FROM worst_case") == {"robust_accuracy": None}
+    assert not catalog.has("outcomes", "u")
+    add_outcomes(catalog, "y", "none", "aa", {"c": "broken"})
+    assert _one(catalog, "SELECT state FROM unit_states") == {"state": "done"}
+    assert _one(catalog, "SELECT robust_accuracy FROM worst_case") == {"robust_accuracy": pytest.approx(2 / 3)}
+    assert catalog.has("outcomes", "u")
+    assert sorted(catalog.read("outcomes", "u")["image_id"].to_pylist()) == ["a", "b", "c"]

@@ -1,0 +1,54 @@
+"""Without memory for a shard, its halves are attacked instead, and everything that builds on it goes on."""
+
+from pathlib import Path
+
+import pytest
+from runs import run_evaluation
+
+from igd_ray.catalog import Catalog, run_query
+from igd_ray.pipeline.attack_units import AttackUnit
+from igd_ray.pipeline.setup import Context
+from igd_ray.pipeline.unit import Rows
+
+CHANGES = {"n": 16, "shard_size": 8, "defenses": "none,random-8", "attacks": "apgd-ce-5,tr-apgd-ce-5"}
+
+
+@pytest.fixture
+def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attacks fit at most 4 images."""
+    whole = AttackUnit.compute
+
+    def compute(unit: AttackUnit, context: Context) -> dict[str, Rows]:
+        if len(unit.shard.ids) > 4:
+            raise MemoryError
+        return whole(unit, context)
+
+    monkeypatch.setattr(AttackUnit, "compute", compute)
+
+
+def test_every_image_has_its_outcome_and_the_run_is_complete(small_memory: None, tmp_path: Path) -> None:
+    catalog = Catalog(tmp_path / "results")
+    assert not run_evaluation(catalog.root, **CHANGES).failed
+    counts = run_query(
+        catalog,
+        """
+        SELECT defense, attack, count(*) AS n, count(DISTINCT image_id) AS images, bool_or(status = 'error') AS wrong
+        FROM outcomes GROUP BY ALL
+        """,
+    ).to_pylist()
+    assert len(counts) == 4
+    assert all((row["n"], row["images"], row["wrong"]) == (16, 16, False) for row in counts)
+    worst = run_query(catalog, "SELECT robust_accuracy FROM worst_case")["robust_accuracy"].to_pylist()
+    assert None not in worst
+    (progress,) = run_query(catalog, "SELECT planned = done AS complete FROM progress").to_pylist()
+    assert progress["complete"]
+    # One attempt an attack and defense found out; after that the size was known.
+    split = run_query(catalog, "SELECT count(*) AS n FROM attempts WHERE outcome = 'split'").to_pylist()
+    assert split == [{"n": 3}]
+
+
+def test_the_same_run_again_computes_nothing(small_memory: None, tmp_path: Path) -> None:
+    first = run_evaluation(tmp_path / "results", **CHANGES)
+    again = run_evaluation(tmp_path / "results", **CHANGES)
+    assert first.computed > 0
+    assert (again.computed, again.failed) == (0, ())
