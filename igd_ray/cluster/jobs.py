@@ -8,7 +8,7 @@ from pathlib import Path
 from igd_ray.errors import IgdError, first_line
 
 # How the Jobs server says that it wants another token, or one at all.
-REFUSALS = ("401", "403", "Unauthorized", "Unauthenticated", "Forbidden", "Authentication")
+REFUSALS = ("401", "403", "Unauthorized", "Unauthenticated", "Forbidden")
 
 
 def run_job(address: str, folder: Path, entrypoint: Sequence[str], *, name: str) -> int:
@@ -25,6 +25,7 @@ def run_job(address: str, folder: Path, entrypoint: Sequence[str], *, name: str)
     """
     import shlex
 
+    from ray.exceptions import AuthenticationError, RayError
     from ray.job_submission import JobStatus, JobSubmissionClient
 
     try:
@@ -37,8 +38,8 @@ def run_job(address: str, folder: Path, entrypoint: Sequence[str], *, name: str)
             f"no Ray cluster takes jobs at {address} ({first_line(error)}); open the tunnel to its dashboard, and set "
             "RAY_API_SERVER_ADDRESS"
         ) from error
-    except (RuntimeError, OSError, ValueError) as error:
-        if any(word in str(error) for word in REFUSALS):
+    except (RuntimeError, OSError, ValueError, RayError) as error:
+        if isinstance(error, AuthenticationError) or any(word in str(error) for word in REFUSALS):
             raise IgdError(
                 f"the cluster at {address} refuses this token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the "
                 "file with the cluster's"
