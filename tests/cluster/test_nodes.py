@@ -21,7 +21,7 @@ from igd_ray.pipeline.unit import Shard, UnitReport
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
-UNITS, SECONDS = 24, 1.0
+UNITS, SECONDS = 36, 1.0
 LOST_AFTER, JOINED_AFTER = 3, 6
 
 
