@@ -144,6 +144,11 @@ class Study:
     @cached_property
     def _probe_and_search(self) -> tuple[LabeledImages, LabeledImages]:
         settings = self.settings
+        if settings.search_split == settings.split:
+            raise InputError(
+                f"search images must not be evaluated, but both come from the split {settings.split!r}; "
+                "choose another --search-split or --split"
+            )
         class_names = self._class_names(settings.classes)
         probe_n = settings.probe_n or PROBE_IMAGES
         search_n = settings.search_n or SEARCH_IMAGES
@@ -337,11 +342,6 @@ class Study:
                 them.
         """
         settings, options, layer = self.settings, options or SearchOptions(), self.layer
-        if settings.search_split == settings.split:
-            raise InputError(
-                f"search images must not be evaluated, but both come from the split {settings.split!r}; "
-                "choose another --search-split or --split"
-            )
         ks = range(1, layer.width + 1) if options.ks is None else options.ks
         outside = next((k for k in ks if not 1 <= k <= layer.width), None)
         if outside is not None:

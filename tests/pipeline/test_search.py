@@ -392,8 +392,8 @@ def test_searches_and_rankings_are_runs_with_progress(study: Study) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"search_split": "test"}, "search and evaluated images must not share images, but 256"),
-        ({"split": "train"}, "probe and evaluated images must not share images"),
+        ({"search_split": "test"}, "both come from the split 'test'"),
+        ({"split": "train"}, "both come from the split 'train'"),
     ],
 )
 def test_images_that_are_evaluated_neither_rank_nor_choose(
