@@ -4,7 +4,7 @@ import math
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from igd_ray.search import Bisection, ClassBisections
@@ -115,6 +115,7 @@ def run_classes(width: int, classes: int, feasible) -> tuple[tuple[int, ...] | N
     return held, trials
 
 
+@settings(deadline=None)  # many trials, on a machine that may be busy
 @given(st.integers(2, 300), st.data())
 def test_each_class_finds_its_own_threshold_side_by_side(width: int, data) -> None:
     thresholds = data.draw(st.lists(st.integers(1, width), min_size=1, max_size=12))
@@ -124,6 +125,7 @@ def test_each_class_finds_its_own_threshold_side_by_side(width: int, data) -> No
     assert trials <= math.ceil(math.log2(width)) + 4
 
 
+@settings(deadline=None)
 @given(st.integers(2, 40), st.data())
 def test_what_is_found_for_the_classes_holds_together(width: int, data) -> None:
     """Even where a class holds only if the others keep enough."""
