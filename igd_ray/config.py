@@ -14,6 +14,7 @@ from igd_ray.attacks.registry import parse_attack
 from igd_ray.defenses.specs import defense_arguments, parse_defense
 from igd_ray.errors import InputError, did_you_mean, first_line
 from igd_ray.models.demo import DEMO_EPSILON
+from igd_ray.models.layers import PENULTIMATE
 from igd_ray.ranking.scores import METHODS
 from igd_ray.ranking.similarity import similarity_function
 from igd_ray.threat import Norm, ThreatModel, parse_fraction
@@ -21,6 +22,12 @@ from igd_ray.threat import Norm, ThreatModel, parse_fraction
 # Epsilon where none is given: what the demo's model was made for, and the paper's for CIFAR.
 EPSILON_BY_DATA = {"digits": DEMO_EPSILON}
 EPSILON = 8 / 255
+
+# Settings that only rankings by one method have.
+OPTIONS = {
+    "loir": {"every_class", "signed"},
+    "cdir": {"clip", "clip_weights", "prompts", "prompt_template", "similarity"},
+}
 
 # A YAML settings file is small; anything larger is something else.
 MOST_CONFIG_BYTES = 1_000_000
@@ -164,6 +171,11 @@ class RankSettings(StudySettings):
                 raise InputError(
                     f"method must be one of {', '.join(METHODS)}, not {method!r}{did_you_mean(method, METHODS)}"
                 )
+        for method, options in OPTIONS.items():
+            given = sorted(options & self.model_fields_set)
+            if given and (method not in self.method or "import_from" in self.model_fields_set):
+                flag = "--" + given[0].replace("_", "-")
+                raise InputError(f"{flag} is an option of {method} rankings that are computed here; leave it out")
 
 
 class ImportSettings(RankSettings):
@@ -172,8 +184,10 @@ class ImportSettings(RankSettings):
     import_from: str
 
     def check(self) -> None:
-        """Check that one method is named."""
+        """Check that one method is named: the files do not say which they are of."""
         super().check()
+        if "method" not in self.model_fields_set:
+            raise InputError("--import-from needs --method loir or --method cdir: its files do not say which they are")
         if len(self.method) != 1:
             raise InputError(f"--import-from is one ranking; name one --method, not {', '.join(self.method)}")
 
@@ -187,6 +201,11 @@ class TrainSettings(StudySettings):
         """Check arguments as well."""
         super().check()
         defense_arguments(self.defense_arg)
+        others = [name for name in self.defense_arg if not name.startswith("sodef.")]
+        if others:
+            raise InputError(f"--defense-arg {others[0]}: SODEF is trained, which does not take it; leave it out")
+        if self.layer != PENULTIMATE:
+            raise InputError(f"SODEF replaces the classifier, so its layer is {PENULTIMATE}, not {self.layer!r}")
 
 
 class SearchSettings(RankSettings):

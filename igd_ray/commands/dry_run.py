@@ -25,9 +25,10 @@ def show_costs(study: Study, units: Sequence[Unit], *, as_json: bool) -> None:
         }
         for cost in costs(study.catalog, units, num_classes=len(study.class_names))
     ]
+    numbers = ("units", "done", "forward_passes", "backward_passes", "worker_minutes")
     total = {
         "what": "total",
-        **{name: sum(row[name] for row in rows) for name in list(rows[0])[1:]},  # type: ignore[misc]
+        **{name: sum(row[name] for row in rows) for name in numbers},  # type: ignore[misc]
     }
-    title = None if as_json else "At most, for the units not done yet, on one worker of this machine; nothing was run"
-    show(pa.Table.from_pylist([*rows, total]), as_json=as_json, title=title)
+    title = "At most, for the units not done yet, on one worker of this machine; nothing was run. Base model only"
+    show(pa.Table.from_pylist([*rows, total]), as_json=as_json, title=None if as_json else title)

@@ -23,7 +23,9 @@ def add_study_flags(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--model-arg", action="append", metavar="NAME=VALUE", help="an argument of the factory; may be repeated"
     )
-    model.add_argument("--data", help="digits, cifar10, cifar100, parquet:FILE or folder:DIR (default: digits)")
+    model.add_argument(
+        "--data", help="digits, cifar10, cifar100, imagenet:DIR, parquet:FILE or folder:DIR (default: digits)"
+    )
     model.add_argument("--split", help="the split that is evaluated (default: test)")
     model.add_argument("--n", type=int, help="how many of its images, from the first (default: 256)")
     model.add_argument("--probe-n", type=int, help="training images that rank neurons (default: at most 10000)")

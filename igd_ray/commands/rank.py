@@ -12,6 +12,9 @@ from igd_ray.pipeline.rank import RankingPlan
 from igd_ray.pipeline.study import Study
 from igd_ray.pipeline.verbs import rank
 
+# Classes of a ranking that are printed for people.
+SHOWN = 20
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
@@ -40,10 +43,15 @@ def run(arguments: argparse.Namespace) -> int:
         table = run_query(
             study.catalog,
             f"""
-            SELECT ranking_id, method, layer, class_name AS class, max(neuron) + 1 AS width,
-                list(neuron ORDER BY rank)[:8] AS top_neurons
-            FROM rankings WHERE ranking_id IN ({ids})
-            GROUP BY ALL ORDER BY method, min(class_id) LIMIT 40
+            WITH classes AS (
+                SELECT ranking_id, method, layer, class_id, any_value(class_name) AS class, max(neuron) + 1 AS width,
+                    list(neuron ORDER BY rank)[:8] AS top_neurons
+                FROM rankings WHERE ranking_id IN ({ids})
+                GROUP BY ranking_id, method, layer, class_id
+            )
+            SELECT * EXCLUDE (class_id) FROM classes
+            WHERE {arguments.json} OR class_id < {SHOWN}
+            ORDER BY method, ranking_id, class_id
             """,
         )
         show(table, as_json=arguments.json)

@@ -1,5 +1,6 @@
 """Defense labels, and the settings that a label stands for together with σ, τ, draws, a layer and arguments."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -134,7 +135,7 @@ def defense_arguments(given: Mapping[str, object]) -> dict[str, dict[str, Argume
         given: by "kind.name", such as "hedge.steps".
 
     Raises:
-        InputError: if there is no such argument, or the value is of another type.
+        InputError: if there is no such argument, or the value is of another type or out of range.
     """
     known = {f"{kind}.{name}": (kind, name) for kind, arguments in ARGUMENTS.items() for name in arguments}
     values = {kind: dict(arguments) for kind, arguments in ARGUMENTS.items()}
@@ -145,7 +146,20 @@ def defense_arguments(given: Mapping[str, object]) -> dict[str, dict[str, Argume
             )
         kind, name = known[full_name]
         values[kind][name] = _like(values[kind][name], value, full_name)
+    _check_ranges(values)
     return values
+
+
+def _check_ranges(values: Mapping[str, Mapping[str, Argument]]) -> None:
+    """Have each kind's constructor look at its arguments, around a model that is never run."""
+    model, generator = nn.Identity(), torch.Generator()
+    hedge, anti_adversary, confidence, sodef = (
+        dict(values[kind]) for kind in ("hedge", "anti-adversary", "confidence", "sodef")
+    )
+    HedgeDefense(model, epsilon=1.0, generator=generator, **hedge)  # type: ignore[arg-type]
+    AntiAdversaryDefense(model, **anti_adversary)  # type: ignore[arg-type]
+    ConfidenceMaskingDefense(model, torch.ones(1, 1), sigma=0.0, **confidence)  # type: ignore[arg-type]
+    SodefTraining(**sodef)  # type: ignore[arg-type]
 
 
 def _like(default: Argument, value: object, name: str) -> Argument:
@@ -156,8 +170,8 @@ def _like(default: Argument, value: object, name: str) -> Argument:
     elif isinstance(default, int):
         if isinstance(value, int):
             return value
-    elif isinstance(value, int | float | str):
-        return float(parse_fraction(value))
+    elif isinstance(value, int | float | str) and math.isfinite(number := parse_fraction(value)):
+        return number
     expected = {bool: "true or false", int: "a whole number", float: "a number"}[type(default)]
     raise InputError(f"defense argument {name}: expected {expected}, such as {default}, not {value!r}")
 

@@ -126,7 +126,7 @@ def _given_rankings(
         if method not in used:
             raise InputError(f"--ranking {ranking_id} is a {method} ranking, which no defense uses; add {method}-K")
         given[method] = ranking_id
-        notes.append(f"{method}: neurons ranked on {row['probe_images']} images of {row['dataset']}")
+        notes.append(_provenance(row))
     return given
 
 
@@ -139,9 +139,17 @@ def _from_search(study: Study, search_id: str, notes: list[str]) -> DefenseSpec:
     tail = f"; {flattered}, which flatters clean accuracy on them" if same_split or row["split"] == TRAIN else ""
     notes.append(f"{row['method']}: k chosen on {row['n']} images of the split {row['split']!r}{tail}")
     ranking = study.catalog.read("rankings", str(row["ranking_id"])).slice(0, 1).to_pylist()[0]
-    notes.append(f"{row['method']}: neurons ranked on {ranking['probe_images']} images of {ranking['dataset']}")
+    notes.append(_provenance(ranking))
     class_k = row["class_k"]
     k = tuple(int(each) for each in class_k) if isinstance(class_k, list) else int(str(row["k"]))
     setting = Setting(k, float(str(row["sigma"])), float(str(row["tau"])), int(str(row["draws"])))
     label = f"{row['method']}-{'per-class' if class_k is not None else k}"
     return defense_of(setting, label, study.model_id, study.layer, str(row["ranking_id"]))
+
+
+def _provenance(ranking: Mapping[str, object]) -> str:
+    """Say what a stored ranking, given as one of its rows, was made of."""
+    method = ranking["method"]
+    if ranking["probe_images"]:
+        return f"{method}: neurons ranked on {ranking['probe_images']} images of {ranking['dataset']}"
+    return f"{method}: neurons ranked {'at random' if method == 'random' else 'elsewhere, and imported'}"

@@ -286,7 +286,12 @@ class Study:
         return ImportedPlan(method, ranked, dict(scores.details), scores=scores)
 
     def plan_sodef(self, arguments: Mapping[str, object]) -> SodefPlan:
-        """Plan the training of SODEF on the features of the probe images."""
+        """Plan the training of SODEF on the features of the probe images.
+
+        Raises:
+            InputError: if the model has no penultimate layer, or the probe set lacks a class.
+        """
+        require_every_class(torch.bincount(self.probe.labels, minlength=len(self.class_names)), self.class_names)
         return plan_sodef(
             self.model_id,
             self.find_layer(PENULTIMATE),

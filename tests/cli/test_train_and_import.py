@@ -58,7 +58,7 @@ def test_an_imported_ranking_serves_an_evaluation(tmp_path: Path, capsys: pytest
     for neuron in range(64):
         np.save(folder / f"unit{neuron}.npy", np.full(10, 64 - neuron, dtype=np.float32))
     common = ["--catalog", str(tmp_path / "r"), *SMALL]
-    assert main(["rank", *common, "--import-from", str(folder), "--json"]) == 0
+    assert main(["rank", *common, "--method", "loir", "--import-from", str(folder), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["top_neurons"] for row in rows] == [list(range(8))] * 10
     ranking = rows[0]["ranking_id"]
@@ -70,7 +70,19 @@ def test_an_imported_ranking_serves_an_evaluation(tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["rank", "--import-from", "missing"], "missing"),
+        (["rank", "--method", "cdir", "--import-from", "missing"], "missing"),
+        (["rank", "--import-from", "missing"], "needs --method loir or --method cdir"),
+        (
+            ["rank", "--method", "loir", "--import-from", "missing", "--signed"],
+            "--signed is an option of loir rankings",
+        ),
+        (["rank", "--method", "loir", "--similarity", "wpmi"], "--similarity is an option of cdir rankings"),
+        (["train", "sodef", "--defense-arg", "hedge.steps=3"], "hedge.steps: SODEF is trained"),
+        (["train", "sodef", "--layer", "layer2"], "its layer is penultimate, not 'layer2'"),
+        (["train", "sodef", "--probe-n", "5"], "the probe set has no image of 5 of 10 classes"),
+        (["evaluate", "--defenses", "hedge", "--defense-arg", "hedge.steps=-1"], "steps must be at least 0, not -1"),
+        (["evaluate", "--defenses", "hedge", "--defense-arg", "hedge.step_size=.inf"], "expected a number"),
+        (["evaluate", "--defenses", "confidence-8", "--defense-arg", "confidence.threshold=2"], "threshold must"),
         (["rank", "--import-from", "missing", "--method", "loir,cdir"], "name one --method, not loir, cdir"),
         (["train", "sodef", "--defense-arg", "sodef.epoch=1"], "no defense has the argument 'sodef.epoch'"),
         (["train", "sodef", "--defense-arg", "sodef"], "--defense-arg must be NAME=VALUE, such as hedge.steps=20"),
@@ -83,9 +95,18 @@ def test_an_imported_ranking_serves_an_evaluation(tmp_path: Path, capsys: pytest
 def test_bad_input_is_one_line_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    assert main([*arguments, "--catalog", str(tmp_path / "r"), *SMALL]) == 2
+    small = [] if "--probe-n" in arguments else SMALL
+    assert main([*arguments, "--catalog", str(tmp_path / "r"), *small, "--executor", "local"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("igd: error: ")
     assert error.count("\n") == 1
     assert message in error
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("method", ["random", "loir"])
+def test_a_dry_run_of_a_ranking_adds_up(tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str) -> None:
+    assert main(["rank", "--method", method, "--catalog", str(tmp_path / "r"), *SMALL, "--dry-run", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert rows[-1]["what"] == "total"
+    assert rows[-1]["units"] == len(rows) - 1 == (method == "loir")
