@@ -16,7 +16,8 @@ test: $(READY)
 	@$(BIN)/pytest -q -m "cluster and not slow"
 
 test-slow: $(READY)
-	@$(BIN)/pytest -q -m slow
+	@$(BIN)/pytest -q -n $(JOBS) -m "slow and not cluster"
+	@$(BIN)/pytest -q -m "slow and cluster"
 
 check: $(READY)
 	@$(BIN)/ruff check igd_ray jobs tests
