@@ -19,7 +19,12 @@ from runs import rows, run_evaluation
 
 from igd_ray.catalog import Catalog, run_query
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+# How many events come before the end depends on how fast the machine is.
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.slow,
+    pytest.mark.skipif(os.environ.get("IGD_CHAOS") != "1", reason="needs a quiet machine: set IGD_CHAOS=1 to run it"),
+]
 
 IMAGES, SHARD = 88, 4
 CHANGES = {"n": IMAGES, "shard_size": SHARD, "defenses": "none,loir-8,random-8", "attacks": "square-600"}
