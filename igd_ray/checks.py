@@ -3,13 +3,16 @@
 Each finding says what was measured, also when it is harmless: a check that did not run is not a check that passed.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from igd_ray.attacks.transfer import RANDOMISED_DIFFERENCE
 from igd_ray.errors import InputError
+from igd_ray.models.prediction import predicted_classes
 from igd_ray.statistics import SIGNIFICANCE, mcnemar
 from igd_ray.threat import DISTANCE_TOLERANCE, Norm, ThreatModel
 
@@ -43,14 +46,19 @@ class Finding:
     Attributes:
         check: its name.
         severity: "info" where nothing is wrong, "warning" where the number above deserves doubt.
-        value: the quantity compared with the threshold.
+        value: the quantity compared with the threshold; None where there was nothing to measure.
         message: one sentence for people.
     """
 
     check: str
     severity: str
-    value: float
+    value: float | None
     message: str
+
+
+def not_measurable(check: str, why: str) -> Finding:
+    """Return the finding of a `check` that ran and had nothing to measure, so that it is not taken for passed."""
+    return Finding(check, INFO, None, f"{why}: nothing to measure")
 
 
 @torch.no_grad()
@@ -181,7 +189,26 @@ def check_large_epsilon(robust: int, images: int) -> Finding:
     return Finding("large-epsilon", severity, accuracy, message)
 
 
-def check_stored_points(points: Tensor, images: Tensor, threat: ThreatModel) -> Finding:
+def check_few_classes(notes: Sequence[str]) -> Finding:
+    """Report the losses that attacks replaced because the model has too few classes for them.
+
+    Args:
+        notes: what each attack says of it, a sentence each.
+    """
+    notes = list(dict.fromkeys(notes))
+    message = "; ".join(notes) if notes else "the model has enough classes for the losses of all attacks"
+    return Finding("few-classes", INFO, len(notes), message)
+
+
+class StoredPoints(NamedTuple):
+    """Points as read back from storage: how many, how many of them are no allowed ones, and by how much at most."""
+
+    points: int
+    outside: int
+    excess: float
+
+
+def measure_stored_points(points: Tensor, images: Tensor, threat: ThreatModel) -> StoredPoints:
     """Measure how far points, as read back from storage, leave the ball or [0, 1].
 
     Args:
@@ -195,33 +222,71 @@ def check_stored_points(points: Tensor, images: Tensor, threat: ThreatModel) -> 
     distance = threat.norm.distance(points, images) - threat.epsilon
     excess = torch.stack([distance, low, high]).amax(dim=0).nan_to_num(nan=torch.inf)
     outside = int((excess > DISTANCE_TOLERANCE).sum())
-    largest = max(float(excess.max()), 0.0) if len(excess) else 0.0
-    message = f"{outside} of {len(points)} stored points lie outside the ball or [0, 1], by at most {largest:.1e}"
+    return StoredPoints(len(points), outside, max(float(excess.max()), 0.0) if len(excess) else 0.0)
+
+
+def check_stored_points(measured: Sequence[StoredPoints]) -> Finding:
+    """Judge what was measured of stored points, part by part."""
+    points, outside = sum(part.points for part in measured), sum(part.outside for part in measured)
+    if points == 0:
+        return not_measurable("stored-points", "no point is stored")
+    largest = max(part.excess for part in measured)
+    message = f"{outside} of {points} stored points lie outside the ball or [0, 1], by at most {largest:.1e}"
     return Finding("stored-points", WARNING if outside else INFO, largest, message)
 
 
-@torch.no_grad()
-def check_rounding(target: nn.Module, points: Tensor, labels: Tensor) -> Finding:
-    """Measure how many broken images are right again once their points are rounded to 8 bits a channel.
+class Rounded(NamedTuple):
+    """Points of broken images asked again: how many, and how many of them the target gets wrong now.
 
-    The points that `target` gets wrong now are asked twice more, rounded and as they are: a randomised target changes
-    its answer without any rounding, and only what rounding loses beyond that counts.
+    Of the latter, `lost` are right when rounded to 8 bits a channel, `again` when asked once more as they are, and
+    `both` either way.
+    """
+
+    points: int
+    wrong: int
+    lost: int
+    again: int
+    both: int
+
+
+@torch.no_grad()
+def measure_rounding(target: nn.Module, points: Tensor, labels: Tensor) -> Rounded:
+    """Ask `target` for `points`, and twice more for those it gets wrong: rounded and as they are.
 
     Args:
         target: the defended model.
         points: of broken images, float32 [n, C, H, W] in [0, 1].
         labels: int64 [n].
+
+    Raises:
+        IgdError: if the target gives NaN logits for a point.
     """
-    wrong = target(points).argmax(dim=1) != labels
-    points, labels = points[wrong], labels[wrong]
     if len(points) == 0:
-        return Finding("rounding", INFO, 0.0, "no point is misclassified, so that rounding to 8 bits loses none")
-    rounded = (points * GREY_LEVELS).round() / GREY_LEVELS
-    lost = int((target(rounded).argmax(dim=1) == labels).sum())
-    again = int((target(points).argmax(dim=1) == labels).sum())
-    share = max(lost - again, 0) / len(points)
-    severity = WARNING if share > ROUNDING_SHARE else INFO
-    message = f"rounding to 8 bits loses {lost} of {len(points)} misclassified points, asking again without it {again}"
+        return Rounded(0, 0, 0, 0, 0)
+    wrong = predicted_classes(target, points) != labels
+    chosen, labels = points[wrong], labels[wrong]
+    if len(chosen) == 0:
+        return Rounded(len(points), 0, 0, 0, 0)
+    rounded = (chosen * GREY_LEVELS).round() / GREY_LEVELS
+    lost = predicted_classes(target, rounded) == labels
+    again = predicted_classes(target, chosen) == labels
+    return Rounded(len(points), len(chosen), int(lost.sum()), int(again.sum()), int((lost & again).sum()))
+
+
+def check_rounding(measured: Sequence[Rounded]) -> Finding:
+    """Judge how many broken images are right again once their points are rounded to 8 bits a channel.
+
+    A randomised target changes its answer without any rounding: only what rounding loses beyond that counts, and only
+    where that is no chance (exact McNemar).
+    """
+    points, wrong = sum(part.points for part in measured), sum(part.wrong for part in measured)
+    if wrong == 0:
+        return not_measurable("rounding", f"none of {points} stored points of broken images is misclassified")
+    lost, again, both = (sum(counts) for counts in zip(*(part[2:] for part in measured), strict=True))
+    share = max(lost - again, 0) / wrong
+    chance = again > 0 and mcnemar(lost - both, again - both) >= SIGNIFICANCE
+    severity = WARNING if share > ROUNDING_SHARE and not chance else INFO
+    message = f"rounding to 8 bits loses {lost} of {wrong} misclassified points, asking again without it {again}"
     if severity == WARNING:
         message += ": many of these are no images of 8 bits"
     return Finding("rounding", severity, share, message)

@@ -10,7 +10,7 @@ import pydantic
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from igd_ray.attacks.registry import parse_attack
+from igd_ray.attacks.registry import expand_attacks, parse_attack
 from igd_ray.defenses.specs import defense_arguments, parse_defense
 from igd_ray.errors import InputError, did_you_mean, first_line
 from igd_ray.models.demo import DEMO_EPSILON
@@ -301,13 +301,15 @@ class EvaluateSettings(StudySettings):
     """`igd evaluate`: attacks on defenses.
 
     Attributes:
-        defenses, attacks: labels.
+        defenses, attacks: labels; `iwwc` and `audit` stand for several attacks.
         defense_arg: arguments of defenses, such as "hedge.steps".
         ranking: ids of rankings to use, for the methods they are of; others are computed.
         from_search: ids of finished searches whose settings are added as defenses.
         shard_size: images a unit; attacks work on a unit as one batch.
         attack_seed: the seed of every attack in place of one derived from its unit's key.
         judge_draws: fresh evaluations of each point of a random defense.
+        mode: "full" runs every attack on every image, "cascade" the cheapest first, and the others on what it left.
+        save_points: which points of attacks on defenses the catalog keeps; those on the base model it keeps always.
     """
 
     defenses: Labels = ("none",)
@@ -318,11 +320,13 @@ class EvaluateSettings(StudySettings):
     shard_size: int = Field(default=64, ge=1)
     attack_seed: int | None = Field(default=None, ge=0, lt=2**63)
     judge_draws: int = Field(default=1, ge=1)
+    mode: Literal["full", "cascade"] = "full"
+    save_points: Literal["all", "broken", "none"] = "all"
 
     def check(self) -> None:
         """Check labels as well."""
         super().check()
-        for attack in self.attacks:
+        for attack in expand_attacks(self.attacks):
             parse_attack(attack)
         defense_arguments(self.defense_arg)
         labels = [parse_defense(defense) for defense in self.defenses]

@@ -22,6 +22,9 @@ STAGE_VERSIONS: Mapping[str, int] = {
     "attack": 1,
     "transfer": 1,
     "inspection": 1,
+    "gradient-check": 1,
+    "noise": 1,
+    "review": 1,
     "run": 1,
 }
 

@@ -10,7 +10,10 @@ from igd_ray import checks
 from igd_ray.checks import (
     INFO,
     WARNING,
+    Finding,
+    Rounded,
     check_batch_dependence,
+    check_few_classes,
     check_large_epsilon,
     check_more_steps,
     check_output_range,
@@ -21,10 +24,12 @@ from igd_ray.checks import (
     check_transfer_beats_direct,
     check_zero_gradient,
     large_threat,
+    measure_rounding,
+    measure_stored_points,
 )
 from igd_ray.data import load_images
 from igd_ray.defenses import InterpretabilityGuidedDefense, class_masks
-from igd_ray.errors import InputError
+from igd_ray.errors import IgdError, InputError
 from igd_ray.models import load_model
 from igd_ray.threat import Norm, ThreatModel
 
@@ -277,20 +282,37 @@ class TestLargeEpsilon:
         assert large_threat(ThreatModel(Norm.L2, 0.5)) == ThreatModel(Norm.L2, 8.0)
 
 
+class TestFewClasses:
+    def test_what_was_replaced_is_said_once(self) -> None:
+        notes = ["targeted DLR needs 4 classes, the model has 2: margin", "DLR needs 3 classes, the model has 2: CE"]
+        finding = check_few_classes([*notes, notes[0]])
+        assert (finding.check, finding.severity, finding.value) == ("few-classes", INFO, 2)
+        assert finding.message == f"{notes[0]}; {notes[1]}"
+
+    def test_nothing_replaced_is_a_finding_too(self) -> None:
+        finding = check_few_classes([])
+        assert (finding.check, finding.severity, finding.value) == ("few-classes", INFO, 0)
+        assert "enough classes" in finding.message
+
+
+def stored_points(points: Tensor, images: Tensor, threat: ThreatModel) -> Finding:
+    return check_stored_points([measure_stored_points(points, images, threat)])
+
+
 class TestStoredPoints:
     @pytest.mark.parametrize("norm", list(Norm))
     def test_float32_storage_of_points_on_the_sphere_is_harmless(self, images: Tensor, norm: Norm) -> None:
         threat = ThreatModel(norm, 8 / 255)
         length = 1 if norm is Norm.LINF else images[0].numel() ** 0.5
         inward = torch.where(images > 0.5, -1.0, 1.0) * (8 / 255 / length)
-        finding = check_stored_points(images + inward, images, threat)
+        finding = stored_points(images + inward, images, threat)
         assert (finding.check, finding.severity) == ("stored-points", INFO)
         assert finding.value < 1e-6
         assert "0 of 64" in finding.message
 
     def test_a_coarser_storage_is_not(self, images: Tensor) -> None:
         points = (images + 8 / 255).clamp(max=1)
-        finding = check_stored_points(points.half().float(), images, ThreatModel(Norm.LINF, 8 / 255))
+        finding = stored_points(points.half().float(), images, ThreatModel(Norm.LINF, 8 / 255))
         assert finding.severity == WARNING
         # Half precision has 11 significant bits: it rounds numbers below 1 by at most 2⁻¹².
         assert 1e-6 < finding.value <= 2**-12
@@ -300,7 +322,7 @@ class TestStoredPoints:
         images = torch.zeros(3, 1, 2, 2)
         points = images.clone()
         points[1, 0, 1, 0] = 0.25 + beyond
-        finding = check_stored_points(points, images, ThreatModel(Norm.LINF, 0.25))
+        finding = stored_points(points, images, ThreatModel(Norm.LINF, 0.25))
         assert finding.severity == severity
         assert finding.value == pytest.approx(beyond, abs=2e-8)  # float32 spacing at 0.25
 
@@ -309,13 +331,25 @@ class TestStoredPoints:
         points = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).repeat(1, 1, 2, 2)
         images = points.clone()
         points[int(pixel > 0), 0, 0, 0] = pixel
-        finding = check_stored_points(points, images, ThreatModel(Norm.LINF, 0.25))
+        finding = stored_points(points, images, ThreatModel(Norm.LINF, 0.25))
         assert finding.severity == WARNING
         assert "1 of 2" in finding.message
 
-    def test_no_points_are_none_outside(self) -> None:
+    def test_no_points_are_nothing_to_measure(self) -> None:
         empty = torch.zeros(0, 1, 2, 2)
-        assert check_stored_points(empty, empty, ThreatModel(Norm.LINF, 0.25)).severity == INFO
+        for finding in (stored_points(empty, empty, ThreatModel(Norm.LINF, 0.25)), check_stored_points([])):
+            assert (finding.check, finding.severity, finding.value) == ("stored-points", INFO, None)
+            assert "no point is stored" in finding.message
+
+    def test_parts_are_judged_together(self) -> None:
+        images, threat = torch.zeros(4, 1, 2, 2), ThreatModel(Norm.LINF, 0.25)
+        parts = [
+            measure_stored_points(images[:n] + distance, images[:n], threat)
+            for n, distance in ((3, 0.5), (4, 0.1), (2, 0.375))
+        ]
+        finding = check_stored_points(parts)
+        assert (finding.severity, finding.value) == (WARNING, 0.25)
+        assert "5 of 9 stored points" in finding.message
 
 
 class Threshold(nn.Module):
@@ -330,6 +364,10 @@ class Threshold(nn.Module):
         return torch.stack([-over, over], dim=1)
 
 
+def rounding(target: nn.Module, points: Tensor, labels: Tensor) -> Finding:
+    return check_rounding([measure_rounding(target, points, labels)])
+
+
 class TestRounding:
     @staticmethod
     def points(lost: int) -> Tensor:
@@ -341,7 +379,7 @@ class TestRounding:
     @pytest.mark.parametrize(("lost", "severity"), [(0, INFO), (5, INFO), (6, WARNING), (100, WARNING)])
     def test_more_than_one_in_twenty_is_too_many(self, lost: int, severity: str) -> None:
         labels = torch.zeros(100, dtype=torch.int64)
-        finding = check_rounding(Threshold(100.2 / 255), self.points(lost), labels)
+        finding = rounding(Threshold(100.2 / 255), self.points(lost), labels)
         assert (finding.check, finding.severity) == ("rounding", severity)
         assert finding.value == pytest.approx(lost / 100)
         assert f"loses {lost} of 100" in finding.message
@@ -349,9 +387,51 @@ class TestRounding:
     def test_points_that_are_right_do_not_count(self) -> None:
         labels = torch.zeros(100, dtype=torch.int64)
         labels[50:] = 1
-        finding = check_rounding(Threshold(100.2 / 255), self.points(10), labels)
+        finding = rounding(Threshold(100.2 / 255), self.points(10), labels)
         assert finding.value == pytest.approx(10 / 50)
-        assert check_rounding(Threshold(1.0), self.points(10), labels * 0).severity == INFO
+
+    @pytest.mark.parametrize("number", [0, 10])
+    def test_nothing_misclassified_is_nothing_to_measure(self, number: int) -> None:
+        finding = rounding(Threshold(1.0), self.points(10)[:number], torch.zeros(number, dtype=torch.int64))
+        assert (finding.check, finding.severity, finding.value) == ("rounding", INFO, None)
+        assert f"none of {number} stored points" in finding.message
+
+    @pytest.mark.parametrize(("lost", "severity"), [((5, 0, 5), INFO), ((5, 0, 11), WARNING)])
+    def test_parts_are_judged_together(self, lost: tuple[int, ...], severity: str) -> None:
+        labels = torch.zeros(100, dtype=torch.int64)
+        target = Threshold(100.2 / 255)
+        finding = check_rounding([measure_rounding(target, self.points(number), labels) for number in lost])
+        assert finding.severity == severity
+        assert finding.value == pytest.approx(sum(lost) / 300)
+        assert f"loses {sum(lost)} of 300" in finding.message
+
+    # Exact McNemar over those that only rounding, or only asking again, makes right: 2·0.5⁶ = 0.031, 2·0.5⁵ = 0.063.
+    @pytest.mark.parametrize(
+        ("lost", "again", "both", "severity"),
+        [(6, 0, 0, WARNING), (1, 0, 0, INFO), (2, 0, 0, WARNING), (7, 1, 1, WARNING), (6, 1, 1, INFO), (7, 1, 0, INFO)],
+    )
+    def test_chance_is_not_put_down_to_rounding(self, lost: int, again: int, both: int, severity: str) -> None:
+        finding = check_rounding([Rounded(points=25, wrong=20, lost=lost, again=again, both=both)])
+        assert finding.severity == severity
+        assert finding.value == pytest.approx((lost - again) / 20)
+
+    def test_what_both_answers_make_right_is_counted(self) -> None:
+        calls = []
+
+        def after_the_first(logits: Tensor) -> Tensor:
+            calls.append(None)
+            if len(calls) == 1:
+                return logits  # both of class 1
+            return logits * torch.tensor([-1.0, 1.0])[:, None] if len(calls) == 2 else -logits
+
+        target = Around(Threshold(0.1), after=after_the_first)
+        measured = measure_rounding(target, torch.ones(2, 1, 1, 1), torch.zeros(2, dtype=torch.int64))
+        assert measured == Rounded(points=2, wrong=2, lost=1, again=2, both=1)
+
+    def test_a_target_without_an_answer_is_an_error(self) -> None:
+        silent = Around(Threshold(0.0), after=lambda logits: logits * float("nan"))
+        with pytest.raises(IgdError, match="NaN logits for 100 of 100"):
+            rounding(silent, self.points(0), torch.zeros(100, dtype=torch.int64))
 
     def test_what_noise_loses_is_not_put_down_to_rounding(self) -> None:
         noise = Generator().manual_seed(0)
@@ -362,5 +442,5 @@ class TestRounding:
 
         points = torch.full((2000, 1, 1, 1), 102 / 255)
         target = Around(Threshold(100.2 / 255), after=sometimes_right)
-        finding = check_rounding(target, points, torch.zeros(2000, dtype=torch.int64))
+        finding = rounding(target, points, torch.zeros(2000, dtype=torch.int64))
         assert finding.severity == INFO

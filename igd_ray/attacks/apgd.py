@@ -1,13 +1,21 @@
 """Auto-PGD: projected gradient steps whose size adapts to progress (Croce & Hein, ICML 2020)."""
 
 from collections.abc import Mapping
+from typing import Self
 
 from pyautoattack.autopgd_base import APGDAttack_targeted
 from torch import Tensor
 
 from igd_ray.attacks.base import Attack, Points
 from igd_ray.attacks.counting import CountedTarget
-from igd_ray.attacks.pyautoattack import NORM_NAMES, SILENT, run_search, untargeted_apgd
+from igd_ray.attacks.pyautoattack import (
+    NORM_NAMES,
+    SILENT,
+    MarginTargetedAPGD,
+    mean_of_equal,
+    run_search,
+    untargeted_apgd,
+)
 from igd_ray.errors import InputError, did_you_mean
 from igd_ray.threat import Norm, ThreatModel
 
@@ -15,6 +23,9 @@ LOSSES = ("ce", "cw", "dlr")
 
 # The difference-of-logits-ratio divides by the gap to the third (targeted: and fourth) largest logit.
 DLR_CLASSES, TARGETED_DLR_CLASSES = 3, 4
+
+# Where there are too few classes for DLR's denominator, its numerator takes its place.
+FEW_CLASSES = "margin"
 
 
 class APGD(Attack):
@@ -43,12 +54,21 @@ class APGD(Attack):
             "steps": self.steps,
             "restarts": self.restarts,
             "eot": self.eot,
+            **self.collapse_settings,
         }
+
+    def for_classes(self, num_classes: int) -> Self:
+        """With fewer than three classes, the margin CW, which is DLR's numerator, takes the place of DLR."""
+        return self._with(loss="cw") if self.fallback_notes(num_classes) else self
+
+    def fallback_notes(self, num_classes: int) -> tuple[str, ...]:
+        """Return that CW takes the place of DLR, where it does."""
+        return few_classes_note(num_classes) if self.loss == "dlr" else ()
 
     def most_passes(self, num_classes: int) -> tuple[int, int]:
         """The look at the number of classes and at the image, then a start and `steps` steps a restart."""
         gradients = self.restarts * (self.steps + 1) * self.eot
-        return gradients + 2, gradients
+        return gradients + 2 + self.guard_passes, gradients
 
     def check(self, num_classes: int, norm: Norm = Norm.LINF) -> None:
         """Check that there are enough classes for the loss."""
@@ -60,13 +80,24 @@ class APGD(Attack):
     def search(self, target: CountedTarget, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int) -> Points:
         """Run pyautoattack's APGD."""
         attack = untargeted_apgd(
-            self.loss, target, images, threat, seed, steps=self.steps, restarts=self.restarts, eot=self.eot
+            self.loss,
+            target,
+            images,
+            threat,
+            seed,
+            steps=self.steps,
+            restarts=self.restarts,
+            eot=self.eot,
+            equal=self.collapsed_eot,
         )
         return run_search(attack.perturb, f"apgd-{self.loss}", target, images, labels)
 
 
 class TargetedAPGD(Attack):
     """APGD on the targeted DLR loss, one run for each of the most likely wrong classes.
+
+    Attributes:
+        loss: "dlr"; "margin", its numerator −(z_y − z_t), in what `for_classes` returns for fewer than four classes.
 
     Args:
         classes: how many wrong classes to aim at; all of them where the model has fewer.
@@ -76,6 +107,7 @@ class TargetedAPGD(Attack):
     def __init__(self, classes: int = 9, *, steps: int = 100, restarts: int = 1, eot: int = 1) -> None:
         require_positive(classes=classes, steps=steps, restarts=restarts, eot=eot)
         self.classes, self.steps, self.restarts, self.eot = classes, steps, restarts, eot
+        self.loss = "dlr"
 
     @property
     def settings(self) -> Mapping[str, object]:
@@ -86,17 +118,28 @@ class TargetedAPGD(Attack):
             "steps": self.steps,
             "restarts": self.restarts,
             "eot": self.eot,
+            **({"loss": self.loss} if self.loss == FEW_CLASSES else {}),
+            **self.collapse_settings,
         }
+
+    def for_classes(self, num_classes: int) -> Self:
+        """With fewer than four classes, the margin −(z_y − z_t) takes the place of the targeted DLR."""
+        return self._with(loss=FEW_CLASSES) if self.loss == "dlr" and num_classes < TARGETED_DLR_CLASSES else self
+
+    def fallback_notes(self, num_classes: int) -> tuple[str, ...]:
+        """Return that the margin takes the place of the targeted DLR, and that there are too few target classes."""
+        notes = few_targets_note(self.classes, num_classes)
+        return few_classes_note(num_classes, targeted=True) + notes if self.loss == "dlr" else notes
 
     def most_passes(self, num_classes: int) -> tuple[int, int]:
         """The look at the number of classes and at the image, then a look and `steps` steps a class and restart."""
         runs = min(self.classes, num_classes - 1) * self.restarts
         gradients = runs * (self.steps + 1) * self.eot
-        return gradients + runs + 2, gradients
+        return gradients + runs + 2 + self.guard_passes, gradients
 
     def check(self, num_classes: int, norm: Norm = Norm.LINF) -> None:
         """Check that there are enough classes for the targeted DLR loss."""
-        if num_classes < TARGETED_DLR_CLASSES:
+        if self.loss == "dlr" and num_classes < TARGETED_DLR_CLASSES:
             raise InputError(
                 f"targeted APGD (in AutoAttack, too) needs at least {TARGETED_DLR_CLASSES} classes for its DLR loss, "
                 f"the model has {num_classes}"
@@ -104,8 +147,8 @@ class TargetedAPGD(Attack):
 
     def search(self, target: CountedTarget, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int) -> Points:
         """Run pyautoattack's targeted APGD."""
-        attack = APGDAttack_targeted(
-            target,
+        attack = (APGDAttack_targeted if self.loss == "dlr" else MarginTargetedAPGD)(
+            lambda points: target(mean_of_equal(points, self.collapsed_eot)),
             n_iter=self.steps,
             norm=NORM_NAMES[threat.norm],
             n_restarts=self.restarts,
@@ -118,6 +161,23 @@ class TargetedAPGD(Attack):
             logger=SILENT,
         )
         return run_search(attack.perturb, "apgd-t", target, images, labels)
+
+
+def few_classes_note(num_classes: int, *, targeted: bool = False) -> tuple[str, ...]:
+    """Return that DLR gives way to its numerator on a model of `num_classes` classes, where it does."""
+    name, needed, margin = (
+        ("targeted DLR", TARGETED_DLR_CLASSES, "−(z_y − z_t)")
+        if targeted
+        else ("DLR", DLR_CLASSES, "−(z_y − max_{j≠y} z_j)")
+    )
+    if num_classes >= needed:
+        return ()
+    return (f"{name} needs {needed} classes, the model has {num_classes}: the margin {margin} took its place",)
+
+
+def few_targets_note(targets: int, num_classes: int) -> tuple[str, ...]:
+    """Return that a model of `num_classes` classes has fewer wrong classes than `targets`, where it has."""
+    return (f"aims at {num_classes - 1} of {targets} target classes",) if num_classes - 1 < targets else ()
 
 
 def require_positive(**values: int) -> None:

@@ -4,15 +4,16 @@ No attack grades itself. After the search the base class checks the points' rang
 afresh; a point that is not allowed is an error, never a robust image.
 """
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import final
+from typing import Self, final
 
 import torch
 from torch import Tensor, nn
 
-from igd_ray.attacks.counting import CountedTarget
+from igd_ray.attacks.counting import Cost, CountedTarget
 from igd_ray.data.images import check_images
 from igd_ray.errors import IgdError, InputError
 from igd_ray.models.prediction import predicted_classes
@@ -20,6 +21,12 @@ from igd_ray.threat import DISTANCE_TOLERANCE, Norm, ThreatModel
 
 # How an attack learns of its target: by its gradients, or by asking for logits or classes only.
 GRADIENT, QUERY = "gradient", "query"
+
+# Two passes that differ by more in some logit are those of a randomised target, as in the check `randomised`.
+RANDOMISED_DIFFERENCE = 1e-4
+
+# Passes an image that tell a randomised target from a deterministic one: the images and blends of them, twice.
+GUARD_PASSES = 4
 
 
 class AttackError(IgdError):
@@ -83,10 +90,14 @@ class Attack(ABC):
     Attributes:
         point_name: the name of the point that the search returns first.
         most_points: how many points an image it may keep.
+        eot: answers of the target averaged for each one used (expectation over transformation).
+        collapsed_eot: of a collapsed attack, how many identical answers each one stands for; otherwise 1.
     """
 
     point_name = "returned"
     most_points = 1
+    eot: int = 1
+    collapsed_eot: int = 1
 
     @property
     def ways(self) -> frozenset[str]:
@@ -116,6 +127,44 @@ class Attack(ABC):
             InputError: saying what the attack needs.
         """
 
+    def for_classes(self, num_classes: int) -> Self:
+        """Return the attack that takes this one's place on a model of `num_classes` classes: itself where it fits.
+
+        Where there are too few classes for the denominator of DLR, its numerator takes its place; the settings then
+        say so.
+        """
+        return self
+
+    def fallback_notes(self, num_classes: int) -> tuple[str, ...]:
+        """Return what is replaced or cut down on a model of `num_classes` classes, a clause each, for a finding.
+
+        To be asked of the attack as it was chosen, not of what `for_classes` returned.
+        """
+        return ()
+
+    def collapsed(self) -> Self:
+        """Return this attack for a deterministic target, where `eot` identical answers are computed once.
+
+        The points are the same, bit for bit. A target that turns out random is an `AttackError`.
+        """
+        return self if self.eot == 1 else self._with(eot=1, collapsed_eot=self.eot)
+
+    @property
+    def guard_passes(self) -> int:
+        """Queries an image by which a collapsed attack makes sure that its target is deterministic."""
+        return GUARD_PASSES if self.collapsed_eot > 1 else 0
+
+    @property
+    def collapse_settings(self) -> Mapping[str, object]:
+        """What `settings` say of a collapsed attack; nothing of any other."""
+        return {"collapsed_eot": self.collapsed_eot} if self.collapsed_eot > 1 else {}
+
+    def _with(self, **attributes: object) -> Self:
+        """Return a copy with other `attributes`."""
+        other = copy.copy(self)
+        vars(other).update(attributes)
+        return other
+
     @final
     def __call__(
         self, model: nn.Module, images: Tensor, labels: Tensor, *, threat: ThreatModel, generator: torch.Generator
@@ -131,12 +180,13 @@ class Attack(ABC):
                 neither used nor changed.
 
         Raises:
-            InputError: if images or labels are not what they should be, or the attack does not fit the model.
-            AttackError: if the search returned points that are not allowed.
+            InputError: if images or labels are not what they should be, the model answers with anything but logits,
+                or the attack does not fit the model.
+            AttackError: if the search returned points that are not allowed, or a collapsed attack met a random model.
             IgdError: if the model gives NaN logits for a point.
         """
         _check_input(images, labels)
-        target = CountedTarget(model)
+        target = _CheckedTarget(model)
         # One memory layout, also of images with one channel, whose strides are ambiguous and steer the rounding.
         images = images.flatten().view(images.shape)
         num_classes = target.num_classes(images)
@@ -146,6 +196,8 @@ class Attack(ABC):
                 f"labels must lie in 0…{num_classes - 1}, the model's classes, "
                 f"but range over {int(labels.min())}…{int(labels.max())}"
             )
+        if self.guard_passes:
+            self._check_deterministic(target, images)
         # Copies: a search that wrote into the clean images would move what its points are measured against.
         points = self.search(target, images.clone(), labels.clone(), threat, generator.initial_seed())
         kept = {self.point_name: (points.images.detach(), points.found), **points.alternatives}
@@ -192,6 +244,18 @@ class Attack(ABC):
             )
         return even_shares(target, claimed, len(points.images), points.images.device)
 
+    @torch.no_grad()
+    def _check_deterministic(self, target: CountedTarget, images: Tensor) -> None:
+        # Blends of two images, too: noise behind a hard pseudo-label shows only where the label is in doubt.
+        points = torch.cat([images, (images + images.roll(1, dims=0)) / 2])
+        difference = float((target(points) - target(points)).abs().max())
+        if not difference <= RANDOMISED_DIFFERENCE:
+            raise AttackError(
+                f"{self!r} takes one answer for {self.collapsed_eot} identical ones, but two passes over the same "
+                f"images differ by {difference:.2g} in a logit: the model is randomised; average its gradients with "
+                "apgd-eot"
+            )
+
     def _check_points(self, points: Tensor, images: Tensor, exists: Tensor, threat: ThreatModel, name: str) -> None:
         if points.shape != images.shape or points.dtype != images.dtype:
             raise AttackError(
@@ -220,12 +284,66 @@ class Attack(ABC):
             )
 
 
+class _CheckedTarget(CountedTarget):
+    """A counted target each answer of which is checked to be logits."""
+
+    def ask(self, logits_of: Callable[[Tensor], Tensor], images: Tensor, cost: Cost) -> Tensor:
+        """Return `logits_of(images)`, counted as one query an image of the given cost.
+
+        Raises:
+            InputError: if they are not float [B, C], B the number of images and C at least 2.
+        """
+        model = type(self.__dict__["target"]).__name__
+
+        def checked(points: Tensor) -> Tensor:
+            answer: object = logits_of(points)
+            if not isinstance(answer, Tensor):
+                given = f"a {type(answer).__name__}"
+            elif (
+                not answer.is_floating_point() or answer.ndim != 2 or len(answer) != len(points) or answer.shape[1] < 2
+            ):
+                given = f"{answer.dtype} {list(answer.shape)}"
+            else:
+                return answer
+            raise InputError(
+                f"a model must return float logits [{len(points)}, classes], at least two classes, for "
+                f"{len(points)} images, but {model} returned {given}; attack a model that returns its logits only"
+            )
+
+        return super().ask(checked, images, cost)
+
+
 def _check_input(images: Tensor, labels: Tensor) -> None:
     check_images(images)
     if images.dtype != torch.float32:
         raise InputError(f"expected float32 images, got {images.dtype}")
     if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
         raise InputError(f"expected int64 labels [{len(images)}], got {labels.dtype} {list(labels.shape)}")
+
+
+def check_given(points: Tensor, exists: Tensor, images: Tensor, threat: ThreatModel, what: str) -> None:
+    """Check points of another attack, called `what`, that are to be used for `images` [N, C, H, W].
+
+    Raises:
+        InputError: if `points` are not like the images, `exists` is not bool [N], or a point that exists lies outside
+            the ball or [0, 1].
+    """
+    if points.shape != images.shape or points.dtype != images.dtype:
+        raise InputError(
+            f"{what} must be {images.dtype} {list(images.shape)} as the images are, "
+            f"not {points.dtype} {list(points.shape)}"
+        )
+    if exists.shape != images.shape[:1] or exists.dtype != torch.bool:
+        raise InputError(f"where {what} exist must be bool [{len(images)}], not {exists.dtype} {list(exists.shape)}")
+    exists = exists.to(images.device)
+    given = points.to(images.device)[exists]
+    inside = threat.norm.distance(given, images[exists]) <= threat.epsilon + DISTANCE_TOLERANCE
+    inside &= ((given >= 0) & (given <= 1)).flatten(1).all(dim=1)
+    if not inside.all():
+        raise InputError(
+            f"{int((~inside).sum())} of {len(inside)} {what} lie outside {threat} or [0, 1]; "
+            "give points found for the same images and threat model"
+        )
 
 
 def even_shares(
@@ -257,29 +375,37 @@ def search_in_sequence(
     labels: Tensor,
     threat: ThreatModel,
     seed: int,
+    *,
+    given: Tensor | None = None,
 ) -> Points:
     """Run `attacks`, each (stage name, attack), one after another on the images that are still correct.
 
     Every attack starts from the same `seed`, as AutoAttack does. An image whose clean version is misclassified is
     not attacked.
+
+    Args:
+        given: the points of the first attack, [N, C, H, W], the clean image where it found none; it is then not run.
     """
     start = target.queries, target.forwards, target.backwards
     robust = predicted_classes(target, images) == labels
     queries, forwards, backwards = even_shares(target, start, len(images), images.device)
     adversarial = images.clone()
     stages: list[str | None] = [None] * len(images)
-    for stage, attack in attacks:
+    for number, (stage, attack) in enumerate(attacks):
         rows = robust.nonzero().flatten()
         if len(rows) == 0:
             break
         before = target.queries, target.forwards, target.backwards
-        points = attack.search(target, images[rows], labels[rows], threat, seed)
-        wrong = predicted_classes(target, points.images) != labels[rows]
+        if given is not None and number == 0:
+            points = given[rows]
+        else:
+            points = attack.search(target, images[rows], labels[rows], threat, seed).images
+        wrong = predicted_classes(target, points) != labels[rows]
         for total, shares in zip(
             (queries, forwards, backwards), even_shares(target, before, len(rows), images.device), strict=True
         ):
             total[rows] += shares
-        adversarial[rows[wrong]] = points.images[wrong].detach()
+        adversarial[rows[wrong]] = points[wrong].detach()
         robust[rows[wrong]] = False
         for row in rows[wrong].tolist():
             stages[row] = stage

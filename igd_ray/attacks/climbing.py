@@ -2,17 +2,24 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import ClassVar, final
+from typing import ClassVar, Self, final
 
 import torch
 from pyautoattack.autopgd_base import APGDAttack
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from igd_ray.attacks.apgd import DLR_CLASSES, LOSSES, require_positive
+from igd_ray.attacks.apgd import DLR_CLASSES, LOSSES, few_classes_note, require_positive
 from igd_ray.attacks.base import Attack, Points
 from igd_ray.attacks.counting import CountedTarget
-from igd_ray.attacks.pyautoattack import NORM_NAMES, SILENT, forked_generators, moved_points, wrong_logits
+from igd_ray.attacks.pyautoattack import (
+    NORM_NAMES,
+    SILENT,
+    forked_generators,
+    mean_of_equal,
+    moved_points,
+    wrong_logits,
+)
 from igd_ray.errors import InputError, did_you_mean
 from igd_ray.models.prediction import predicted_classes
 from igd_ray.threat import Norm, ThreatModel
@@ -47,7 +54,21 @@ class ClimbingAttack(Attack):
     @property
     def settings(self) -> Mapping[str, object]:
         """Everything that the result depends on besides target, images, threat model and seed."""
-        return {"attack": self.stage, "loss": self.loss, "steps": self.steps, "eot": self.eot}
+        return {
+            "attack": self.stage,
+            "loss": self.loss,
+            "steps": self.steps,
+            "eot": self.eot,
+            **self.collapse_settings,
+        }
+
+    def for_classes(self, num_classes: int) -> Self:
+        """With fewer than three classes, the margin CW, which is DLR's numerator, takes the place of DLR."""
+        return self._with(loss="cw") if self.fallback_notes(num_classes) else self
+
+    def fallback_notes(self, num_classes: int) -> tuple[str, ...]:
+        """Return that CW takes the place of DLR, where it does."""
+        return few_classes_note(num_classes) if self.loss == "dlr" else ()
 
     @property
     def runs(self) -> int:
@@ -63,7 +84,7 @@ class ClimbingAttack(Attack):
         """The look at the number of classes and at the image, then a start and `steps` steps a run."""
         climbs = self.runs * (self.steps + 1) * self.eot
         queries, gradients = self.cost
-        return 2 + self.runs * self.looks + climbs * queries, climbs * gradients
+        return 2 + self.guard_passes + self.runs * self.looks + climbs * queries, climbs * gradients
 
     def check(self, num_classes: int, norm: Norm = Norm.LINF) -> None:
         """Check that there are enough classes for the loss."""
@@ -140,7 +161,7 @@ class ClimbingAttack(Attack):
         Returns:
             The last misclassified iterate or, without one, that of highest loss, and which of them it is, bool [n].
         """
-        attack = _ObjectiveAPGD(objective, images, threat, self.steps, self.eot)
+        attack = _ObjectiveAPGD(objective, images, threat, self.steps, self.eot, self.collapsed_eot)
         with forked_generators(images.device):
             torch.random.manual_seed(seed)
             highest, correct, _, misclassified = attack.attack_single_run(images.clone(), labels, x_init=start)
@@ -161,9 +182,14 @@ class TwoPassAttack(ClimbingAttack):
 
 
 class _ObjectiveAPGD(APGDAttack):  # type: ignore[misc]
-    """APGD that climbs any loss, in the place where pyautoattack computes DLR from the logits."""
+    """APGD that climbs any loss, in the place where pyautoattack computes DLR from the logits.
 
-    def __init__(self, objective: Objective, images: Tensor, threat: ThreatModel, steps: int, eot: int) -> None:
+    Each of the `eot` gradients averaged a step stands for `equal` equal ones.
+    """
+
+    def __init__(
+        self, objective: Objective, images: Tensor, threat: ThreatModel, steps: int, eot: int, equal: int
+    ) -> None:
         super().__init__(
             self._look,
             n_iter=steps,
@@ -175,11 +201,11 @@ class _ObjectiveAPGD(APGDAttack):  # type: ignore[misc]
             device=images.device,
             logger=SILENT,
         )
-        self._objective = objective
+        self._objective, self._equal = objective, equal
         self.init_hyperparam(images)
 
     def _look(self, points: Tensor) -> Tensor:
-        logits, self._losses = self._objective(points)
+        logits, self._losses = self._objective(mean_of_equal(points, self._equal))
         return logits
 
     def dlr_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -205,4 +231,6 @@ def image_losses(name: str, logits: Tensor, labels: Tensor) -> Tensor:
 @torch.no_grad()
 def mean_margins(target: CountedTarget, points: Tensor, labels: Tensor, draws: int) -> Tensor:
     """Return the margin CW of `points`, [n], the mean over `draws` answers; positive where misclassified."""
-    return torch.stack([image_losses("cw", target(points), labels) for _ in range(draws)]).mean(dim=0)
+    margins = torch.stack([image_losses("cw", target(points), labels) for _ in range(draws)])
+    # In float64, so that the mean of equal margins is theirs exactly, however many there are.
+    return margins.mean(dim=0, dtype=torch.float64).to(margins)

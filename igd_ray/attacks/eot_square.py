@@ -39,11 +39,11 @@ class EoTSquare(Attack):
     @property
     def settings(self) -> Mapping[str, object]:
         """Everything that the result depends on besides target, images, threat model and seed."""
-        return {"attack": "square-eot", "queries": self.queries, "eot": self.eot}
+        return {"attack": "square-eot", "queries": self.queries, "eot": self.eot, **self.collapse_settings}
 
     def most_passes(self, num_classes: int) -> tuple[int, int]:
         """The look at the number of classes and at the image, then `eot` answers for the start and for each point."""
-        return (self.queries + 1) * self.eot + 2, 0
+        return (self.queries + 1) * self.eot + 2 + self.guard_passes, 0
 
     def search(self, target: CountedTarget, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int) -> Points:
         """Run pyautoattack's Square on the mean margins."""
@@ -61,7 +61,7 @@ class EoTSquare(Attack):
                 device=images.device,
                 resc_schedule=False,
             )
-            attack.eot = self.eot
+            attack.eot, attack.equal = self.eot, self.collapsed_eot
             with forked_generators(images.device):
                 torch.random.manual_seed(seed)
                 attack.init_hyperparam(images)
@@ -75,14 +75,15 @@ class _MeanMarginSquare(SquareAttack):  # type: ignore[misc]
 
     Attributes:
         eot: at least 1.
+        equal: how many equal answers each of them stands for, at least 1.
     """
 
     eot: int
+    equal: int
 
     def margin_and_loss(self, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean margin of `points`, [n], as the margin and as the loss."""
-        margins = torch.stack(
-            [super(_MeanMarginSquare, self).margin_and_loss(points, labels)[0] for _ in range(self.eot)]
-        )
-        mean = margins.mean(dim=0)
+        margins = [super(_MeanMarginSquare, self).margin_and_loss(points, labels)[0] for _ in range(self.eot)]
+        # Repeated, so that the mean is rounded as that of so many answers is.
+        mean = torch.stack(margins * self.equal).mean(dim=0)
         return mean, mean.clone()

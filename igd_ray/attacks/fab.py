@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pyautoattack.fab_pt import FABAttack_PT
 from torch import Tensor
 
-from igd_ray.attacks.apgd import require_positive
+from igd_ray.attacks.apgd import few_targets_note, require_positive
 from igd_ray.attacks.base import Attack, Points
 from igd_ray.attacks.counting import CountedTarget
 from igd_ray.attacks.pyautoattack import NORM_NAMES, run_search
@@ -29,6 +29,10 @@ class FAB(Attack):
     def settings(self) -> Mapping[str, object]:
         """Everything that the result depends on besides target, images, threat model and seed."""
         return {"attack": "fab-t", "classes": self.classes, "steps": self.steps, "restarts": self.restarts}
+
+    def fallback_notes(self, num_classes: int) -> tuple[str, ...]:
+        """Return that there are fewer wrong classes than asked for, where there are."""
+        return few_targets_note(self.classes, num_classes)
 
     def most_passes(self, num_classes: int) -> tuple[int, int]:
         """Two first looks, then for each class and restart three looks and `steps` steps of a gradient and a look."""

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
@@ -40,6 +41,34 @@ class MarginTargetedAPGD(APGDAttack_targeted):  # type: ignore[misc]
         return aim - true
 
 
+class _MeanOfEqual(torch.autograd.Function):
+    """The identity, whose gradient is rounded as the mean of so many equal ones is."""
+
+    @staticmethod
+    def forward(context: Any, points: Tensor, count: int) -> Tensor:
+        context.count = count
+        return points.detach()
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        # The very sums of pyautoattack's average: the mean of equal numbers may round to a neighbour of theirs.
+        total = torch.zeros_like(gradients[0])
+        for _ in range(context.count):
+            total += gradients[0]
+        total /= float(context.count)
+        return total, None
+
+
+def mean_of_equal(points: Tensor, count: int) -> Tensor:
+    """Return `points`, whose gradient shall be the mean of `count` equal ones, bit for bit as pyautoattack takes it.
+
+    The sign of that mean is the gradient's own; its size, which steps in the 2-norm depend on, may differ in rounding.
+    """
+    if count == 1 or not points.requires_grad:
+        return points
+    return _MeanOfEqual.apply(points, count)  # type: ignore[no-any-return, no-untyped-call]
+
+
 def wrong_logits(logits: Tensor, labels: Tensor) -> Tensor:
     """Return `logits` [B, C] with minus infinity at the `labels` [B]."""
     true = torch.arange(logits.shape[1], device=logits.device) == labels[:, None]
@@ -56,10 +85,14 @@ def untargeted_apgd(
     steps: int,
     restarts: int = 1,
     eot: int = 1,
+    equal: int = 1,
 ) -> APGDAttack:
-    """Return pyautoattack's untargeted APGD on `loss`: "ce", "cw" or "dlr"."""
+    """Return pyautoattack's untargeted APGD on `loss`: "ce", "cw" or "dlr".
+
+    Each of the `eot` gradients averaged a step stands for `equal` equal ones.
+    """
     return (MarginAPGD if loss == "cw" else APGDAttack)(
-        target,
+        lambda points: target(mean_of_equal(points, equal)),
         n_iter=steps,
         norm=NORM_NAMES[threat.norm],
         n_restarts=restarts,

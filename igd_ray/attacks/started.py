@@ -4,18 +4,18 @@ A gradient attack on a defense may be blind where it starts at random; an attack
 region (Tramèr et al., NeurIPS 2020).
 """
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Self
 
 import torch
 from torch import Generator, Tensor
 
+from igd_ray.attacks.base import check_given
 from igd_ray.attacks.climbing import ClimbingAttack, image_losses
 from igd_ray.attacks.counting import CountedTarget
 from igd_ray.attacks.pgd import random_points
 from igd_ray.errors import InputError
-from igd_ray.threat import DISTANCE_TOLERANCE, ThreatModel
+from igd_ray.threat import ThreatModel
 
 Starts = Mapping[str, tuple[Tensor, Tensor]]
 
@@ -56,9 +56,7 @@ class StartedAttack(ClimbingAttack):
                 f"{self.stage} starts from the points {', '.join(self.sources)}, but was given "
                 f"{', '.join(points) or 'none'}; name those in sources="
             )
-        bound = copy.copy(self)
-        bound._starts = dict(points)
-        return bound
+        return self._with(_starts=dict(points))
 
     def prepare(self, target: CountedTarget, images: Tensor, threat: ThreatModel) -> None:
         """Check that there are starts, that they belong to the images and that they lie in the balls."""
@@ -68,24 +66,7 @@ class StartedAttack(ClimbingAttack):
                 "give them with starting_from(points)"
             )
         for name, (points, exists) in self._starts.items():
-            if points.shape != images.shape or points.dtype != images.dtype:
-                raise InputError(
-                    f"{name!r} starts must be {images.dtype} {list(images.shape)} as the images are, "
-                    f"not {points.dtype} {list(points.shape)}"
-                )
-            if exists.shape != images.shape[:1] or exists.dtype != torch.bool:
-                raise InputError(
-                    f"where {name!r} starts exist must be bool [{len(images)}], not {exists.dtype} {list(exists.shape)}"
-                )
-            exists = exists.to(images.device)
-            given = points.to(images.device)[exists]
-            inside = threat.norm.distance(given, images[exists]) <= threat.epsilon + DISTANCE_TOLERANCE
-            inside &= ((given >= 0) & (given <= 1)).flatten(1).all(dim=1)
-            if not inside.all():
-                raise InputError(
-                    f"{int((~inside).sum())} of {len(inside)} {name!r} starts lie outside {threat} or [0, 1]; "
-                    "start from points found for the same images and threat model"
-                )
+            check_given(points, exists, images, threat, f"{name!r} starts")
 
     def start(self, source: str, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the points of `source` for the images in `rows`, and whether they exist."""

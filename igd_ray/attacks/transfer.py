@@ -6,14 +6,24 @@ highest loss, which is what Croce et al.'s code returns, and the last misclassif
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Self
 
 import torch
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from torch import Tensor
 
-from igd_ray.attacks.apgd import APGD, DLR_CLASSES, TARGETED_DLR_CLASSES, require_positive
-from igd_ray.attacks.base import Attack, AttackError, Points, even_shares
+from igd_ray.attacks.apgd import (
+    APGD,
+    DLR_CLASSES,
+    FEW_CLASSES,
+    TARGETED_DLR_CLASSES,
+    few_classes_note,
+    few_targets_note,
+    require_positive,
+)
+from igd_ray.attacks.base import RANDOMISED_DIFFERENCE as RANDOMISED_DIFFERENCE
+from igd_ray.attacks.base import Attack, Points, even_shares
 from igd_ray.attacks.counting import CountedTarget
 from igd_ray.attacks.pyautoattack import (
     NORM_NAMES,
@@ -23,20 +33,22 @@ from igd_ray.attacks.pyautoattack import (
     untargeted_apgd,
     wrong_logits,
 )
+from igd_ray.models.prediction import predicted_classes
 from igd_ray.threat import ThreatModel
 
 HIGHEST_LOSS = "highest-loss"
 LAST_MISCLASSIFIED = "last-misclassified"
 
-# Where there are too few classes for DLR's denominator, its numerator takes its place.
-FEW_CLASSES = "margin"
-
-# Two passes that differ by more in some logit are those of a randomised target, as in the check `randomised`.
-RANDOMISED_DIFFERENCE = 1e-4
+# The images of a batch that one run takes, in sequence.
+BATCHES = ("correct", "misclassified")
 
 
 class TransferAPGD(APGD):
-    """One run of APGD on every image, from a uniform random start in the ball, that keeps both points."""
+    """One run of APGD on every image, from a uniform random start in the ball, that keeps both points.
+
+    The images that the target gets right run first, as a batch of their own, then the misclassified ones, both from
+    the same seed: on the former it walks as `APGD` does, so that one trajectory can serve both.
+    """
 
     point_name = HIGHEST_LOSS
     most_points = 2
@@ -47,15 +59,20 @@ class TransferAPGD(APGD):
     @property
     def settings(self) -> Mapping[str, object]:
         """Everything that the result depends on besides target, images, threat model and seed."""
-        return {**super().settings, "keeps": [HIGHEST_LOSS, LAST_MISCLASSIFIED]}
+        return {**super().settings, "batches": list(BATCHES), "keeps": [HIGHEST_LOSS, LAST_MISCLASSIFIED]}
 
     def search(self, target: CountedTarget, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int) -> Points:
-        """Run pyautoattack's APGD once and keep the two points."""
+        """Run pyautoattack's APGD once for either batch and keep the two points."""
         before = target.queries, target.forwards, target.backwards
+        correct = predicted_classes(target, images) == labels
         attack = untargeted_apgd(self.loss, target, images, threat, seed, steps=self.steps)
-        with forked_generators(images.device):
-            torch.random.manual_seed(seed)
-            kept = _run(attack, images, labels)
+        kept = _Kept.nowhere(images)
+        for batch in (correct, ~correct):
+            rows = batch.nonzero().flatten()
+            if len(rows):
+                with forked_generators(images.device):
+                    torch.random.manual_seed(seed)
+                    kept.put(rows, _run(attack, images[rows], labels[rows]))
         return _points({"": kept}, f"apgd-{self.loss}", target, before, images)
 
 
@@ -90,6 +107,10 @@ class TransferTargetedAPGD(Attack):
             "few_classes": FEW_CLASSES,
             "keeps": [HIGHEST_LOSS, LAST_MISCLASSIFIED],
         }
+
+    def fallback_notes(self, num_classes: int) -> tuple[str, ...]:
+        """Return that the margin takes the place of the targeted DLR, and that there are too few target classes."""
+        return few_classes_note(num_classes, targeted=True) + few_targets_note(self.targets, num_classes)
 
     def most_passes(self, num_classes: int) -> tuple[int, int]:
         """The look at the number of classes and at the image, then a start and `steps` steps a run."""
@@ -144,6 +165,7 @@ class TransferEOT(Attack):
     def __init__(self, *, steps: int = 100, eot: int = 20, collapse: bool = True) -> None:
         require_positive(steps=steps, eot=eot)
         self.steps, self.eot, self.collapse = steps, eot, collapse
+        self.collapsed_eot = eot if collapse else 1
 
     @property
     def settings(self) -> Mapping[str, object]:
@@ -158,22 +180,28 @@ class TransferEOT(Attack):
             "keeps": [HIGHEST_LOSS, LAST_MISCLASSIFIED],
         }
 
+    def fallback_notes(self, num_classes: int) -> tuple[str, ...]:
+        """Return that CW takes the place of DLR, where it does."""
+        return few_classes_note(num_classes)
+
+    def collapsed(self) -> Self:
+        """Return this attack with `collapse`; the points are the same, in the 2-norm up to rounding."""
+        return self if self.collapse else self._with(collapse=True, collapsed_eot=self.eot)
+
     @property
     def gradients(self) -> int:
         """How many gradients are computed a step."""
         return 1 if self.collapse else self.eot
 
     def most_passes(self, num_classes: int) -> tuple[int, int]:
-        """The look at the number of classes, four for the randomness, then a start and `steps` steps for each loss."""
+        """The look at the number of classes, then a start and `steps` steps for each loss."""
         gradients = len(self.losses) * (self.steps + 1) * self.gradients
-        return gradients + 5, gradients
+        return gradients + 1 + self.guard_passes, gradients
 
     def search(self, target: CountedTarget, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int) -> Points:
         """Run pyautoattack's APGD once for each loss, each from `seed`, and keep the four points."""
         before = target.queries, target.forwards, target.backwards
         num_classes = target.num_classes(images)
-        if self.collapse:
-            self._check_deterministic(target, images)
         kept = {}
         for name in self.losses:
             loss = "cw" if name == "dlr" and num_classes < DLR_CLASSES else name
@@ -182,17 +210,6 @@ class TransferEOT(Attack):
                 torch.random.manual_seed(seed)
                 kept[f"{name}-"] = _run(attack, images, labels)
         return _points(kept, "apgd-eot", target, before, images)
-
-    @torch.no_grad()
-    def _check_deterministic(self, target: CountedTarget, images: Tensor) -> None:
-        # Blends of two images, too: noise behind a hard pseudo-label shows only where the label is in doubt.
-        points = torch.cat([images, (images + images.roll(1, dims=0)) / 2])
-        difference = float((target(points) - target(points)).abs().max())
-        if not difference <= RANDOMISED_DIFFERENCE:
-            raise AttackError(
-                f"{self!r} takes one gradient for {self.eot} identical ones, but two passes over the same images "
-                f"differ by {difference:.2g} in a logit: the model is randomised; average its gradients with apgd-eot"
-            )
 
 
 @dataclass(frozen=True)
@@ -209,6 +226,17 @@ class _Kept:
     loss: Tensor
     misclassified: Tensor
     fooled: Tensor
+
+    @classmethod
+    def nowhere(cls, images: Tensor) -> "_Kept":
+        """Return room for the points of `images`, to be `put` there."""
+        rows = torch.zeros(len(images), device=images.device)
+        return cls(images.clone(), rows, images.clone(), rows.bool())
+
+    def put(self, rows: Tensor, run: "_Kept") -> None:
+        """Write the points of `run` in the places `rows`, int64 [n]."""
+        for field in fields(self):
+            getattr(self, field.name)[rows] = getattr(run, field.name)
 
     def joined(self, later: "_Kept") -> "_Kept":
         """Return the points of this run and a later one together."""

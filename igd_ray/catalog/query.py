@@ -35,17 +35,20 @@ def connect(catalog: Catalog) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect(":memory:", config={"temp_directory": "", "python_enable_replacements": False})
     try:
         connection.execute("SET TimeZone = 'UTC'")
+        root, place = catalog.address, catalog.place
+        remote: dict[str, pa.Table | pyarrow.dataset.Dataset] = {
+            table: SCHEMAS[table].empty_table() for table in SCHEMAS if not _is_there(catalog, table)
+        }
         folders = []
-        if isinstance(catalog.place, Bucket):
+        if isinstance(place, Bucket):
             # DuckDB has no way to an object store of its own here: pyarrow reads.
-            for table in SCHEMAS:
-                connection.register(f"remote_{table}", _dataset(catalog, catalog.place, table))
-            connection.execute(view_statements(None))
+            remote |= {table: _dataset(catalog, place, table) for table in SCHEMAS if table not in remote}
         else:
-            root = catalog.address
-            connection.execute(view_statements(root))
             # DuckDB compares the pattern of a path, not only what it matches, to the allowed folders.
             folders = [f"'{_quoted(folder)}'" for folder in sorted({root, as_pattern(root)})]
+        for table, rows in remote.items():
+            connection.register(f"remote_{table}", rows)
+        connection.execute(view_statements(root, remote))
         for setting in (
             f"allowed_directories = [{', '.join(folders)}]",
             "autoinstall_known_extensions = false",
@@ -58,6 +61,11 @@ def connect(catalog: Catalog) -> duckdb.DuckDBPyConnection:
         connection.close()
         raise
     return connection
+
+
+def _is_there(catalog: Catalog, table: str) -> bool:
+    """Tell whether `catalog` has a file of `table`: one that was made before there was such a table has none."""
+    return any(name.endswith(".parquet") for name in catalog.place.names(table))
 
 
 def _dataset(catalog: Catalog, place: Bucket, table: str) -> pyarrow.dataset.Dataset:

@@ -90,6 +90,19 @@ _COLUMNS: Mapping[str, list[pa.Field]] = {
         _required("shape", _list(_INT)),
         _required("pixels", _list(pa.float32())),
     ],
+    "noise": [
+        _required("unit_key", _TEXT),
+        pa.field("model", _TEXT),
+        pa.field("dataset", _TEXT),
+        _required("defense", _TEXT),
+        pa.field("defense_id", _TEXT),
+        _required("image_id", _TEXT),
+        pa.field("label", _INT),
+        _required("clean_correct", _FLAG),
+        # How often the clean image was asked, and how often the answer was wrong; NULL unless it is right at first.
+        pa.field("draws", _INT),
+        pa.field("failures", _INT),
+    ],
     "rankings": [
         _required("ranking_id", _TEXT),
         _required("method", _TEXT),

@@ -1,5 +1,6 @@
 """Where the SQL of views and named queries lies, and the text that makes every view over a folder."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from igd_ray.catalog.schemas import SCHEMAS
@@ -32,27 +33,27 @@ def named_query(name: str) -> str:
     return queries[name]
 
 
-def view_statements(root: str | None) -> str:
+def view_statements(root: str, remote: Collection[str] = ()) -> str:
     """Return the SQL that makes every view over the tables in the folder `root` ("." for the working folder).
 
-    Without `root`, the views are over relations ``remote_<table>`` that the connection has.
+    The tables `remote` are not read from there, but from relations ``remote_<table>`` that the connection has.
     """
-    folder = None if root is None else as_pattern(root).replace("'", "''")
-    stored = [f"CREATE OR REPLACE VIEW stored_{table} AS {_rows(folder, table)};" for table in SCHEMAS]
+    folder = as_pattern(root).replace("'", "''")
+    # First of all what was merged, on which the rows of every other table depend.
+    tables = ["compacted", *(table for table in SCHEMAS if table != "compacted")]
+    stored = [f"CREATE OR REPLACE VIEW stored_{table} AS {_rows(folder, table, remote)};" for table in tables]
     views = [path.read_text().strip() for path in sorted(_folder("views").glob("*.sql"))]
     return "\n".join(stored) + "\n\n" + "\n\n".join(views) + "\n"
 
 
-def _rows(folder: str | None, table: str) -> str:
+def _rows(folder: str, table: str, remote: Collection[str]) -> str:
     """Return the SQL of a table's rows: from merged files that are announced, and from files that none replaces."""
-    if folder is None:
+    if table in remote:
         return f"SELECT * FROM remote_{table}"
     if table == "compacted":
         return f"SELECT * FROM read_parquet('{folder}/compacted/*.parquet')"
     return f"""
-WITH merged AS MATERIALIZED (
-    SELECT key, file FROM read_parquet('{folder}/compacted/*.parquet') WHERE table_name = '{table}'
-)
+WITH merged AS MATERIALIZED (SELECT key, file FROM stored_compacted WHERE table_name = '{table}')
 SELECT * EXCLUDE (filename) FROM read_parquet('{folder}/{table}/*.parquet', filename = true)
 WHERE CASE
     WHEN starts_with(parse_filename(filename), '{MERGED}') THEN parse_filename(filename) IN (SELECT file FROM merged)

@@ -68,7 +68,7 @@ class RayExecutor:
         self._stack.close()
 
     def run(self, units: Sequence[Unit]) -> Generator[UnitReport, None, None]:
-        """Run `units`, one in flight an actor."""
+        """Run `units`, each after those that it needs, one in flight an actor."""
         return self._loop.run(units)
 
     def search(self, source: ObjectiveSource, sampler: Sampler, record: Record) -> None:

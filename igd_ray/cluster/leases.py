@@ -5,12 +5,12 @@ It knows nothing of Ray: `Workers` is what it needs of a cluster.
 
 import sys
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Literal, Protocol
 
+from igd_ray.pipeline.agenda import Agenda
 from igd_ray.pipeline.attempts import AttemptLog, outcome_of
 from igd_ray.pipeline.splitting import Splitter, family
 from igd_ray.pipeline.unit import Unit, UnitReport
@@ -29,9 +29,6 @@ SECONDS_FOR_A_UNIT = 6 * 3600.0
 
 # Without any worker, say so this often.
 SECONDS_BEFORE_NOTICE = 15.0
-
-# A worker looks this far ahead for a unit like the one it has just run; further would upset the order.
-LOOK_AHEAD = 8
 
 
 @dataclass(frozen=True)
@@ -124,14 +121,18 @@ class LeaseLoop:
         self._leases: dict[int, Lease] = {}
 
     def run(self, units: Iterable[Unit]) -> Generator[UnitReport, None, None]:
-        """Run `units`, the first ones first; report each as it is committed or given up."""
-        self._waiting = deque(units)
+        """Run `units`, each after those that it needs, else in order; report each as it is committed or given up.
+
+        Raises:
+            IgdError: if units need each other in a circle.
+        """
+        self._agenda = Agenda(units)
         self._crashes: Counter[str] = Counter()
         self._losses: Counter[str] = Counter()
         self._errors: Counter[str] = Counter()
         quiet_since = time.monotonic()
         try:
-            while self._waiting or self._leases:
+            while self._agenda:
                 self._workers.grow()
                 yield from self._assign()
                 self._log.flush_if_due()
@@ -151,10 +152,12 @@ class LeaseLoop:
             self._log.close()
 
     def _assign(self) -> Iterator[UnitReport]:
-        """Lease waiting units to idle workers."""
-        while self._waiting and self._idle:
+        """Lease ready units to idle workers."""
+        while self._idle:
             worker = next(iter(self._idle))
-            unit = self._take(self._idle[worker])
+            unit = self._agenda.take(self._idle[worker])
+            if unit is None:
+                return
             parts = self._splitter.fitting(unit)
             if parts != [unit]:
                 yield self._divided(unit, parts, UnitReport(unit.key, unit.kind, len(unit.shard.ids), 0.0))
@@ -164,14 +167,6 @@ class LeaseLoop:
             attempt = self._log.start(unit, worker=place.process, host=place.host)
             self._leases[worker] = Lease(unit, time.monotonic() + self._seconds)
             self._workers.lease(worker, unit, attempt)
-
-    def _take(self, last: str) -> Unit:
-        """Take the first waiting unit, or one soon after it that is like the worker's last."""
-        for position, unit in enumerate(islice(self._waiting, LOOK_AHEAD)):
-            if family(unit) == last:
-                del self._waiting[position]
-                return unit
-        return self._waiting.popleft()
 
     def _pause(self) -> float:
         """Return how long nothing but an event asks for attention."""
@@ -201,7 +196,7 @@ class LeaseLoop:
         elif report.error is not None and self._again(unit, self._errors, MOST_ERRORS):
             return
         else:
-            yield report
+            yield from self._agenda.settle(report)
 
     def _interrupted(self, unit: Unit, outcome: str, error: str) -> Iterator[UnitReport]:
         """Wait with a unit that lost its worker for another one, or give it up."""
@@ -215,17 +210,18 @@ class LeaseLoop:
         counts, most = (self._losses, MOST_LOSSES) if outcome == "lost" else (self._crashes, MOST_CRASHES)
         if not self._again(unit, counts, most):
             what = {"lost": "was lost", "timeout": "was hung or died"}.get(outcome, "died")
-            yield replace(report, error=f"quarantined: its worker {what} {most} times, last: {error}")
+            error = f"quarantined: its worker {what} {most} times, last: {error}"
+            yield from self._agenda.settle(replace(report, error=error))
 
     def _again(self, unit: Unit, counts: Counter[str], most: int) -> bool:
         counts[unit.key] += 1
         if counts[unit.key] == most:
             return False
-        self._waiting.append(unit)
+        self._agenda.put_back(unit)
         return True
 
     def _divided(self, unit: Unit, parts: Sequence[Unit], report: UnitReport) -> UnitReport:
-        self._waiting.extendleft(reversed(parts))
+        self._agenda.replace(unit, parts)
         return replace(report, error=None, parts=len(parts))
 
     def _end_overdue(self) -> Iterator[UnitReport]:

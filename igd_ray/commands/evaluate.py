@@ -21,7 +21,10 @@ from igd_ray.defenses.specs import known_defenses
 from igd_ray.pipeline.run import require_all
 from igd_ray.pipeline.study import Study
 from igd_ray.pipeline.verbs import evaluate, plan_evaluation_of
-from igd_ray.report.evaluation import asking, comparisons
+from igd_ray.report import print_table
+from igd_ray.report.accuracy import accuracy_rows, accuracy_tables
+from igd_ray.report.audit import audit_sentences
+from igd_ray.report.evaluation import asking
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +33,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--defenses", help=f"with commas: {', '.join(known_defenses())}; K a number of neurons (default: none)"
     )
     parser.add_argument(
-        "--attacks", help=f"with commas: {', '.join(known_attacks())}; -N for another budget (default: aa,tr-apgd-ce)"
+        "--attacks",
+        help=f"with commas: iwwc (the worst case's nine), audit (the adaptive ones), {', '.join(known_attacks())}; "
+        "-N for another budget (default: aa,tr-apgd-ce)",
+    )
+    parser.add_argument(
+        "--mode",
+        choices=["full", "cascade"],
+        help="every attack on every image, or the cheapest first and the others on what it left standing: the same "
+        "worst case for less (attacks on the base model, which later runs reuse, are always full; default: full)",
+    )
+    parser.add_argument(
+        "--save-points",
+        choices=["all", "broken", "none"],
+        help="adversarial points to keep of attacks on defenses; what transfers need is always kept (default: all)",
     )
     parser.add_argument("--ranking", metavar="ID", help="use these rankings, with commas, instead of computing them")
     parser.add_argument("--from-search", metavar="ID", help="add the defenses that these searches chose, with commas")
@@ -50,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
         evaluation = plan_evaluation_of(study, settings)
         if arguments.dry_run:
             units = [*evaluation.resolved.preparations, *evaluation.plan.units]
-            show_costs(study, units, as_json=arguments.json)
+            show_costs(study, units, naive=evaluation.naive, as_json=arguments.json)
             return 0
         summary = evaluate(study, settings, evaluation)
         show_accuracy(study.catalog, evaluation.plan.run_id, as_json=arguments.json)
@@ -59,27 +75,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def show_accuracy(catalog: Catalog, run_id: str, *, as_json: bool) -> None:
-    """Print one row a defense: clean, each attack, worst case with its interval, and the gain over `none`."""
-    attacks = run_query(
-        catalog, f"SELECT DISTINCT attack FROM accuracy WHERE run_id = '{run_id}' AND attack <> 'clean' ORDER BY attack"
-    )["attack"].to_pylist()
-    columns = [f"max(robust_accuracy) FILTER (attack = '{attack}') AS \"{attack}\"" for attack in attacks]
-    table = run_query(
-        catalog,
-        f"""
-        WITH attacked AS (
-            SELECT {", ".join(["defense", *columns])} FROM accuracy WHERE run_id = '{run_id}' GROUP BY defense
-        )
-        SELECT worst_case.defense, n, clean_accuracy AS clean, attacked.* EXCLUDE (defense),
-            robust_accuracy AS worst_case, low, high, gain
-        FROM worst_case JOIN attacked USING (defense) WHERE run_id = '{run_id}'
-        ORDER BY defense <> 'none', defense
-        """,
-    )
-    compared = ask(catalog, lambda connection: comparisons(asking(connection), run_id))
-    # A gain that chance explains is not one (exact McNemar test on the same images).
-    claims = [compared[defense].verdict if defense in compared else None for defense in table["defense"].to_pylist()]
-    table = table.append_column("claim", pa.array(claims, pa.string()))
+    """Print one row a defense: clean, each attack, worst case with its interval, and the gain over `none`.
+
+    After an audit: what it leaves of each gain, and what each of its attacks found.
+    """
+    if as_json:
+        rows = ask(catalog, lambda connection: accuracy_rows(asking(connection), run_id))
+        show(pa.Table.from_pylist(rows), as_json=True)
+        return
+    for table in ask(catalog, lambda connection: accuracy_tables(asking(connection), run_id)):
+        print_table(table.rows, title=table.title)
+    for sentence in ask(catalog, lambda connection: audit_sentences(asking(connection), run_id)):
+        print(sentence)
     warnings = run_query(
         catalog,
         f"""
@@ -87,7 +94,5 @@ def show_accuracy(catalog: Catalog, run_id: str, *, as_json: bool) -> None:
         WHERE run_id = '{run_id}' AND severity <> 'info' ORDER BY defense, "check"
         """,
     )
-    show(table, as_json=as_json, title=None if as_json else f"Run {run_id}, accuracies as fractions")
-    if not as_json:
-        for warning in warnings.to_pylist():
-            print(f"check {warning['check']} ({warning['defense']}): {warning['message']}")
+    for warning in warnings.to_pylist():
+        print(f"check {warning['check']} ({warning['defense']}): {warning['message']}")

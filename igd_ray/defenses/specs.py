@@ -230,6 +230,11 @@ class DefenseSpec:
         return bool(self.sigma) or bool(dict(self.arguments).get("random_start"))
 
     @property
+    def has_two_passes(self) -> bool:
+        """Whether adaptive attacks can aim at its two passes one by one."""
+        return self.kind in ("masking", "confidence", "two-pass")
+
+    @property
     def training_id(self) -> str | None:
         """The id of the training that the defense needs, if it needs one."""
         return str(dict(self.arguments)["training"]) if self.kind == "sodef" else None

@@ -2,20 +2,24 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from igd_ray.attacks.base import even_shares
+from igd_ray.attacks.auto_attack import AutoAttack
+from igd_ray.attacks.base import Attack, even_shares
 from igd_ray.attacks.counting import CountedTarget
 from igd_ray.attacks.registry import CLEAN, AttackLabel
+from igd_ray.attacks.started import StartedAttack
+from igd_ray.attacks.transfer import LAST_MISCLASSIFIED
 from igd_ray.defenses.specs import DefenseSpec
-from igd_ray.errors import IgdError
 from igd_ray.identity import content_hash, derive_seed, unit_key
 from igd_ray.judging import Verdict, judge
+from igd_ray.pipeline.points import Kept, Points, point_rows, read_points
 from igd_ray.pipeline.rank import read_ranking
 from igd_ray.pipeline.setup import Context
 from igd_ray.pipeline.sodef import load_sodef_head
@@ -23,7 +27,33 @@ from igd_ray.pipeline.unit import Rows, Shard, host_name
 from igd_ray.threat import ThreatModel
 
 TABLE = "outcomes"
-CLEAN_POINT = "clean"
+
+
+class Looking(Protocol):
+    """A unit that looks at a defense's clean images."""
+
+    @property
+    def defense(self) -> DefenseSpec:
+        """The defense."""
+        ...
+
+    @property
+    def shard(self) -> Shard:
+        """The images."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        ...
+
+
+class Start(NamedTuple):
+    """Points that an attack starts from: the name it knows them by, the unit that keeps them, and their name there."""
+
+    name: str
+    unit_key: str
+    point: str
 
 
 @dataclass(frozen=True)
@@ -36,6 +66,10 @@ class AttackUnit:
         seed: the run's seed.
         attack_seed: replaces the seed derived from the key, to repeat a published run.
         judge_draws: fresh evaluations of each point of a random defense.
+        after: keys of units on the same defense: only images that all of them left robust are attacked.
+        starts: where an attack that needs starts has them from.
+        first_stage: the key of the unit whose points are those of AutoAttack's first stage, with the same seed.
+        keeps: which points are committed. What others read are all of them.
     """
 
     defense: DefenseSpec
@@ -45,14 +79,26 @@ class AttackUnit:
     seed: int
     attack_seed: int | None
     judge_draws: int
+    after: tuple[str, ...] = ()
+    starts: tuple[Start, ...] = ()
+    first_stage: str | None = None
+    keeps: Kept = "all"
 
     kind = "attack"
     tables = ("adversarials", TABLE)
-    needs: frozenset[str] = frozenset()
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The units whose verdicts or points it reads."""
+        first_stage = () if self.first_stage is None else (self.first_stage,)
+        return frozenset((*self.after, *(start.unit_key for start in self.starts), *first_stage))
 
     @cached_property
     def key(self) -> str:
-        """The hash of defense, attack, threat model, images and seeds."""
+        """The hash of defense, attack, threat model, images, seeds and of what it reads of other units."""
+        others = {"after": self.after, "starts": self.starts, "first_stage": self.first_stage}
+        if self.keeps != "all":
+            others["keeps"] = self.keeps
         return unit_key(
             "attack",
             defense=self.defense.defense_id,
@@ -63,7 +109,13 @@ class AttackUnit:
             seed=self.seed,
             attack_seed=self.attack_seed,
             judge_draws=self.judge_draws,
+            **{name: value for name, value in others.items() if value},
         )
+
+    @property
+    def search_seed(self) -> int:
+        """The seed of the attack."""
+        return derive_seed(self.key, "attack") if self.attack_seed is None else self.attack_seed
 
     def split(self) -> "tuple[AttackUnit, AttackUnit]":
         """Return two units of half the images each, for when memory does not suffice for all at once."""
@@ -71,54 +123,90 @@ class AttackUnit:
         return replace(self, shard=first), replace(self, shard=second)
 
     def compute(self, context: Context) -> dict[str, Rows]:
-        """Attack the shard and judge the points."""
+        """Attack the shard's standing images and judge the points."""
         started = time.perf_counter()
         images, labels = context.images(self.shard.images, self.shard.start, self.shard.stop)
         generator = torch.Generator()
         target = build_defense(self.defense, context, generator)
-        counted = CountedTarget(target)
-        clean = clean_predictions(self, counted, images, generator)
-        points: Mapping[str, tuple[Tensor, Tensor]] = {}
-        stages: tuple[str | None, ...] = (None,) * len(images)
-        spent = [torch.zeros(len(images), dtype=torch.int64, device=images.device) for _ in range(3)]
-        attack_seed = derive_seed(self.key, "attack") if self.attack_seed is None else self.attack_seed
-        if self.attack.attack is None:
-            outcome = JudgedPoints((clean != labels).expand(self.judge_draws, -1), clean, images)
-        else:
+        tally = Tally(target, images)
+        clean = clean_predictions(self, tally.counted, images, generator)
+        tally.share(torch.arange(len(images), device=images.device))
+        rows = standing_rows(context, self.after, self.shard, images.device)
+        points: Points = {}
+        outcome = JudgedPoints.of_clean(self, clean, labels, images)
+        stages: list[str | None] = [None] * len(images)
+        if self.attack.attack is not None and len(rows):
+            attack = self._prepared(self.attack.attack, context, rows, images)
             generator.manual_seed(derive_seed(self.key, "noise"))
-            result = self.attack.attack(
-                target, images, labels, threat=self.threat, generator=torch.Generator().manual_seed(attack_seed)
+            result = attack(
+                target,
+                images[rows],
+                labels[rows],
+                threat=self.threat,
+                generator=torch.Generator().manual_seed(self.search_seed),
             )
-            points, stages = result.points, result.stages
-            spent = [result.queries, result.forwards, result.backwards]
-            outcome = judge_points(self, counted, points, images, labels, generator)
-        counts = [
-            mine + shared
-            for mine, shared in zip(spent, even_shares(counted, (0, 0, 0), len(images), images.device), strict=True)
-        ]
-        rows = outcome_rows(
+            tally.add(rows, (result.queries, result.forwards, result.backwards))
+            for row, stage in zip(rows.tolist(), result.stages, strict=True):
+                stages[row] = stage
+            judged = judge_points(self, tally.counted, result.points, images[rows], labels[rows], generator)
+            tally.share(rows)
+            outcome.take(rows, judged)
+            points = _over_shard(result.points, rows, images)
+        outcomes = outcome_rows(
             self,
             context,
             labels=labels,
             clean=clean,
             outcome=outcome,
+            attacked=rows,
             images=images,
             stages=stages,
-            counts=counts,
-            attack_seed=attack_seed,
+            tally=tally,
+            attack_seed=self.search_seed,
             seconds=time.perf_counter() - started,
         )
-        return {TABLE: rows, "adversarials": point_rows(self.key, self.shard, points)}
+        return {TABLE: outcomes, "adversarials": point_rows(self.key, self.shard, self._kept(points, outcomes))}
+
+    def _prepared(self, attack: Attack, context: Context, rows: Tensor, images: Tensor) -> Attack:
+        """Return `attack` with what it needs of other units, for the images in `rows`."""
+        if isinstance(attack, StartedAttack):
+            starts = {}
+            for start in self.starts:
+                points, exists = _named(read_points(context, start.unit_key, self.shard, images), start.point, images)
+                starts[start.name] = points[rows], exists[rows]
+            return attack.starting_from(starts)
+        if self.first_stage is not None and isinstance(attack, AutoAttack):
+            kept = read_points(context, self.first_stage, self.shard, images)
+            points, exists = _named(kept, LAST_MISCLASSIFIED, images)
+            return attack.continuing(points[rows], exists[rows])
+        return attack
+
+    def _kept(self, points: Points, outcomes: Rows) -> Points:
+        if self.keeps == "all":
+            return points
+        broken = [self.keeps == "broken" and row["status"] == "broken" for row in outcomes]
+        return {
+            name: (candidates, exists & torch.tensor(broken, device=exists.device))
+            for name, (candidates, exists) in points.items()
+        }
 
 
 @dataclass(frozen=True)
 class TransferUnit:
-    """Points that an attack on the base model left, judged on a defense."""
+    """Points that an attack on the base model left, judged on a defense.
+
+    Attributes:
+        defense, attack: what is judged under which label.
+        source: the unit on the base model.
+        judge_draws: fresh evaluations of each point of a random defense.
+        after: keys of units on the same defense: only images that all of them left robust are judged.
+    """
 
     defense: DefenseSpec
     attack: AttackLabel
     source: AttackUnit
     judge_draws: int
+    after: tuple[str, ...] = ()
 
     kind = "transfer"
     tables = (TABLE,)
@@ -140,41 +228,98 @@ class TransferUnit:
 
     @property
     def needs(self) -> frozenset[str]:
-        """The unit whose points are judged."""
-        return frozenset({self.source.key})
+        """The unit whose points are judged, and those whose verdicts are read."""
+        return frozenset((self.source.key, *self.after))
 
     @cached_property
     def key(self) -> str:
-        """The hash of the defense and of the source's key."""
+        """The hash of the defense, of the source's key and of those before."""
         return unit_key(
             "transfer",
             defense=self.defense.defense_id,
             source=self.source.key,
             judge_draws=self.judge_draws,
+            **({"after": self.after} if self.after else {}),
         )
 
     def compute(self, context: Context) -> dict[str, Rows]:
-        """Judge the source's points."""
+        """Judge the source's points of the shard's standing images."""
         started = time.perf_counter()
         images, labels = context.images(self.shard.images, self.shard.start, self.shard.stop)
         generator = torch.Generator()
-        counted = CountedTarget(build_defense(self.defense, context, generator))
-        clean = clean_predictions(self, counted, images, generator)
-        points = read_points(context, self.source.key, self.shard, images)
-        outcome = judge_points(self, counted, points, images, labels, generator)
-        rows = outcome_rows(
+        tally = Tally(build_defense(self.defense, context, generator), images)
+        clean = clean_predictions(self, tally.counted, images, generator)
+        tally.share(torch.arange(len(images), device=images.device))
+        rows = standing_rows(context, self.after, self.shard, images.device)
+        outcome = JudgedPoints.of_clean(self, clean, labels, images)
+        if len(rows):
+            points = {
+                name: (candidates[rows], exists[rows])
+                for name, (candidates, exists) in read_points(context, self.source.key, self.shard, images).items()
+            }
+            outcome.take(rows, judge_points(self, tally.counted, points, images[rows], labels[rows], generator))
+            tally.share(rows)
+        outcomes = outcome_rows(
             self,
             context,
             labels=labels,
             clean=clean,
             outcome=outcome,
+            attacked=rows,
             images=images,
-            stages=(None,) * len(images),
-            counts=list(even_shares(counted, (0, 0, 0), len(images), images.device)),
+            stages=[None] * len(images),
+            tally=tally,
             attack_seed=derive_seed(self.key, "judge"),
             seconds=time.perf_counter() - started,
         )
-        return {TABLE: rows}
+        return {TABLE: outcomes}
+
+
+class Tally:
+    """What each image of a shard cost: queries, forward and backward passes."""
+
+    def __init__(self, target: nn.Module, images: Tensor) -> None:
+        self.counted = CountedTarget(target)
+        self._shared = (0, 0, 0)
+        self.queries, self.forwards, self.backwards = (
+            torch.zeros(len(images), dtype=torch.int64, device=images.device) for _ in range(3)
+        )
+
+    def add(self, rows: Tensor, counts: Sequence[Tensor]) -> None:
+        """Add what an attack says of the images in `rows`."""
+        for total, count in zip((self.queries, self.forwards, self.backwards), counts, strict=True):
+            total[rows] += count
+
+    def share(self, rows: Tensor) -> None:
+        """Share evenly among the images in `rows` what `counted` has counted since the last time."""
+        self.add(rows, even_shares(self.counted, self._shared, len(rows), self.queries.device))
+        self._shared = self.counted.queries, self.counted.forwards, self.counted.backwards
+
+
+def standing_rows(context: Context, after: Sequence[str], shard: Shard, device: torch.device) -> Tensor:
+    """Return which images of `shard` all of the units `after` left robust: their positions, int64."""
+    standing = set(shard.ids)
+    for key in after:
+        table = context.catalog.read(TABLE, key)
+        statuses = zip(table["image_id"].to_pylist(), table["status"].to_pylist(), strict=True)
+        standing &= {image_id for image_id, status in statuses if status == "robust"}
+    return torch.tensor([row for row, image_id in enumerate(shard.ids) if image_id in standing], device=device).long()
+
+
+def _over_shard(points: Points, rows: Tensor, images: Tensor) -> Points:
+    """Return the points of the images in `rows` as points of all images."""
+    spread = {}
+    for name, (candidates, exists) in points.items():
+        everywhere, there = images.clone(), torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        everywhere[rows], there[rows] = candidates, exists
+        spread[name] = everywhere, there
+    return spread
+
+
+def _named(points: Points, name: str, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the points called `name`; the images themselves, as points that do not exist, where there are none."""
+    nowhere = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    return points.get(name, (images, nowhere))
 
 
 @dataclass(frozen=True)
@@ -191,6 +336,17 @@ class JudgedPoints:
     prediction: Tensor
     chosen: Tensor
 
+    @classmethod
+    def of_clean(
+        cls, unit: "AttackUnit | TransferUnit", clean: Tensor, labels: Tensor, images: Tensor
+    ) -> "JudgedPoints":
+        """Return what the `clean` predictions, int64 [n], say of the images themselves."""
+        return cls((clean != labels).repeat(unit.judge_draws, 1), clean.clone(), images.clone())
+
+    def take(self, rows: Tensor, judged: "JudgedPoints") -> None:
+        """Put what was judged of the images in `rows` in its place."""
+        self.broken[:, rows], self.prediction[rows], self.chosen[rows] = judged.broken, judged.prediction, judged.chosen
+
 
 def build_defense(defense: DefenseSpec, context: Context, generator: torch.Generator) -> nn.Module:
     """Return the defended replica of `context`, taking its noise from `generator`."""
@@ -199,9 +355,7 @@ def build_defense(defense: DefenseSpec, context: Context, generator: torch.Gener
     return defense.build(context.model, generator, scores=scores, head=head)
 
 
-def clean_predictions(
-    unit: AttackUnit | TransferUnit, target: nn.Module, images: Tensor, generator: torch.Generator
-) -> Tensor:
+def clean_predictions(unit: Looking, target: nn.Module, images: Tensor, generator: torch.Generator) -> Tensor:
     """Return the defense's predictions, int64 [n], on clean images; the same for every attack on them."""
     key = content_hash([unit.defense.defense_id, unit.shard.digest, unit.seed])
     return judge(target, images, generator, seed=derive_seed(key, "clean")).predictions[0]
@@ -243,15 +397,17 @@ def outcome_rows(
     labels: Tensor,
     clean: Tensor,
     outcome: JudgedPoints,
+    attacked: Tensor,
     images: Tensor,
-    stages: tuple[str | None, ...],
-    counts: list[Tensor],
+    stages: Sequence[str | None],
+    tally: Tally,
     attack_seed: int,
     seconds: float,
 ) -> Rows:
-    """Return one row an image for the table `outcomes`."""
+    """Return one row an image for the table `outcomes`; images outside `attacked` that are classified well: skipped."""
     defense, attack, draws = unit.defense, unit.attack, unit.judge_draws
     distance = unit.threat.norm.distance(outcome.chosen, images).tolist()
+    standing = set(attacked.tolist())
     shared = {
         "unit_key": unit.key,
         "model": context.setup.model.label,
@@ -278,69 +434,28 @@ def outcome_rows(
     for index, image_id in enumerate(unit.shard.ids):
         broken = int(outcome.broken[:, index].sum())
         misclassified = bool(clean[index] != labels[index])
-        status = "misclassified" if misclassified else "broken" if broken else "robust"
+        skipped = index not in standing and not misclassified
+        status = "misclassified" if misclassified else "skipped" if skipped else "broken" if broken else "robust"
+        judged: dict[str, object] = {
+            "adversarial_prediction": int(outcome.prediction[index]),
+            "distance": distance[index],
+            "broken_any": broken > 0,
+            "broken_majority": 2 * broken > draws,
+            "broken_all": broken == draws,
+        }
         rows.append(
             {
                 **shared,
+                **(dict.fromkeys(judged) if skipped else judged),
                 "image_id": image_id,
                 "label": int(labels[index]),
                 "clean_prediction": int(clean[index]),
-                "adversarial_prediction": int(outcome.prediction[index]),
                 "status": status,
                 "stage": stages[index] if status == "broken" else None,
-                "distance": distance[index],
-                "queries": int(counts[0][index]),
-                "forwards": int(counts[1][index]),
-                "backwards": int(counts[2][index]),
-                "broken_any": broken > 0,
-                "broken_majority": 2 * broken > draws,
-                "broken_all": broken == draws,
+                "queries": int(tally.queries[index]),
+                "forwards": int(tally.forwards[index]),
+                "backwards": int(tally.backwards[index]),
                 "seconds": seconds / len(unit.shard.ids),
             }
         )
     return rows
-
-
-def point_rows(key: str, shard: Shard, points: Mapping[str, tuple[Tensor, Tensor]]) -> Rows:
-    """Return the rows that keep every existing point for the table `adversarials`."""
-    rows = []
-    for name, (candidates, exists) in points.items():
-        pixels = candidates.flatten(1).cpu().numpy()
-        shape = list(candidates.shape[1:])
-        for index in exists.nonzero().flatten().tolist():
-            rows.append(
-                {
-                    "unit_key": key,
-                    "image_id": shard.ids[index],
-                    "point": name,
-                    "shape": shape,
-                    "pixels": pixels[index],
-                }
-            )
-    return rows
-
-
-def read_points(context: Context, key: str, shard: Shard, images: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return the points that the unit `key` kept: by name, [n, C, H, W] and a bool [n] that says where they exist.
-
-    Images without any point stand for themselves under the first name.
-
-    Raises:
-        IgdError: if a point belongs to no image of the shard.
-    """
-    table = context.catalog.read("adversarials", key)
-    position = {image_id: index for index, image_id in enumerate(shard.ids)}
-    points: dict[str, tuple[Tensor, Tensor]] = {}
-    names = table["point"].to_pylist()
-    for row, (image_id, name) in enumerate(zip(table["image_id"].to_pylist(), names, strict=True)):
-        if image_id not in position:
-            raise IgdError(f"unit {key[:12]} holds a point of {image_id!r}, which is not among its images")
-        if name not in points:
-            points[name] = images.clone(), torch.zeros(len(images), dtype=torch.bool, device=images.device)
-        candidates, exists = points[name]
-        values = torch.tensor(table["pixels"][row].values.to_numpy(), dtype=torch.float32)
-        candidates[position[image_id]] = values.reshape(images.shape[1:]).to(images.device)
-        exists[position[image_id]] = True
-    if not points:
-        points[CLEAN_POINT] = images, torch.zeros(len(images), dtype=torch.bool, device=images.device)
-    return points

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from igd_ray.catalog import Catalog
-from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.pipeline.attack_units import AttackUnit, TransferUnit
-from igd_ray.pipeline.inspect_units import InspectionUnit
+from igd_ray.pipeline.inspect_units import GradientCheckUnit, InspectionUnit, base_passes
+from igd_ray.pipeline.noise_units import NoiseUnit
 from igd_ray.pipeline.ranking_units import ClassEmbeddingUnit, ImageEmbeddingUnit, LeaveOneOutUnit, PooledActivationUnit
+from igd_ray.pipeline.review_units import ReviewUnit
 from igd_ray.pipeline.search import ActivationUnit, NoisyLogitsUnit
 from igd_ray.pipeline.sodef import SodefEpochUnit
 from igd_ray.pipeline.threads import reproducible
@@ -66,13 +67,15 @@ def most_passes(unit: Unit, num_classes: int) -> tuple[int, int]:
         attack = unit.attack.attack
         queries, gradients = attack.most_passes(num_classes) if attack else (0, 0)
         # The clean image, the attack's own look at each point kept, and the verdicts on them.
-        return _passes(unit.defense, images, queries + 1 + _points(unit) * (1 + unit.judge_draws), gradients)
+        return base_passes(unit.defense, images, queries + 1 + _points(unit) * (1 + unit.judge_draws), gradients)
     if isinstance(unit, TransferUnit):
-        return _passes(unit.defense, images, 1 + _points(unit) * unit.judge_draws, 0)
+        return base_passes(unit.defense, images, 1 + _points(unit) * unit.judge_draws, 0)
     if isinstance(unit, InspectionUnit):
         # Two looks at the images and their blends, one for the gradient, one at the range; two without noise.
-        random, still = _passes(unit.defense, images, 6, 1), _passes(unit.defense.still(), images, 2, 0)
+        random, still = base_passes(unit.defense, images, 6, 1), base_passes(unit.defense.still(), images, 2, 0)
         return random[0] + still[0], random[1] + still[1]
+    if isinstance(unit, NoiseUnit | GradientCheckUnit | ReviewUnit):
+        return unit.most_passes(num_classes)
     if isinstance(unit, NoisyLogitsUnit):
         return images * unit.draws, 0
     if isinstance(unit, LeaveOneOutUnit) and not unit.one_pass:
@@ -101,11 +104,6 @@ def seconds_per_pass(model: nn.Module, example: torch.Tensor) -> tuple[float, fl
         torch.autograd.grad(model(points).sum(), [points])
         both = time.perf_counter() - started
     return forward / TIMED_IMAGES, max(both - forward, 0.0) / TIMED_IMAGES
-
-
-def _passes(defense: DefenseSpec, images: int, queries: int, gradients: int) -> tuple[int, int]:
-    cost = defense.passes
-    return images * queries * cost.forwards, images * (queries * cost.inner_backwards + gradients * cost.backwards)
 
 
 def _points(unit: AttackUnit | TransferUnit) -> int:

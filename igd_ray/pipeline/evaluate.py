@@ -1,22 +1,38 @@
 """An evaluation: which units fill the table of defenses and attacks, and what their outcomes say together."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Literal
 
 import pyarrow as pa
 
 from igd_ray.attacks.base import GRADIENT, QUERY
 from igd_ray.attacks.registry import QUERY_STAGES, RANDOMISED, AttackLabel
 from igd_ray.catalog import Catalog
-from igd_ray.checks import Finding, check_query_beats_gradient, check_transfer_beats_direct
+from igd_ray.checks import (
+    LARGE_EPSILON_FACTOR,
+    Finding,
+    check_few_classes,
+    check_query_beats_gradient,
+    check_transfer_beats_direct,
+)
 from igd_ray.defenses.specs import NONE, DefenseSpec
 from igd_ray.identity import unit_key
 from igd_ray.pipeline.attack_units import AttackUnit, TransferUnit
+from igd_ray.pipeline.audit import AuditPlanner
+from igd_ray.pipeline.base_attacks import FIRST_STAGE, BaseAttacks
 from igd_ray.pipeline.estimate import most_passes
-from igd_ray.pipeline.inspect_units import InspectionUnit, finding_row
+from igd_ray.pipeline.inspect_units import GradientCheckUnit, finding_row
+from igd_ray.pipeline.planned_checks import CheckUnit, plan_checks
+from igd_ray.pipeline.points import Kept
 from igd_ray.pipeline.unit import Shard, Unit
-from igd_ray.threat import ThreatModel
+from igd_ray.report.evaluation import NOT_MEASURED
+
+# Every attack on every image; or the cheapest attack first, and the others on the images that it left standing.
+Mode = Literal["full", "cascade"]
+
+Attacking = AttackUnit | TransferUnit
 
 
 @dataclass(frozen=True)
@@ -25,7 +41,7 @@ class Cell:
 
     defense: str
     attack: str
-    unit: AttackUnit | TransferUnit
+    unit: Attacking
 
 
 @dataclass(frozen=True)
@@ -34,22 +50,24 @@ class EvaluationPlan:
 
     Attributes:
         cells: the table, shard by shard.
-        inspections: a unit of checks for each defense.
+        inspections: units of checks.
+        fallbacks: what each attack replaced, as the model has too few classes for it.
         sources: units whose points others need, without a cell of their own.
+        notes: what the plan leaves out.
     """
 
     cells: tuple[Cell, ...]
-    inspections: tuple[InspectionUnit, ...]
+    inspections: tuple[CheckUnit, ...]
     sources: tuple[AttackUnit, ...]
+    fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def units(self) -> list[Unit]:
-        """All units, each once: sources and base attacks before what needs them, the dearest first."""
-        direct = [cell.unit for cell in self.cells if isinstance(cell.unit, AttackUnit)]
-        transfers = [cell.unit for cell in self.cells if isinstance(cell.unit, TransferUnit)]
-        ordered: list[Unit] = [*self.sources, *sorted(direct, key=_cost, reverse=True), *self.inspections, *transfers]
+        """All units, each once, the first to start first: what others need, then the dearest."""
+        attacking = [*self.sources, *(cell.unit for cell in self.cells)]
         unique: dict[str, Unit] = {}
-        for unit in ordered:
+        for unit in [*sorted(attacking, key=_priority), *self.inspections]:
             unique.setdefault(unit.key, unit)
         return list(unique.values())
 
@@ -65,43 +83,156 @@ def plan_evaluation(
     attacks: Sequence[AttackLabel],
     shards: Sequence[Shard],
     *,
+    base: BaseAttacks,
     inspected: Shard,
-    threat: ThreatModel,
-    seed: int,
-    attack_seed: int | None = None,
     judge_draws: int = 1,
+    mode: Mode = "full",
+    keeps: Kept = "all",
 ) -> EvaluationPlan:
-    """Plan every attack on every defense over every shard, each unit once, and the checks on the shard `inspected`.
+    """Plan the attacks on every defense over every shard, each unit once, and the checks on the shard `inspected`.
 
-    A transfer's points come from one unit on the base model, whoever needs them; the undefended row's transfers are
-    those units themselves.
+    A transfer's points come from one unit on the base model, whoever needs them; the undefended row's attacks are
+    those units themselves, and cover every image in either mode. Adaptive attacks take the images that all others
+    left standing.
     """
-    base = DefenseSpec(NONE, defenses[0].model_id)
-    cells: list[Cell] = []
-    sources: list[AttackUnit] = []
-    for attack in attacks:
-        for shard in shards:
-            on_base = AttackUnit(base, attack, threat, shard, seed, attack_seed, 1)
-            if attack.transfer:
-                sources.append(on_base)
-            for defense in defenses:
-                unit: AttackUnit | TransferUnit
-                if defense.kind == NONE:
-                    unit = on_base
-                elif attack.transfer:
-                    unit = TransferUnit(defense, attack, on_base, judge_draws)
-                else:
-                    unit = replace(on_base, defense=defense, judge_draws=judge_draws)
-                cells.append(Cell(defense.label, attack.label, unit))
-    planned = {cell.unit.key for cell in cells}
-    direct = [attack.label for attack in attacks if attack.attack is not None and not attack.transfer]
+    planner = _Planner(base, judge_draws, mode, keeps)
+    ordinary = [attack for attack in attacks if not attack.audits]
+    audits = [attack for attack in attacks if attack.audits]
+    for shard in shards:
+        for defense in defenses:
+            planner.add_row(defense, ordinary, audits, shard)
+    planned = {cell.unit.key for cell in planner.cells}
+    direct = [attack.label for attack in ordinary if attack.attack is not None and not attack.transfer]
     averaged = not direct or any(label in RANDOMISED for label in direct)
     protocol = "rand" if averaged else "standard"
+    inspections: list[CheckUnit] = []
+    for defense in defenses:
+        checks = plan_checks(
+            defense,
+            planner.units_on(defense),
+            inspected=inspected,
+            shards=shards,
+            protocol=protocol,
+            seed=base.seed,
+            num_classes=base.num_classes,
+        )
+        if not any(isinstance(check, GradientCheckUnit) for check in checks):
+            planner.notes[
+                f"{NOT_MEASURED}more steps and {LARGE_EPSILON_FACTOR} times eps on {defense.label}, "
+                "which is done beside direct attacks of published budgets"
+            ] = None
+        inspections += checks
     return EvaluationPlan(
-        cells=tuple(cells),
-        inspections=tuple(InspectionUnit(defense, inspected, protocol, seed) for defense in defenses),
-        sources=tuple(unit for unit in sources if unit.key not in planned),
+        cells=tuple(planner.cells),
+        inspections=tuple(inspections),
+        sources=tuple(unit for unit in planner.sources.values() if unit.key not in planned),
+        fallbacks={
+            attack.label: attack.attack.fallback_notes(base.num_classes)
+            for attack in attacks
+            if attack.attack is not None
+        },
+        notes=tuple(planner.notes),
     )
+
+
+class _Planner:
+    """Collects cells and what they need, row by row."""
+
+    def __init__(self, base: BaseAttacks, judge_draws: int, mode: Mode, keeps: Kept) -> None:
+        self._base, self._judge_draws, self._mode, self._keeps = base, judge_draws, mode, keeps
+        self._audit = AuditPlanner(base, judge_draws, self._source)
+        self.cells: list[Cell] = []
+        self.sources: dict[str, AttackUnit] = {}
+        # A dictionary for its order and for having each note once.
+        self.notes: dict[str, None] = {}
+
+    def add_row(
+        self, defense: DefenseSpec, ordinary: Sequence[AttackLabel], audits: Sequence[AttackLabel], shard: Shard
+    ) -> None:
+        """Add the cells of one defense and one shard."""
+        units = [self._unit(defense, attack, shard) for attack in ordinary]
+        if self._mode == "cascade" and defense.kind != NONE:
+            units = _chained(units)
+        self.cells += [Cell(defense.label, attack.label, unit) for attack, unit in zip(ordinary, units, strict=True)]
+        fitting = [attack for attack in audits if defense.has_two_passes or not attack.needs_two_passes]
+        transfers = [attack for attack in ordinary if attack.transfer]
+        before = tuple(dict.fromkeys(unit.key for unit in units if unit.attack.attack is not None))
+        audited = self._audit.units(defense, fitting, transfers, shard, before)
+        self.cells += [Cell(defense.label, attack.label, unit) for attack, unit in audited]
+        left_out = [attack.label for attack in audits if attack not in fitting]
+        if left_out:
+            note = f"{NOT_MEASURED}{', '.join(left_out)} on {defense.label}, which has no two passes to aim at"
+            self.notes[note] = None
+
+    def units_on(self, defense: DefenseSpec) -> dict[str, list[Attacking]]:
+        """Return the units of each attack on `defense`."""
+        units: dict[str, list[Attacking]] = {}
+        for cell in self.cells:
+            if cell.defense == defense.label:
+                units.setdefault(cell.attack, []).append(cell.unit)
+        return units
+
+    def _unit(self, defense: DefenseSpec, attack: AttackLabel, shard: Shard) -> Attacking:
+        if defense.kind == NONE:
+            return self._source(self._base.unit(attack, shard))
+        if attack.transfer:
+            return TransferUnit(defense, attack, self._source(self._base.unit(attack, shard)), self._judge_draws)
+        base = self._base
+        fitted = replace(attack, attack=base.fitted(attack.attack, defense_is_random=defense.is_random))
+        return AttackUnit(
+            defense,
+            fitted,
+            base.threat,
+            shard,
+            base.seed,
+            base.attack_seed,
+            self._judge_draws,
+            keeps=self._keeps,
+        )
+
+    def _source(self, unit: AttackUnit) -> AttackUnit:
+        """Have `unit` computed and what it needs, and return it."""
+        for needed in (*self._base.needed_by(unit), unit):
+            self.sources.setdefault(needed.key, needed)
+        return unit
+
+
+def _chained(units: Sequence[Attacking]) -> list[Attacking]:
+    """Return `units`, in their order, each on the images that all cheaper ones left standing."""
+    chained: dict[int, Attacking] = {}
+    before: tuple[str, ...] = ()
+    for place in sorted(range(len(units)), key=lambda place: _cost(units[place])):
+        unit = units[place]
+        if unit.attack.attack is not None:
+            unit = replace(unit, after=before)
+            before = (unit.key,)
+        chained[place] = unit
+    return [chained[place] for place in range(len(units))]
+
+
+def naive_units(
+    defenses: Sequence[DefenseSpec],
+    attacks: Sequence[AttackLabel],
+    shards: Sequence[Shard],
+    *,
+    base: BaseAttacks,
+    judge_draws: int = 1,
+) -> list[Attacking]:
+    """Return what separate runs would compute for each defense: every attack as published, nothing shared.
+
+    Not to be run: many of these have the same key. They say what a plan saves.
+    """
+    separate = replace(base, is_random=True)
+    units: list[Attacking] = []
+    for defense in defenses:
+        for attack in (attack for attack in attacks if not attack.audits):
+            for shard in shards:
+                on_base = separate.unit(attack, shard)
+                if attack.transfer:
+                    units += [on_base, TransferUnit(defense, attack, on_base, judge_draws)]
+                else:
+                    units.append(replace(on_base, defense=defense, judge_draws=judge_draws))
+    return units
 
 
 def run_rows(plan: EvaluationPlan, preparations: Sequence[Unit]) -> list[dict[str, object]]:
@@ -121,33 +252,43 @@ def commit_comparisons(catalog: Catalog, plan: EvaluationPlan, *, model: str) ->
         cells = [cell for cell in plan.cells if cell.defense == defense]
         for finding in compare_attacks(catalog, cells):
             rows.append(finding_row(finding, None, plan.run_id, model, defense, None))
+        for attack, notes in plan.fallbacks.items():
+            if notes:
+                rows.append(finding_row(check_few_classes(notes), None, plan.run_id, model, defense, attack))
     catalog.commit("checks", f"run-{plan.run_id}", rows)
 
 
 def compare_attacks(catalog: Catalog, cells: Sequence[Cell]) -> list[Finding]:
-    """Compare what direct, transferred, gradient and query attacks broke, for the cells of one defense."""
+    """Compare what direct, transferred, gradient and query attacks broke, for the cells of one defense.
+
+    An attack that skipped an image says nothing of it: where a cascade's earlier attacks broke images, only those
+    count that both sides attacked, and transfers, which come first, are not compared.
+    """
+    cells = [cell for cell in cells if cell.unit.attack.attack is not None and not cell.unit.attack.audits]
     broken_by: dict[str, set[str]] = {"query": set(), "gradient": set(), "transfer": set(), "direct": set()}
+    skipped: set[str] = set()
     for cell in cells:
         table: pa.Table = catalog.read("outcomes", cell.unit.key)
         columns = zip(
             table["image_id"].to_pylist(), table["status"].to_pylist(), table["stage"].to_pylist(), strict=True
         )
+        transferred = isinstance(cell.unit, TransferUnit)
         for image_id, status, stage in columns:
+            if status == "skipped" and _follows_gradients(cell.unit):
+                skipped.add(image_id)
             if status != "broken":
                 continue
-            transferred = isinstance(cell.unit, TransferUnit)
             broken_by["transfer" if transferred else "direct"].add(image_id)
             if not transferred:
                 broken_by["query" if stage in QUERY_STAGES else "gradient"].add(image_id)
-    attacks = [cell.unit.attack.attack for cell in cells if isinstance(cell.unit, AttackUnit)]
-    ways = {way for attack in attacks if attack is not None for way in attack.ways}
+    ways = {way for cell in cells if isinstance(cell.unit, AttackUnit) for way in _ways(cell.unit)}
     findings = []
     if ways == {QUERY, GRADIENT}:
-        alone = broken_by["query"] - broken_by["gradient"]
-        findings.append(check_query_beats_gradient(len(alone), len(broken_by["query"] | broken_by["gradient"])))
-    transferred_cells = any(isinstance(cell.unit, TransferUnit) for cell in cells)
-    direct_cells = any(isinstance(cell.unit, AttackUnit) and cell.unit.attack.attack for cell in cells)
-    if transferred_cells and direct_cells:
+        compared = (broken_by["query"] | broken_by["gradient"]) - skipped
+        alone = compared & broken_by["query"] - broken_by["gradient"]
+        findings.append(check_query_beats_gradient(len(alone), len(compared)))
+    chained = any(cell.unit.after for cell in cells)
+    if {type(cell.unit) for cell in cells} == {AttackUnit, TransferUnit} and not chained:
         only_transfer = broken_by["transfer"] - broken_by["direct"]
         only_direct = broken_by["direct"] - broken_by["transfer"]
         findings.append(check_transfer_beats_direct(len(only_transfer), len(only_direct)))
@@ -169,6 +310,25 @@ def run_unit(
     }
 
 
-def _cost(unit: AttackUnit) -> int:
-    """Return about how long a unit takes, to start the long ones first: the number of classes hardly orders them."""
+def _priority(unit: Attacking) -> tuple[int, int]:
+    """Return the order in which units start: base attacks, transfers, direct attacks, audits; the dearest first."""
+    if isinstance(unit, TransferUnit):
+        return 2, 0
+    if unit.attack.audits:
+        return 4, 0
+    if unit.defense.kind != NONE:
+        return 3, -_cost(unit)
+    return (0, 0) if unit.attack.attack is None or unit.attack.label == FIRST_STAGE.label else (1, -_cost(unit))
+
+
+def _cost(unit: Attacking) -> int:
+    """Return about how many passes a unit takes: the number of classes hardly orders them."""
     return sum(most_passes(unit, num_classes=10))
+
+
+def _ways(unit: AttackUnit) -> frozenset[str]:
+    return frozenset() if unit.attack.attack is None else unit.attack.attack.ways
+
+
+def _follows_gradients(unit: Attacking) -> bool:
+    return isinstance(unit, AttackUnit) and GRADIENT in _ways(unit)

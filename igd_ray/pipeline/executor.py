@@ -1,7 +1,6 @@
 """Where units run: the interface, and its in-process twin."""
 
 import os
-from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -10,6 +9,7 @@ from typing import Protocol, Self
 import torch
 
 from igd_ray.catalog import Catalog
+from igd_ray.pipeline.agenda import Agenda
 from igd_ray.pipeline.attempts import AttemptLog, outcome_of
 from igd_ray.pipeline.objective import ObjectiveSource, Record, search_here
 from igd_ray.pipeline.setup import WorkerSetup
@@ -20,7 +20,7 @@ from igd_ray.search import Sampler
 
 
 class Executor(Protocol):
-    """Runs units that do not need each other, in any order, and reports each when it is committed or has failed."""
+    """Runs units, each after those that it needs, and reports each when it is committed or has failed."""
 
     def __enter__(self) -> Self:
         """Start what is needed."""
@@ -33,7 +33,14 @@ class Executor(Protocol):
         ...
 
     def run(self, units: Sequence[Unit]) -> Generator[UnitReport, None, None]:
-        """Run `units`; one that memory does not suffice for is reported with its number of parts, then they are."""
+        """Run `units`, which may need each other; the first ones go first where they can.
+
+        One that memory does not suffice for is reported with its number of parts, then they are. Where one fails,
+        those that need it are not run, and reported as failed, too.
+
+        Raises:
+            IgdError: if units need each other in a circle.
+        """
         ...
 
     def search(self, source: ObjectiveSource, sampler: Sampler, record: Record) -> None:
@@ -61,14 +68,13 @@ class LocalExecutor:
         self._worker = None
 
     def run(self, units: Sequence[Unit]) -> Generator[UnitReport, None, None]:
-        """Run `units` in the order given."""
+        """Run `units` in the order given, as far as what they need allows."""
         assert self._worker is not None
         catalog = Catalog(self._setup.catalog)
         splitter, log = Splitter(catalog), AttemptLog(catalog)
-        waiting = deque(units)
+        agenda = Agenda(units)
         try:
-            while waiting:
-                unit = waiting.popleft()
+            while (unit := agenda.take()) is not None:
                 parts = splitter.fitting(unit)
                 if parts == [unit]:
                     attempt = log.start(unit, worker=os.getpid(), host=host_name())
@@ -78,8 +84,11 @@ class LocalExecutor:
                     log.end(unit.key, outcome_of(report, parts), report.error)
                 else:
                     report = UnitReport(unit.key, unit.kind, len(unit.shard.ids), 0.0)
-                waiting.extendleft(reversed(parts))
-                yield replace(report, error=None, parts=len(parts)) if parts else report
+                if parts:
+                    agenda.replace(unit, parts)
+                    yield replace(report, error=None, parts=len(parts))
+                else:
+                    yield from agenda.settle(report)
         finally:
             log.close()
 

@@ -1,22 +1,35 @@
-"""Units that inspect a defended model on a few clean images: is it random, blind to gradients, batch-dependent?"""
+"""Units that inspect a defended model on a few images.
+
+Is it random, blind to gradients, dependent on its batch; and do gradient attacks follow its loss?
+"""
 
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from torch import Tensor, nn
 
+from igd_ray.attacks.apgd import APGD
 from igd_ray.checks import (
+    FEW_STEPS,
+    MANY_STEPS,
     Finding,
     check_batch_dependence,
+    check_large_epsilon,
+    check_more_steps,
     check_output_range,
     check_randomised,
     check_zero_gradient,
+    large_threat,
+    not_measurable,
 )
 from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.identity import derive_seed, unit_key
+from igd_ray.judging import judge
 from igd_ray.pipeline.attack_units import build_defense
 from igd_ray.pipeline.setup import Context
 from igd_ray.pipeline.unit import Rows, Shard
+from igd_ray.threat import ThreatModel
 
 TABLE = "checks"
 
@@ -63,6 +76,96 @@ class InspectionUnit:
         ]
         model = context.setup.model.label
         return {TABLE: [finding_row(finding, self.key, None, model, self.defense.label, None) for finding in findings]}
+
+
+@dataclass(frozen=True)
+class GradientCheckUnit:
+    """The checks whether gradient attacks work on one defense: with more steps, and in a ball 16 times as large.
+
+    APGD on the cross-entropy attacks the images that the defense gets right, each time from the same start, and each
+    point is judged by an evaluation of its own. The gradients of a random defense are not averaged (EoT 1): a step in
+    the direction of one draw is a step all the same, and that of twenty would cost twenty times as much.
+
+    It has no parts: what it compares it compares on all of its images together.
+
+    Attributes:
+        defense: what is attacked.
+        shard: a few images, such as the inspected ones.
+        threat: the evaluation's.
+        seed: the run's seed.
+    """
+
+    defense: DefenseSpec
+    shard: Shard
+    threat: ThreatModel
+    seed: int
+
+    kind = "gradient-check"
+    tables = (TABLE,)
+    needs: frozenset[str] = frozenset()
+
+    @cached_property
+    def key(self) -> str:
+        """The hash of defense, images, threat model, attacks and seed."""
+        return unit_key(
+            "gradient-check",
+            defense=self.defense.defense_id,
+            images=self.shard.digest,
+            norm=self.threat.norm.value,
+            epsilon=self.threat.epsilon,
+            attacks=[[dict(attack.settings), threat.epsilon] for attack, threat in self._attacks],
+            seed=self.seed,
+        )
+
+    @property
+    def _attacks(self) -> tuple[tuple[APGD, ThreatModel], ...]:
+        few, many = APGD("ce", steps=FEW_STEPS), APGD("ce", steps=MANY_STEPS)
+        return (few, self.threat), (many, self.threat), (few, large_threat(self.threat))
+
+    def most_passes(self, num_classes: int) -> tuple[int, int]:
+        """Return upper bounds of its forward and backward passes of one image through the base model."""
+        # The clean image, then what each attack asks and the verdict on its point.
+        asked = [attack.most_passes(num_classes) for attack, _ in self._attacks]
+        queries = 1 + sum(queries + 1 for queries, _ in asked)
+        return base_passes(self.defense, len(self.shard.ids), queries, sum(gradients for _, gradients in asked))
+
+    def compute(self, context: Context) -> dict[str, Rows]:
+        """Attack and compare."""
+        images, labels = context.images(self.shard.images, self.shard.start, self.shard.stop)
+        generator = torch.Generator()
+        target = build_defense(self.defense, context, generator)
+        correct = judge(target, images, generator, seed=derive_seed(self.key, "clean")).predictions[0] == labels
+        if correct.any():
+            findings = self._compare(target, images[correct], labels[correct], generator)
+        else:
+            why = f"none of {len(images)} images is right without an attack"
+            findings = [not_measurable(check, why) for check in ("more-steps", "large-epsilon")]
+        model = context.setup.model.label
+        return {TABLE: [finding_row(finding, self.key, None, model, self.defense.label, None) for finding in findings]}
+
+    def _compare(self, target: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> list[Finding]:
+        broken = []
+        for attack, threat in self._attacks:
+            generator.manual_seed(derive_seed(self.key, "noise"))
+            start = torch.Generator().manual_seed(derive_seed(self.key, "attack"))
+            broken.append(attack(target, images, labels, threat=threat, generator=start).broken)
+        few, many, large = broken
+        return [
+            check_more_steps(only_few=int((few & ~many).sum()), only_many=int((many & ~few).sum())),
+            check_large_epsilon(int((~large).sum()), len(images)),
+        ]
+
+
+def base_passes(defense: DefenseSpec, images: int, queries: int, gradients: int) -> tuple[int, int]:
+    """Return the forward and backward passes of one image through the base model.
+
+    Args:
+        defense: what is asked.
+        images: how many.
+        queries, gradients: of the defense's logits, for each image.
+    """
+    cost = defense.passes
+    return images * queries * cost.forwards, images * (queries * cost.inner_backwards + gradients * cost.backwards)
 
 
 def finding_row(

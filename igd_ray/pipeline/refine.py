@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from igd_ray.attacks.registry import parse_attack
 from igd_ray.catalog import Catalog
+from igd_ray.pipeline.base_attacks import BaseAttacks
 from igd_ray.pipeline.evaluate import EvaluationPlan, plan_evaluation
 from igd_ray.pipeline.search import SearchPlan, defense_of
 from igd_ray.pipeline.unit import Shard
@@ -29,7 +30,7 @@ class Refinement:
 
 
 def plan_refinement(
-    plan: SearchPlan, trials: Sequence[Trial], shards: Sequence[Shard], threat: ThreatModel
+    plan: SearchPlan, trials: Sequence[Trial], shards: Sequence[Shard], threat: ThreatModel, *, base_is_random: bool
 ) -> Refinement:
     """Plan the attacks on the settings of `trials`, over `shards` of search images."""
     labels = {trial.number: _label(plan.ranking.method, trial.setting) for trial in trials}
@@ -39,7 +40,8 @@ def plan_refinement(
         for trial in trials
     ]
     attacks = [parse_attack(label) for label in ATTACKS]
-    evaluation = plan_evaluation(defenses, attacks, shards, inspected=shards[0], threat=threat, seed=plan.seed)
+    base = BaseAttacks(ranked.model_id, len(ranked.class_names), base_is_random, threat, plan.seed)
+    evaluation = plan_evaluation(defenses, attacks, shards, base=base, inspected=shards[0])
     return Refinement(replace(evaluation, inspections=()), labels)
 
 

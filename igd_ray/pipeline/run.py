@@ -29,7 +29,7 @@ def pending(catalog: Catalog, units: Sequence[Unit]) -> list[Unit]:
 
 
 def run_units(executor: Executor, catalog: Catalog, units: Sequence[Unit], *, title: str) -> RunSummary:
-    """Run the pending ones of `units`, those that others need first, with progress on the terminal.
+    """Run the pending ones of `units`, which may need each other, with progress on the terminal.
 
     Args:
         executor: where they run.
@@ -42,32 +42,17 @@ def run_units(executor: Executor, catalog: Catalog, units: Sequence[Unit], *, ti
     reused = planned - len(waiting)
     failed: list[UnitReport] = []
     computed = 0
-    with Progress(title, done=reused, total=planned) as progress:
-        while waiting:
-            unfinished = {unit.key for unit in waiting}
-            ready = [unit for unit in waiting if not unit.needs & unfinished]
-            waiting = [unit for unit in waiting if unit.needs & unfinished]
-            # Closed whatever happens, so that leases end now rather than when Python tidies up.
-            with closing(executor.run(ready)) as reports:
-                for report in reports:
-                    progress.advance(report)
-                    if report.parts:
-                        continue
-                    if report.error is None:
-                        computed += 1
-                    else:
-                        failed.append(report)
-                        record_failure(catalog, report)
-            # A unit whose source failed cannot run; its failure says whose fault it is.
-            lost = {unit.key for unit in ready if not is_done(catalog, unit)}
-            while doomed := [unit for unit in waiting if unit.needs & lost]:
-                for unit in doomed:
-                    waiting.remove(unit)
-                    lost.add(unit.key)
-                    report = UnitReport(unit.key, unit.kind, len(unit.shard.ids), 0.0, "its source unit failed")
-                    failed.append(report)
-                    record_failure(catalog, report)
-                    progress.advance(report)
+    # Closed whatever happens, so that leases end now rather than when Python tidies up.
+    with Progress(title, done=reused, total=planned) as progress, closing(executor.run(waiting)) as reports:
+        for report in reports:
+            progress.advance(report)
+            if report.parts:
+                continue
+            if report.error is None:
+                computed += 1
+            else:
+                failed.append(report)
+                record_failure(catalog, report)
     return RunSummary(reused=reused, computed=computed, failed=tuple(failed))
 
 

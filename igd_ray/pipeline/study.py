@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import nn
 
+from igd_ray.attacks.base import RANDOMISED_DIFFERENCE
 from igd_ray.catalog import Catalog
+from igd_ray.checks import check_randomised
 from igd_ray.config import StudySettings
 from igd_ray.data import LabeledImages, probe_and_search, require_disjoint
 from igd_ray.data.loading import load_window
@@ -63,6 +65,9 @@ MOST_SHARD_IMAGES = 512
 
 # Images evaluated where no number is given.
 TEST_IMAGES = 256
+
+# Images that tell whether the base model is random.
+LOOKED_AT_IMAGES = 8
 
 TRAIN = "train"
 
@@ -116,6 +121,13 @@ class Study:
     def class_names(self) -> tuple[str, ...]:
         """One name a class."""
         return self._test.class_names
+
+    @cached_property
+    def model_is_random(self) -> bool:
+        """Whether two passes of the base model differ: then nothing may take one of them for the other."""
+        images = next(iter(self._test.batches(LOOKED_AT_IMAGES)))[0]
+        difference = check_randomised(self.model, images, protocol="rand").value
+        return difference is None or not difference <= RANDOMISED_DIFFERENCE
 
     @cached_property
     def layer(self) -> Layer:

@@ -45,6 +45,10 @@ class Shard:
         middle = (len(self.ids) + 1) // 2
         return self._part(0, middle), self._part(middle, len(self.ids))
 
+    def first(self, images: int) -> "Shard":
+        """Return the first `images` images, or all where there are not so many."""
+        return self if images >= len(self.ids) else self._part(0, images)
+
     def _part(self, first: int, last: int) -> "Shard":
         digest = content_hash([self.digest, first, last])
         return Shard(self.images, self.start + first, self.start + last, self.ids[first:last], digest)

@@ -3,11 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from igd_ray.attacks.registry import AttackLabel, parse_attack
+from igd_ray.attacks.registry import AttackLabel, expand_attacks, parse_attack
 from igd_ray.config import EvaluateSettings, StudySettings
 from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.identity import unit_key
-from igd_ray.pipeline.evaluate import EvaluationPlan, commit_comparisons, plan_evaluation, run_rows, run_unit
+from igd_ray.pipeline.base_attacks import BaseAttacks
+from igd_ray.pipeline.evaluate import (
+    Attacking,
+    EvaluationPlan,
+    commit_comparisons,
+    naive_units,
+    plan_evaluation,
+    run_rows,
+    run_unit,
+)
 from igd_ray.pipeline.inspect_units import INSPECTED_IMAGES
 from igd_ray.pipeline.rank import RankingPlan, read_ranking
 from igd_ray.pipeline.record import commit_run
@@ -68,7 +77,7 @@ def refinement_of(study: Study, settings: StudySettings, plan: SearchPlan, trial
     """Plan the attacks on the settings of `trials`; the test split is not touched."""
     images = study.search.select(slice(0, plan.options.refine_n))
     shards = shards_of("search", images, REFINED_SHARD_IMAGES)
-    return plan_refinement(plan, trials, shards, settings.threat)
+    return plan_refinement(plan, trials, shards, settings.threat, base_is_random=study.model_is_random)
 
 
 def most_refinement(study: Study, settings: StudySettings, plan: SearchPlan) -> list[Unit]:
@@ -92,10 +101,18 @@ def _refine(study: Study, settings: StudySettings, plan: SearchPlan, trials: Seq
 
 @dataclass(frozen=True)
 class Evaluation:
-    """An evaluation, its defenses with what they need first, and what is to be said of it."""
+    """An evaluation, its defenses with what they need first, and what is to be said of it.
+
+    Attributes:
+        plan: what it computes.
+        resolved: its defenses.
+        naive: what separate runs would compute.
+        notes: for the report.
+    """
 
     plan: EvaluationPlan
     resolved: Resolved
+    naive: list[Attacking]
     notes: tuple[str, ...]
 
 
@@ -105,24 +122,35 @@ def plan_evaluation_of(study: Study, settings: EvaluateSettings) -> Evaluation:
     Raises:
         InputError: for anything that cannot be used, before work starts.
     """
-    attacks = [parse_attack(label) for label in dict.fromkeys(settings.attacks)]
+    attacks = [parse_attack(label) for label in expand_attacks(settings.attacks)]
+    base = BaseAttacks(
+        study.model_id,
+        len(study.class_names),
+        study.model_is_random,
+        settings.threat,
+        settings.seed,
+        settings.attack_seed,
+        settings.judge_draws,
+    )
     for attack in attacks:
-        if attack.attack is not None:
-            attack.attack.check(len(study.class_names), settings.threat.norm)
+        if (fitted := base.fitted(attack.attack)) is not None:
+            fitted.check(base.num_classes, settings.threat.norm)
     notes = [f"evaluated on the first {len(study.test)} images of the split {settings.split!r}"]
     resolved = resolve_defenses(study, settings)
+    shards = study.test_shards(settings.shard_size)
     plan = plan_evaluation(
         resolved.defenses,
         attacks,
-        study.test_shards(settings.shard_size),
+        shards,
+        base=base,
         inspected=Shard.of("test", study.test, 0, min(INSPECTED_IMAGES, len(study.test))),
-        threat=settings.threat,
-        seed=settings.seed,
-        attack_seed=settings.attack_seed,
         judge_draws=settings.judge_draws,
+        mode=settings.mode,
+        keeps=settings.save_points,
     )
-    notes += [*resolved.notes, *protocol_notes(resolved.defenses, attacks)]
-    return Evaluation(plan, resolved, tuple(dict.fromkeys(notes)))
+    naive = naive_units(resolved.defenses, attacks, shards, base=base, judge_draws=settings.judge_draws)
+    notes += [*resolved.notes, *protocol_notes(resolved.defenses, attacks), *plan.notes]
+    return Evaluation(plan, resolved, naive, tuple(dict.fromkeys(notes)))
 
 
 def evaluate(study: Study, settings: EvaluateSettings, evaluation: Evaluation) -> RunSummary:

@@ -39,30 +39,39 @@ _STYLE: dict[Any, Any] = {
 
 
 def accuracy_bars(rows: Sequence[Row]) -> Markup:
-    """Draw clean and worst-case accuracy for each defense; the interval is that of the worst case.
+    """Draw clean and worst-case accuracy for each defense, and that after the audit if there was one.
 
     Args:
-        rows: `worst_case` rows; a NULL worst case has no bar but says so.
+        rows: of `evaluation.worst_cases`; a worst case that is not known has no bar but says so. Its interval is drawn.
     """
+    audited = any(row["audit_attacks"] is not None for row in rows)
+    bars = [("robust_accuracy", "low", "high", BLUE)]
+    if audited:
+        bars.append(("audited_accuracy", "audited_low", "audited_high", ORANGE))
+    height = 0.72 / (1 + len(bars))
     with mpl.rc_context({**_STYLE, "svg.hashsalt": "accuracy"}):
-        figure = Figure(figsize=(7.2, 0.9 + 0.62 * len(rows)), layout="constrained")
+        figure = Figure(figsize=(7.2, 0.9 + 0.31 * (1 + len(bars)) * len(rows)), layout="constrained")
         axes = figure.add_subplot()
         for position, row in enumerate(rows):
-            clean, robust = row["clean_accuracy"], row["robust_accuracy"]
-            if clean is not None:
-                axes.barh(position - 0.18, 100 * clean, 0.32, color=GRAY, alpha=0.55)
-            if robust is None:
-                axes.text(1, position + 0.18, "not finished", va="center", fontsize=9)
-            else:
-                span = [[100 * (robust - row["low"])], [100 * (row["high"] - robust)]]
-                axes.barh(position + 0.18, 100 * robust, 0.32, color=BLUE)
-                axes.errorbar(100 * robust, position + 0.18, xerr=span, color=_INK, capsize=3, linewidth=1.2)
+            top = position - height * len(bars) / 2
+            if row["clean_accuracy"] is not None:
+                axes.barh(top, 100 * row["clean_accuracy"], 0.9 * height, color=GRAY, alpha=0.55)
+            for place, (name, low, high, colour) in enumerate(bars, start=1):
+                middle, robust = top + place * height, row[name]
+                if robust is None:
+                    axes.text(1, middle, "not finished", va="center", fontsize=9)
+                    continue
+                span = [[100 * (robust - row[low])], [100 * (row[high] - robust)]]
+                axes.barh(middle, 100 * robust, 0.9 * height, color=colour)
+                axes.errorbar(100 * robust, middle, xerr=span, color=_INK, capsize=3, linewidth=1.2)
         axes.set_yticks(range(len(rows)), [row["defense"] for row in rows])
         axes.invert_yaxis()
         axes.set_xlim(0, 100)
         axes.set_xlabel("accuracy in %")
         meanings = [Patch(color=GRAY, alpha=0.55, label="clean"), Patch(color=BLUE, label="worst case, 95 % interval")]
-        figure.legend(handles=meanings, loc="outside upper left", ncols=2)
+        if audited:
+            meanings.append(Patch(color=ORANGE, label="after the audit"))
+        figure.legend(handles=meanings, loc="outside upper left", ncols=len(meanings))
         return _svg(figure, "Clean and worst-case accuracy of each defense")
 
 

@@ -11,11 +11,11 @@ from igd_ray.catalog import SCHEMA_VERSION, Catalog
 from igd_ray.catalog.files import write_whole
 from igd_ray.catalog.query import ask
 from igd_ray.errors import InputError, did_you_mean
-from igd_ray.report import evaluation, preparation
+from igd_ray.report import audit, evaluation, preparation
 from igd_ray.report.evaluation import Ask
 from igd_ray.report.figures import accuracy_bars, picture
 from igd_ray.report.protocol import CITATION
-from igd_ray.report.tables import pixel_fraction
+from igd_ray.report.tables import DASH, Share, Table, pixel_fraction
 
 # Enough to see what the perturbations look like.
 _PICTURES = 12
@@ -46,6 +46,8 @@ def write_report(catalog: Catalog, run_id: str | None, path: str | Path) -> Path
 def _render(ask: Ask, run_id: str | None) -> str:
     run = _run(ask, run_id)
     worst_cases = evaluation.worst_cases(ask, run["run_id"])
+    findings = evaluation.findings(ask, run["run_id"])
+    headline = evaluation.headline_table(ask, run["run_id"], worst_cases)
     searches = preparation.search_table(ask, run["model_id"])
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -58,9 +60,16 @@ def _render(ask: Ask, run_id: str | None) -> str:
         run=run,
         facts=_facts(run),
         config=_pretty(run["config"]),
-        headline=evaluation.headline_table(ask, run["run_id"], worst_cases),
+        headline=headline,
+        skipping=any(
+            isinstance(value, Share) and value.instead != DASH for row in headline.rows for value in row.values()
+        ),
         bars=accuracy_bars(worst_cases) if worst_cases else None,
-        findings=evaluation.findings(ask, run["run_id"]),
+        grave=_grave(findings),
+        findings=findings,
+        is_audited=evaluation.is_audited(worst_cases),
+        audit=audit.audit_table(ask, run["run_id"]),
+        audit_sentences=audit.audit_sentences(ask, run["run_id"]),
         unmeasured=evaluation.unmeasured(ask, run["run_id"], run["notes"] or []),
         settings=evaluation.settings_table(ask, run["run_id"]),
         costs=evaluation.cost_table(ask, run["run_id"]),
@@ -96,6 +105,22 @@ def _facts(run: dict[str, Any]) -> list[tuple[str, str]]:
     }
     notes = [("Note", note) for note in run["notes"] or [] if not note.startswith(evaluation.NOT_MEASURED)]
     return [*((name, str(value)) for name, value in facts.items()), *notes]
+
+
+def _skipping(headline: Table) -> bool:
+    """Return whether some attack of the table skipped what others had broken."""
+    values = [value for row in headline.rows for value in row.values()]
+    return any(isinstance(value, Share) and value.instead != DASH for value in values)
+
+
+def _grave(findings: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Return the severities that a reader of the headline must know of, each with how many findings it has."""
+    badges = []
+    for severity in ("error", "warning"):
+        count = sum(finding["severity"] == severity for finding in findings)
+        if count:
+            badges.append((severity, f"{count} {severity}" if count == 1 else f"{count} {severity}s"))
+    return badges
 
 
 def _pretty(config: str | None) -> str:

@@ -2,18 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-# The nine attacks of the image-wise worst case (Kulkarni & Weng, ECCV 2024), in their order.
-NINE_ATTACKS = (
-    "aa",
-    "rays",
-    "apgd-eot",
-    "tr-apgd-ce",
-    "tr-apgd-cw",
-    "tr-apgd-t-dlr",
-    "tr-aa",
-    "tr-rays",
-    "tr-apgd-eot",
-)
+from igd_ray.protocol import AUDIT_ATTACKS, AUDIT_PREFIX, NINE_ATTACKS
 
 CITATION = (
     "Akshay Kulkarni and Tsui-Wei Weng. Interpretability-Guided Test-Time Adversarial Defense. "
@@ -21,13 +10,46 @@ CITATION = (
 )
 
 
-def attack_order(attack: str) -> tuple[int, str]:
-    """Return what attacks are sorted by: the clean images, the nine with their variants in order, then the others."""
+# The idea of each audit attack, in words that ask for no other page.
+AUDIT_IDEAS: Mapping[str, str] = {
+    "audit-transfer-start": "APGD on the defense itself, from the points that attacks on the base model ended at: "
+    "they lie beyond the region in which the defense hides its gradients.",
+    "audit-joint-loss": "APGD on the sum of the first pass's loss and the final one, so that the pseudo-label, and "
+    "with it the mask, is driven wrong by a term of its own.",
+    "audit-oracle-mask": "APGD under one fixed mask, the true class's and then the runner-up's, where the defense is "
+    "an ordinary network; the whole defense judges the point.",
+    "audit-detached-mask": "APGD that takes the mask for a constant in the backward pass (BPDA), because the "
+    "gradients of an almost one-hot pseudo-label vanish or explode.",
+    "audit-identity-mask": "APGD that takes the masking for the identity in the backward pass (BPDA), so that "
+    "gradients flow through the neurons that the mask removes, too.",
+    "audit-square-eot": "Square, which needs no gradients, on the mean margin over several answers to each query, so "
+    "that it keeps no step that was luck of the noise.",
+    "audit-line": "APGD along the straight line between a transferred point, which fools the first pass, and a "
+    "white-box point, which fools the second.",
+    "audit-best-start": "APGD once more, from that point of all earlier attacks which the defense likes least.",
+}
+
+
+def attack_order(attack: str) -> tuple[int, int, str]:
+    """Return what attacks are sorted by: the clean images, the nine with their variants in order, others, the audit."""
     if attack == "clean":
-        return -1, attack
-    # The longest name that fits: "tr-apgd-eot-5" is a variant of "tr-apgd-eot".
-    places = [place for place, name in enumerate(NINE_ATTACKS) if attack == name or attack.startswith(f"{name}-")]
-    return places[0] if places else len(NINE_ATTACKS), attack
+        return 0, 0, attack
+    if attack.startswith(AUDIT_PREFIX):
+        return 3, _place(attack, AUDIT_ATTACKS), attack
+    place = _place(attack, NINE_ATTACKS)
+    return 2 if place == len(NINE_ATTACKS) else 1, place, attack
+
+
+def audit_idea(attack: str) -> str:
+    """Return the idea of an audit attack, whatever its budget; nothing for one that has no description."""
+    place = _place(attack, AUDIT_ATTACKS)
+    return AUDIT_IDEAS[AUDIT_ATTACKS[place]] if place < len(AUDIT_ATTACKS) else ""
+
+
+def _place(attack: str, names: Sequence[str]) -> int:
+    """Return the place in `names` of what `attack` is a variant of; their number if of none."""
+    places = (place for place, name in enumerate(names) if attack == name or attack.startswith(f"{name}-"))
+    return next(places, len(names))
 
 
 def unplanned_attacks(planned: Mapping[str, Sequence[str]]) -> list[str]:

@@ -10,12 +10,13 @@ DASH = "–"
 
 
 class Share(NamedTuple):
-    """A fraction of images with its 95 % interval, or the reason why there is none."""
+    """A fraction with its 95 % interval or a remark `why`; if there is none, why, and what stands `instead`."""
 
     value: float | None
     low: float | None = None
     high: float | None = None
     why: str = ""
+    instead: str = DASH
 
 
 class Cell(NamedTuple):
@@ -102,9 +103,9 @@ def pixel_fraction(value: float | None) -> str:
 
 def _share(share: Share) -> Cell:
     if share.value is None:
-        return Cell(DASH, share.why)
+        return Cell(share.instead, share.why)
     if share.low is None or share.high is None:
-        return Cell(percent(share.value))
+        return Cell(percent(share.value), share.why)
     return Cell(percent(share.value), f"{100 * share.low:.1f}{DASH}{100 * share.high:.1f}")
 
 

@@ -55,7 +55,14 @@ def _text(value: object) -> str:
 def _coloured(
     names: Sequence[str], columns: Sequence[Sequence[object]], right: Sequence[bool], title: str | None
 ) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,  # nine attacks fit into 120 columns
+    )
     for name, is_right in zip(names, right, strict=True):
         table.add_column(Text(name, "bold"), justify="right" if is_right else "left", overflow="fold")
     for row in zip(*columns, strict=True):

@@ -67,8 +67,14 @@ ATTACKS = [
     TransferTargetedAPGD(steps=5),
     TransferEOT(steps=5),
     TransferEOT(steps=3, eot=3, collapse=False),
+    APGD("dlr", steps=4, restarts=2, eot=3).collapsed(),
+    TargetedAPGD(classes=3, steps=5, eot=2).collapsed(),
+    TargetedAPGD(classes=3, steps=6).for_classes(3),
+    EoTSquare(20, eot=2).collapsed(),
     AutoAttack("standard"),
+    AutoAttack("standard").for_classes(3),
     AutoAttack("rand"),
+    AutoAttack("rand").collapsed(),
     AutoAttack("strong"),
 ]
 
@@ -76,9 +82,7 @@ ATTACKS = [
 def attacks(*, without: tuple[type[Attack], ...] = (), collapsed: bool = True) -> pytest.MarkDecorator:
     """Every attack but those of the types `without` and, if so, those that take their target for deterministic."""
     chosen = [
-        attack
-        for attack in ATTACKS
-        if not isinstance(attack, without) and (collapsed or not getattr(attack, "collapse", False))
+        attack for attack in ATTACKS if not isinstance(attack, without) and (collapsed or attack.collapsed_eot == 1)
     ]
     return pytest.mark.parametrize("attack", chosen, ids=repr)
 

@@ -118,7 +118,7 @@ def test_labels_tell_apart_what_queries_and_what_averages() -> None:
     for label, attack in single.items():
         assert attack is not None
         if not isinstance(attack, AutoAttack):
-            assert (attack.ways == {QUERY}) == (label.removeprefix("tr-") in QUERY_STAGES), label
+            assert (attack.ways == {QUERY}) == (label.removeprefix("tr-").removeprefix("audit-") in QUERY_STAGES), label
     averaging = [label for label, attack in single.items() if "'eot': 20" in str(attack and attack.settings)]
     assert {label for label in averaging if not label.startswith("tr-")} | {"apgd-eot"} == set(RANDOMISED)
 

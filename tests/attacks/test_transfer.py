@@ -18,7 +18,8 @@ class Run:
     """A transfer, and what went through the model while it searched.
 
     Attributes:
-        iterates, logits: [STEPS + 1, N, …], the first of them the random start.
+        iterates, logits: [STEPS + 1, N, …], the first of them the random start; the images in their own order,
+            though those that the model gets right were shown first and the misclassified ones after them.
     """
 
     result: AttackResult
@@ -48,7 +49,14 @@ def watched(loss: str, model: nn.Module, images: Tensor, labels: Tensor, threat:
         result = attack(model, images, labels, threat=threat, generator=Generator().manual_seed(seed))
     finally:
         handle.remove()
-    return Run(result, torch.stack(iterates), torch.stack(logits), images, labels)
+    correct = model(images).argmax(dim=1) == labels
+    order = torch.cat([correct.nonzero().flatten(), (~correct).nonzero().flatten()]).argsort()
+
+    def in_order(shown: list[Tensor]) -> Tensor:
+        runs = [torch.stack(shown[first : first + STEPS + 1]) for first in range(0, len(shown), STEPS + 1)]
+        return torch.cat(runs, dim=1)[:, order]
+
+    return Run(result, in_order(iterates), in_order(logits), images, labels)
 
 
 def losses(name: str, logits: Tensor, labels: Tensor) -> Tensor:
@@ -171,16 +179,33 @@ def test_a_start_that_is_misclassified_is_kept_when_no_later_iterate_is(model, d
 
 @pytest.mark.parametrize("norm", [Norm.LINF, Norm.L2], ids=str)
 def test_on_images_that_are_right_it_walks_as_apgd_does(
-    loss: str, norm: Norm, model, digits: tuple[Tensor, Tensor], threat
+    loss: str, norm: Norm, model, digits: tuple[Tensor, Tensor], wrong_rows: list[int], threat
 ) -> None:
-    """So that one trajectory can serve both, as the first stage of AutoAttack."""
-    images, labels = digits
+    """So that one trajectory can serve both, as the first stage of AutoAttack, whatever else is in the batch."""
+    images, labels = digits[0], digits[1].clone()
+    labels[wrong_rows] = (labels[wrong_rows] + 3) % 10
     threat = threat if norm is Norm.LINF else ThreatModel(norm, 0.8)
     transfer = TransferAPGD(loss, steps=STEPS)(model, images, labels, threat=threat, generator=Generator())
     direct = APGD(loss, steps=STEPS)(model, images, labels, threat=threat, generator=Generator())
     points, exists = transfer.points[LAST_MISCLASSIFIED]
-    assert torch.equal(exists, direct.found)
-    assert torch.equal(points[exists], direct.adversarial[exists])
+    right = model(images).argmax(dim=1) == labels
+    assert (~right).nonzero().flatten().tolist() == wrong_rows
+    assert torch.equal(exists[right], direct.found[right])
+    assert direct.found.any()
+    assert torch.equal(points[direct.found], direct.adversarial[direct.found])
+
+
+def test_misclassified_images_are_a_batch_of_their_own(loss: str, run: Run, model, wrong_rows, threat) -> None:
+    alone = TransferAPGD(loss, steps=STEPS)(
+        model, run.images[wrong_rows], run.labels[wrong_rows], threat=threat, generator=Generator().manual_seed(0)
+    )
+    for name, (points, exists) in alone.points.items():
+        assert torch.equal(run.result.points[name][0][wrong_rows], points), name
+        assert torch.equal(run.result.points[name][1][wrong_rows], exists), name
+
+
+def test_the_settings_name_the_batches(loss: str) -> None:
+    assert TransferAPGD(loss).settings["batches"] == ["correct", "misclassified"]
 
 
 def test_the_first_step_climbs_the_loss_of_its_name(loss: str, run: Run, model: nn.Module, threat) -> None:

@@ -65,7 +65,9 @@ def test_it_costs_one_twentieth(model, images, labels, threat: ThreatModel) -> N
     assert passes[True][0] - passes[True][1] == 1 + 8 * len(images)
 
 
-def test_the_four_points_are_those_of_two_transfers(model, images, labels, threat: ThreatModel) -> None:
+def test_the_four_points_are_those_of_two_transfers(model, digits: tuple[Tensor, Tensor], threat: ThreatModel) -> None:
+    """Where the model gets every image right, so that the two have the whole batch as one, too."""
+    images, labels = digits
     both = run(TransferEOT(steps=STEPS), model, images, labels, threat)
     assert len(both.points) == 4
     for loss in ("ce", "dlr"):

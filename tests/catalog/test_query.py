@@ -211,6 +211,9 @@ def test_named_queries_run(catalog: Catalog) -> None:
     add_outcomes(catalog, "u", "none", "aa", {"a": "robust", "b": "broken"})
     add_outcomes(catalog, "v", "loir-2", "aa", {"a": "broken", "b": "robust"})
     assert set(named_queries()) >= {"accuracy_table", "classwise", "disagreements", "cost"}
+    add_run(catalog, "audited")
+    add_plan(catalog, {"w": ("loir-2", "audit-line", "b")}, "audited")
+    add_outcomes(catalog, "w", "loir-2", "audit-line", {"b": "robust"})
     for sql in named_queries().values():
         assert run_query(catalog, sql).num_rows > 0
     disagreements = run_query(catalog, named_query("disagreements")).to_pylist()
@@ -219,7 +222,7 @@ def test_named_queries_run(catalog: Catalog) -> None:
         ("b", "loir-2", "none"),
     ]
     table = run_query(catalog, named_query("accuracy_table")).to_pylist()
-    assert [(each["defense"], each["attack"], each["robust"]) for each in table] == [
+    assert [(each["defense"], each["attack"], each["robust"]) for each in table if each["run_id"] == "run"] == [
         ("none", "aa", 50.0),
         ("none", "worst case", 50.0),
         ("loir-2", "aa", 50.0),

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from igd_ray.catalog import Catalog, connect, named_query, run_query
+from igd_ray.protocol import AUDIT_ATTACKS, AUDIT_PREFIX, NINE_ATTACKS
 
 
 def _rows(catalog: Catalog, sql: str) -> list[dict[str, object]]:
@@ -360,3 +361,143 @@ def test_the_parts_of_a_split_unit_stand_for_it(catalog: Catalog) -> None:
     assert _one(catalog, "SELECT robust_accuracy FROM worst_case") == {"robust_accuracy": pytest.approx(2 / 3)}
     assert catalog.has("outcomes", "u")
     assert sorted(catalog.read("outcomes", "u")["image_id"].to_pylist()) == ["a", "b", "c"]
+
+
+def test_what_an_attack_had_to_attack_and_what_it_broke(catalog: Catalog) -> None:
+    add_run(catalog)
+    add_plan(catalog, {"u": ("none", "aa", "abcde"), "v": ("none", "rays", "abcde"), "w": ("none", "square", "ab")})
+    first = dict(zip("abcde", ["robust", "robust", "broken", "broken", "misclassified"], strict=True))
+    add_outcomes(catalog, "u", "none", "aa", first)
+    add_outcomes(catalog, "v", "none", "rays", {**first, "b": "broken", "c": "skipped", "d": "skipped"})
+    answers = _rows(catalog, "SELECT attack, skipped, attacked, broken FROM attacked ORDER BY attack")
+    assert [tuple(each.values()) for each in answers] == [
+        ("aa", 0, 4, 2),
+        ("rays", 2, 2, 1),
+        ("square", 0, None, None),
+    ]
+
+
+def _plan_audit(catalog: Catalog) -> None:
+    add_run(catalog)
+    cells = [("none", "aa"), ("none", "audit-line"), ("loir-2", "aa"), ("loir-2", "tr-aa")]
+    cells += [("loir-2", "audit-line"), ("loir-2", "audit-best-start"), ("hedge", "aa")]
+    add_plan(catalog, {"-".join(cell): (*cell, "abcde") for cell in cells})
+
+
+def _fill_audit(catalog: Catalog, statuses: dict[tuple[str, str], list[str]]) -> None:
+    for (defense, attack), seen in statuses.items():
+        add_outcomes(catalog, f"{defense}-{attack}", defense, attack, dict(zip("abcde", seen, strict=True)))
+
+
+# e is misclassified everywhere; at the line attack's own look c is, too, which counts like an image that it broke.
+AUDIT = {
+    ("none", "aa"): ["robust", "robust", "broken", "broken", "misclassified"],
+    ("none", "audit-line"): ["robust", "broken", "skipped", "skipped", "misclassified"],
+    ("loir-2", "aa"): ["robust", "robust", "robust", "robust", "misclassified"],
+    ("loir-2", "tr-aa"): ["broken", "robust", "robust", "robust", "misclassified"],
+    ("loir-2", "audit-line"): ["skipped", "broken", "misclassified", "robust", "misclassified"],
+    ("loir-2", "audit-best-start"): ["skipped", "skipped", "skipped", "robust", "misclassified"],
+    ("hedge", "aa"): ["robust", "broken", "robust", "broken", "misclassified"],
+}
+
+
+def test_the_audit_by_hand(catalog: Catalog) -> None:
+    _plan_audit(catalog)
+    _fill_audit(catalog, AUDIT)
+    none, hedge, loir = _rows(catalog, "FROM audit ORDER BY defense <> 'none', defense")
+    assert loir == {
+        "run_id": "run",
+        "model": "demo",
+        "dataset": "digits",
+        "defense": "loir-2",
+        "n": 5,
+        "robust_accuracy": 0.6,  # b, c, d
+        # scipy.stats.binomtest(3, 5) and (1, 5), .proportion_ci(method="wilson")
+        "low": pytest.approx(0.2307243, abs=1e-6),
+        "high": pytest.approx(0.8823792, abs=1e-6),
+        "gain": pytest.approx(0.2),
+        "audited_accuracy": 0.2,  # d
+        "audited_low": pytest.approx(0.0362241, abs=1e-6),
+        "audited_high": pytest.approx(0.6244654, abs=1e-6),
+        "audited_gain": 0.0,
+        "broken_by_audit": 2,
+        "audit_attacks": 2,
+    }
+    assert (none["robust_accuracy"], none["audited_accuracy"], none["broken_by_audit"]) == (0.4, 0.2, 1)
+    assert (none["gain"], none["audited_gain"]) == (0.0, 0.0)
+    # No attack of the audit fits it: it stands as it stood.
+    assert (hedge["robust_accuracy"], hedge["audited_accuracy"], hedge["audit_attacks"]) == (0.4, 0.4, 0)
+    assert hedge["audited_gain"] == pytest.approx(0.2)
+    over_all = {each["defense"]: each["robust_accuracy"] for each in _rows(catalog, "FROM worst_case")}
+    assert over_all == {"none": 0.2, "loir-2": 0.2, "hedge": 0.4}
+
+
+AUDIT_COUNTS = [
+    {"defense": "none", "attack": "audit-line", "attacked": 2, "newly_broken": 1},
+    {"defense": "loir-2", "attack": "audit-best-start", "attacked": 1, "newly_broken": 0},
+    {"defense": "loir-2", "attack": "audit-line", "attacked": 3, "newly_broken": 2},
+]
+
+
+def test_each_audit_attack_counts_what_was_left_to_it_and_what_it_broke(catalog: Catalog) -> None:
+    _plan_audit(catalog)
+    _fill_audit(catalog, AUDIT)
+    columns = "defense, attack, attacked, newly_broken"
+    by_view = _rows(catalog, f"SELECT {columns} FROM audit_attacks ORDER BY defense <> 'none', defense, attack")
+    assert by_view == AUDIT_COUNTS
+    by_query = _rows(catalog, f"SELECT {columns} FROM ({named_query('audit')})")
+    assert by_query == AUDIT_COUNTS
+
+
+@pytest.mark.parametrize("what", ["missing", "failed"])
+def test_an_audit_that_has_not_finished_is_null_and_the_worst_case_before_it_is_not(
+    catalog: Catalog, what: str
+) -> None:
+    _plan_audit(catalog)
+    _fill_audit(catalog, {cell: seen for cell, seen in AUDIT.items() if cell != ("loir-2", "audit-best-start")})
+    if what == "failed":
+        add_failure(catalog, "loir-2-audit-best-start")
+    loir = _one(catalog, "FROM audit WHERE defense = 'loir-2'")
+    assert (loir["robust_accuracy"], loir["gain"]) == (0.6, pytest.approx(0.2))
+    unknown = ("audited_accuracy", "audited_low", "audited_high", "audited_gain", "broken_by_audit")
+    assert [loir[name] for name in unknown] == [None] * 5
+    answers = _rows(catalog, "SELECT newly_broken FROM audit_attacks WHERE defense = 'loir-2' ORDER BY attack")
+    assert [each["newly_broken"] for each in answers] == [None, 2]
+    assert _one(catalog, "FROM worst_case WHERE defense = 'loir-2'")["robust_accuracy"] is None
+
+
+def test_before_the_other_attacks_have_finished_nothing_of_the_audit_is_known(catalog: Catalog) -> None:
+    _plan_audit(catalog)
+    _fill_audit(catalog, {cell: seen for cell, seen in AUDIT.items() if cell != ("loir-2", "tr-aa")})
+    loir = _one(catalog, "FROM audit WHERE defense = 'loir-2'")
+    assert (loir["robust_accuracy"], loir["audited_accuracy"], loir["gain"], loir["broken_by_audit"]) == (None,) * 4
+    answers = _rows(catalog, "SELECT DISTINCT attacked, newly_broken FROM audit_attacks WHERE defense = 'loir-2'")
+    assert answers == [{"attacked": None, "newly_broken": None}]
+    # Another defense is not concerned.
+    assert _one(catalog, "FROM audit WHERE defense = 'hedge'")["audited_gain"] == pytest.approx(0.2)
+
+
+def test_an_audit_alone_starts_from_the_clean_images(catalog: Catalog) -> None:
+    add_run(catalog)
+    add_plan(catalog, {"u": ("loir-2", "audit-line", "abc")})
+    add_outcomes(catalog, "u", "loir-2", "audit-line", {"a": "robust", "b": "broken", "c": "misclassified"})
+    alone = _one(catalog, "FROM audit")
+    assert (alone["robust_accuracy"], alone["audited_accuracy"], alone["broken_by_audit"]) == pytest.approx(
+        (2 / 3, 1 / 3, 1)
+    )
+    for source in ("audit_attacks", f"({named_query('audit')})"):
+        answer = _one(catalog, f"SELECT attacked, newly_broken FROM {source}")
+        assert answer == {"attacked": 2, "newly_broken": 1}
+
+
+def test_only_runs_with_an_audit_have_rows_there(catalog: Catalog) -> None:
+    add_run(catalog)
+    add_plan(catalog, {"u": ("none", "aa", "a")})
+    add_outcomes(catalog, "u", "none", "aa", {"a": "robust"})
+    for view in ("audit", "audit_attacks", "audit_images"):
+        assert _rows(catalog, f"FROM {view}") == []
+
+
+def test_sql_and_python_agree_on_what_belongs_to_the_audit(catalog: Catalog) -> None:
+    for name in (*NINE_ATTACKS, *AUDIT_ATTACKS, f"{AUDIT_PREFIX}new-9", "square"):
+        assert _one(catalog, f"SELECT is_audit('{name}') AS answer") == {"answer": name.startswith(AUDIT_PREFIX)}

@@ -226,3 +226,21 @@ def test_a_folder_that_is_no_catalog_is_left_alone(folder: Path, capsys: pytest.
     (folder / "thesis").mkdir()
     (folder / "thesis" / "chapter.tex").write_text("x")
     assert "neither empty nor a catalog" in refusal(["evaluate", "--catalog", "thesis"], capsys, folder)
+
+
+def test_a_model_that_returns_a_tuple(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "tuples.py").write_text(
+        """
+from torch import nn
+
+class Tuples(nn.Sequential):
+    def forward(self, images):
+        return super().forward(images), images
+
+def net():
+    return Tuples(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+"""
+    )
+    arguments = ["evaluate", "--model", "tuples.py:net", "--weights", "grey.safetensors"]
+    line = refusal(arguments, capsys, folder)
+    assert line == "igd: error: model 'tuples.py:net' must return float logits [B, C], not tuple"

@@ -90,8 +90,9 @@ def test_evaluate_prints_a_row_a_defense(catalog: str, capsys: pytest.CaptureFix
         "defense",
         "n",
         "clean",
-        "apgd-ce-5",
+        # Attacks that are none of the nine stand behind them.
         "tr-apgd-ce-5",
+        "apgd-ce-5",
         "worst_case",
         "low",
         "high",

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.cluster.leases import MOST_CRASHES, MOST_LOSSES, Died, Event, LeaseLoop, Ready, Reported
+from igd_ray.errors import IgdError
+from igd_ray.pipeline.agenda import SOURCE_FAILED
 from igd_ray.pipeline.attempts import AttemptLog
 from igd_ray.pipeline.splitting import Splitter
 from igd_ray.pipeline.unit import Shard, Unit, UnitReport
@@ -92,6 +94,10 @@ class Pretended:
             time.sleep(timeout)
         happened, self._events = self._events, []
         return happened
+
+    def finish(self, report: Reported) -> None:
+        """Have a worker that never answered do so after all."""
+        self._events.append(report)
 
     def end(self, worker: int) -> None:
         self._here.remove(worker)
@@ -209,6 +215,99 @@ def test_units_alike_stay_with_a_worker_but_long_ones_start_first(catalog: Catal
         assert len({key[0] for worker, key in workers.leased if worker == number}) == 1
 
 
+def after(key: str, *needs: str) -> NoOp:
+    return NoOp(key, needs=frozenset(needs))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), workers=st.integers(1, 4))
+def test_a_unit_is_leased_only_after_all_that_it_needs_is_done(
+    catalog: Catalog, data: st.DataObject, workers: int
+) -> None:
+    example = next(EXAMPLES)
+    keys = [f"needy-{example}-{index}" for index in range(data.draw(st.integers(1, 10)))]
+    units = [
+        after(key, *data.draw(st.sets(st.sampled_from(keys[:index]), max_size=3)) if index else ())
+        for index, key in enumerate(keys)
+    ]
+    fates = {key: data.draw(st.sampled_from(["done", "done", "crashed once", "deadly", "error"])) for key in keys}
+    done: set[str] = set()
+    needs = {unit.key: unit.needs for unit in units}
+
+    def answer(unit: Unit, attempt: int) -> UnitReport | str:
+        assert unit.needs <= done
+        fate = fates[unit.key]
+        if fate == "deadly" or (fate == "crashed once" and attempt == 1):
+            return "crashed"
+        if fate == "error":
+            return wrong(unit)
+        done.add(unit.key)
+        return fine(unit)
+
+    reports, workers_used = run(catalog, data.draw(st.permutations(units)), answer, workers=workers)
+    assert Counter(report.key for report in reports) == Counter(keys)
+    lost: set[str] = set()
+    for key in keys:
+        if fates[key] in ("deadly", "error") or needs[key] & lost:
+            lost.add(key)
+    assert {report.key for report in reports if report.error is not None} == lost
+    doomed = {key for key in lost if needs[key] & lost}
+    assert {report.key for report in reports if report.error == SOURCE_FAILED} == doomed
+    assert not doomed & {key for _, key in workers_used.leased}
+
+
+def test_a_chain_goes_on_while_another_ones_long_unit_runs(catalog: Catalog) -> None:
+    units = [NoOp("a0"), NoOp("long"), after("a1", "a0"), after("b1", "long"), after("a2", "a1")]
+    workers = Pretended(2, lambda unit, _: None if unit.key == "long" else fine(unit))
+    reports = LeaseLoop(workers, AttemptLog(catalog), Splitter(catalog)).run(units)
+    assert [next(reports).key for _ in range(3)] == ["a0", "a1", "a2"]
+    (busy,) = (worker for worker, key in workers.leased if key == "long")
+    workers.finish(Reported(busy, fine(units[1])))
+    assert [report.key for report in reports] == ["long", "b1"]
+
+
+@pytest.mark.parametrize(
+    ("end", "error"), [("error", "ValueError: no"), ("crashed", "quarantined"), ("lost", "quarantined")]
+)
+def test_what_needs_a_unit_that_failed_for_good_fails_with_it_without_an_attempt(
+    catalog: Catalog, end: str, error: str
+) -> None:
+    units = [NoOp("bad"), after("next", "bad"), after("last", "next"), NoOp("u")]
+
+    def answer(unit: Unit, _attempt: int) -> UnitReport | str:
+        return fine(unit) if unit.key == "u" else wrong(unit) if end == "error" else end
+
+    reports, _ = run(catalog, units, answer)
+    errors = {report.key: report.error for report in reports}
+    assert len(reports) == 4
+    assert str(errors.pop("bad")).startswith(error)
+    assert errors == {"u": None, "next": SOURCE_FAILED, "last": SOURCE_FAILED}
+    assert {key for key, _, _ in outcomes(catalog)} == {"bad", "u"}
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_needs_a_divided_unit_waits_for_all_of_its_parts(catalog: Catalog, whole: bool) -> None:
+    def answer(unit: Unit, _attempt: int) -> UnitReport:
+        if unit.key == "uab" and not whole:
+            return wrong(unit)
+        return wrong(unit, out_of_memory=True) if len(unit.shard.ids) > 1 else fine(unit)
+
+    reports, workers = run(catalog, [after("v", "u"), Divisible("u", images(3))], answer, workers=3)
+    # 3 = 2 + 1 = (1 + 1) + 1; an error is tried twice.
+    leased = Counter(key for _, key in workers.leased)
+    parts = Counter(["u", "ua", "uaa", "uab", "ub"])
+    assert leased == (parts + Counter(["v"]) if whole else parts + Counter(["uab"]))
+    last = reports[-1]
+    assert (last.key, last.error) == ("v", None if whole else SOURCE_FAILED)
+    assert {report.key for report in reports if not report.parts} == {"uaa", "uab", "ub", "v"}
+
+
+def test_units_that_need_each_other_do_not_hang(catalog: Catalog) -> None:
+    with pytest.raises(IgdError, match="2 need each other"):
+        run(catalog, [NoOp("u"), after("a", "b"), after("b", "a")], lambda unit, _: fine(unit))
+    assert outcomes(catalog) == [("u", 1, "done")]
+
+
 def test_a_driver_that_stops_ends_its_leases_and_notes_them_as_lost(catalog: Catalog) -> None:
     workers = Pretended(1, lambda unit, _: None if unit.key == "slow" else fine(unit))
     reports = LeaseLoop(workers, AttemptLog(catalog), Splitter(catalog), seconds=0.5).run([NoOp("u"), NoOp("slow")])
@@ -234,11 +333,13 @@ def test_what_a_killed_driver_left_open_is_lost_after_two_minutes(catalog: Catal
     assert AttemptLog(catalog).start(NoOp("u"), worker=1, host="host") == 2
 
 
-def test_ten_thousand_units_take_linear_time_and_little_memory(catalog: Catalog) -> None:
+@pytest.mark.parametrize("length", [1, 17], ids=["free", "chains"])
+def test_ten_thousand_units_take_linear_time_and_little_memory(catalog: Catalog, length: int) -> None:
     def cost(total: int) -> tuple[float, int]:
         log = AttemptLog(catalog)
         loop = LeaseLoop(Pretended(64, lambda unit, _: fine(unit)), log, Splitter(catalog))
-        units = [NoOp(f"unit-{total}-{index}") for index in range(total)]
+        keys = [f"unit-{length}-{total}-{index}" for index in range(total)]
+        units = [after(key, *keys[index - 1 : index] if index % length else ()) for index, key in enumerate(keys)]
         started = time.process_time()
         tracemalloc.start()
         done = sum(1 for _ in loop.run(units))

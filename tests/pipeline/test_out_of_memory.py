@@ -6,6 +6,7 @@ import pytest
 from runs import run_evaluation
 
 from igd_ray.catalog import Catalog, run_query
+from igd_ray.pipeline.agenda import SOURCE_FAILED
 from igd_ray.pipeline.attack_units import AttackUnit
 from igd_ray.pipeline.setup import Context
 from igd_ray.pipeline.unit import Rows
@@ -52,3 +53,25 @@ def test_the_same_run_again_computes_nothing(small_memory: None, tmp_path: Path)
     again = run_evaluation(tmp_path / "results", **CHANGES)
     assert first.computed > 0
     assert (again.computed, again.failed) == (0, ())
+
+
+def test_a_part_that_fails_fails_what_builds_on_it_until_a_later_run_makes_up_for_it(
+    small_memory: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitting = AttackUnit.compute
+
+    def compute(unit: AttackUnit, context: Context) -> dict[str, Rows]:
+        rows = fitting(unit, context)
+        if unit.attack.label == "tr-apgd-ce-5" and unit.shard.start == 4:
+            raise ValueError("the second half of the first shard")
+        return rows
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AttackUnit, "compute", compute)
+        failed = run_evaluation(tmp_path / "results", **CHANGES).failed
+    # The half itself; the transfer of its whole shard to the one defense.
+    assert [report.kind for report in failed] == ["attack", "transfer"]
+    assert [report.error for report in failed] == ["ValueError: the second half of the first shard", SOURCE_FAILED]
+    # Both halves are asked for again, of which one is there, and the transfer.
+    again = run_evaluation(tmp_path / "results", **CHANGES)
+    assert (again.computed, again.failed) == (3, ())

@@ -48,7 +48,7 @@ def _report(catalog: Catalog, run_id: str | None = None) -> str:
 
 
 def _section(text: str, title: str) -> str:
-    (found,) = re.findall(rf"<section>\s*<h2>{title}</h2>.*?</section>", text, flags=re.DOTALL)
+    (found,) = re.findall(rf"<section[^>]*>\s*<h2>{title}</h2>.*?</section>", text, flags=re.DOTALL)
     return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", found)))
 
 
@@ -76,7 +76,8 @@ def test_what_the_catalog_holds_is_text_and_not_markup(page: str) -> None:
 
 def test_numbers_claims_and_reasons(page: str) -> None:
     accuracy = _section(page, "Accuracy")
-    assert "none 40 92.5 % 20.0 % 10.5–34.8 20.0 % 10.5–34.8 – 14 skipped 20.0 % 10.5–34.8 –" in accuracy
+    # Of 40 images 3 are misclassified and 14 skipped; of the 23 attacked 8 stay robust.
+    assert "20.0 % 10.5–34.8 20.0 % 10.5–34.8 (15 of 23) 14 skipped 20.0 % 10.5–34.8 –" in accuracy
     assert "+45.0 gain at 40 images (20 images gained, 2 lost, p = 0.00012)" in accuracy
     assert "+5.0 undecided at 40 images (8 images gained, 6 lost" in accuracy
     assert "– 40 failed" in accuracy

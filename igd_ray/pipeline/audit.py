@@ -1,0 +1,107 @@
+"""The audit: adaptive attacks on one defense, each on the images that all before it left standing."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from igd_ray.attacks.best_start import BestStartAPGD
+from igd_ray.attacks.joint_loss import JointLossAPGD
+from igd_ray.attacks.line import TRANSFER, WHITE_BOX, LineAPGD
+from igd_ray.attacks.registry import AttackLabel, parse_attack
+from igd_ray.attacks.started import StartedAttack
+from igd_ray.defenses.specs import DefenseSpec
+from igd_ray.pipeline.attack_units import AttackUnit, Start
+from igd_ray.pipeline.base_attacks import FIRST_STAGE, BaseAttacks
+from igd_ray.pipeline.unit import Shard
+from igd_ray.protocol import AUDIT_ATTACKS
+
+# The attack whose points are the white-box ends of lines: it follows gradients through both passes.
+WHITE_BOX_ATTACK = parse_attack("audit-joint-loss")
+
+
+@dataclass(frozen=True)
+class AuditPlanner:
+    """Plans the adaptive attacks on defenses.
+
+    Attributes:
+        base: the attacks on the base model, whose points the adaptive ones start from.
+        judge_draws: as in `AttackUnit`.
+        source: has a unit computed, whose points are read, and returns it.
+    """
+
+    base: BaseAttacks
+    judge_draws: int
+    source: Callable[[AttackUnit], AttackUnit]
+
+    def units(
+        self,
+        defense: DefenseSpec,
+        audits: Sequence[AttackLabel],
+        transfers: Sequence[AttackLabel],
+        shard: Shard,
+        before: tuple[str, ...],
+    ) -> list[tuple[AttackLabel, AttackUnit]]:
+        """Return a unit for each of `audits`, those first whose points others may start from.
+
+        Args:
+            defense: what is attacked.
+            audits: those that fit it.
+            transfers: the run's transfers, whose points are starts, too.
+            shard: the images.
+            before: keys of the units whose broken images are skipped.
+        """
+        if not audits:
+            return []
+        starts = {TRANSFER: self._transferred(TRANSFER, FIRST_STAGE, shard)}
+        for label in transfers:
+            if label.label != FIRST_STAGE.label:
+                starts[label.label] = self._transferred(label.label, label, shard)
+        kinds = {type(label.attack) for label in audits}
+        if LineAPGD in kinds and JointLossAPGD not in kinds:
+            white_box = self.source(self._unit(defense, WHITE_BOX_ATTACK, shard, before, starts))
+            starts[WHITE_BOX] = _returned(WHITE_BOX, white_box)
+        planned = []
+        for label in sorted(audits, key=_place):
+            unit = self._unit(defense, label, shard, before, starts)
+            name = WHITE_BOX if isinstance(label.attack, JointLossAPGD) else label.label
+            starts[name] = _returned(name, unit)
+            planned.append((label, unit))
+            before = (unit.key,)
+        return planned
+
+    def _transferred(self, name: str, label: AttackLabel, shard: Shard) -> Start:
+        return _returned(name, self.source(self.base.unit(label, shard)))
+
+    def _unit(
+        self,
+        defense: DefenseSpec,
+        label: AttackLabel,
+        shard: Shard,
+        before: tuple[str, ...],
+        starts: dict[str, Start],
+    ) -> AttackUnit:
+        attack = self.base.fitted(label.attack, defense_is_random=defense.is_random)
+        if isinstance(attack, BestStartAPGD):
+            attack = BestStartAPGD(attack.loss, steps=attack.steps, eot=attack.eot, sources=list(starts))
+        taken = tuple(starts[name] for name in attack.sources) if isinstance(attack, StartedAttack) else ()
+        base = self.base
+        return AttackUnit(
+            defense,
+            replace(label, attack=attack),
+            base.threat,
+            shard,
+            base.seed,
+            base.attack_seed,
+            self.judge_draws,
+            after=before,
+            starts=taken,
+        )
+
+
+def _returned(name: str, unit: AttackUnit) -> Start:
+    """Return the first point of `unit` as a start called `name`."""
+    assert unit.attack.attack is not None
+    return Start(name, unit.key, unit.attack.attack.point_name)
+
+
+def _place(label: AttackLabel) -> int:
+    return next(place for place, name in enumerate(AUDIT_ATTACKS) if label.label.startswith(name))

@@ -1,0 +1,102 @@
+"""The accuracies of one run, for the terminal and for scripts."""
+
+import textwrap
+from typing import Any, NamedTuple
+
+from igd_ray.report.audit import audit_attacks
+from igd_ray.report.evaluation import Ask, attack_cells, broken_of_attacked, comparisons, is_audited, worst_cases
+
+# With more attacks than these the accuracies and what may be claimed stand in a table each.
+_MOST_COLUMNS = 4
+# So narrow that the nine attacks and the worst case fit into 120 columns.
+_WIDTH = 7
+
+_CLAIM = ["worst_case", "low", "high", "gain", "claim"]
+_AUDITED = ["audited", "audited_low", "audited_high", "audited_gain", "audited_claim"]
+
+
+class PrintedTable(NamedTuple):
+    """A table for the terminal."""
+
+    title: str
+    rows: list[dict[str, Any]]
+
+
+def accuracy_rows(ask: Ask, run_id: str) -> list[dict[str, Any]]:
+    """Return one row a defense, the undefended model first, with equal keys in every row.
+
+    Keys: `defense`, `n`, `clean`; each attack's robust accuracy; the worst case with its interval, gain over `none` and
+    claim (``gain``, ``loss`` or ``undecided`` by McNemar's exact test). In a run with an audit the worst case is
+    without it, and `audited` with its interval, gain and claim is with it. Then, each by attack: `attacked` and
+    `broken` images, and of the audit's attacks `audit_attacked` and `newly_broken`. Accuracies are fractions in
+    [0, 1]; None is what was not measured.
+    """
+    worst = worst_cases(ask, run_id)
+    audited = is_audited(worst)
+    before, after = comparisons(ask, run_id, before_audit=audited), comparisons(ask, run_id)
+    cells = {(cell["defense"], cell["attack"]): cell for cell in attack_cells(ask, run_id) if cell["attack"] != "clean"}
+    attacks = list(dict.fromkeys(attack for _, attack in cells))
+    audit = {(row["defense"], row["attack"]): row for row in audit_attacks(ask, run_id)}
+    adaptive = list(dict.fromkeys(attack for _, attack in audit))
+    rows = []
+    for each in worst:
+        defense = each["defense"]
+        row = {"defense": defense, "n": each["n"], "clean": each["clean_accuracy"]}
+        row |= {attack: cells.get((defense, attack), {}).get("robust_accuracy") for attack in attacks}
+        row |= {"worst_case": each["robust_accuracy"], "low": each["low"], "high": each["high"], "gain": each["gain"]}
+        # A gain that chance explains is not one.
+        row["claim"] = before[defense].verdict if defense in before else None
+        if audited:
+            row["audited"] = each["audited_accuracy"]
+            row |= {name: each[name] for name in ("audited_low", "audited_high", "audited_gain")}
+            row["audited_claim"] = after[defense].verdict if defense in after else None
+            row["broken_by_audit"] = each["broken_by_audit"]
+        for name in ("attacked", "broken"):
+            row[name] = {attack: cells.get((defense, attack), {}).get(name) for attack in attacks}
+        if audited:
+            row["audit_attacked"] = {attack: audit.get((defense, attack), {}).get("attacked") for attack in adaptive}
+            row["newly_broken"] = {attack: audit.get((defense, attack), {}).get("newly_broken") for attack in adaptive}
+        rows.append(row)
+    return rows
+
+
+def accuracy_tables(ask: Ask, run_id: str) -> list[PrintedTable]:
+    """Return the tables of a run for the terminal: accuracies and claims, and what the audit found if there was one.
+
+    Where an attack skipped what others had broken, its cell says how many images of how many it broke.
+    """
+    rows = accuracy_rows(ask, run_id)
+    audit = audit_attacks(ask, run_id)
+    attacks = list(rows[0]["attacked"]) if rows else []
+    narrow = bool(audit) or len(attacks) > _MOST_COLUMNS
+    title = f"Run {run_id}, accuracies as fractions"
+    for cell in attack_cells(ask, run_id):
+        text = broken_of_attacked(cell)
+        if text is not None and cell["attack"] in attacks:
+            row = next(row for row in rows if row["defense"] == cell["defense"])
+            row[cell["attack"]] = _in_lines(text) if narrow else text
+            title = f"Run {run_id}, accuracies as fractions; (2 of 9): it broke 2 of the 9 images left to it"
+    if not narrow:
+        return [PrintedTable(title, _columns(rows, ["defense", "n", "clean", *attacks, *_CLAIM]))]
+    accuracies = _columns(rows, ["defense", "n", "clean", *attacks, "worst_case"])
+    claims = _columns(rows, ["defense", *_CLAIM, *_AUDITED] if audit else ["defense", *_CLAIM])
+    tables = [
+        PrintedTable(title, _narrow(accuracies)),
+        PrintedTable("Gain over no defense, and what may be claimed of it", _narrow(claims)),
+    ]
+    if audit:
+        tables.append(PrintedTable("Audit, on the images that all attacks before left robust", audit))
+    return tables
+
+
+def _columns(rows: list[dict[str, Any]], names: list[str]) -> list[dict[str, Any]]:
+    return [{name: row[name] for name in names} for row in rows]
+
+
+def _narrow(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return `rows` with the names of the columns in lines no wider than a number."""
+    return [{_in_lines(name): value for name, value in row.items()} for row in rows]
+
+
+def _in_lines(text: str) -> str:
+    return "\n".join(textwrap.wrap(text.replace("_", " "), _WIDTH, break_long_words=False))
