@@ -4,13 +4,13 @@ import json
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.fs
 import pytest
 from catalog_rows import add_outcomes, add_plan, add_run
+from loopback_store import loopback_store
 
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.catalog.places import Bucket
@@ -27,45 +27,15 @@ EVALUATION = (
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pyarrow.fs.FileSystem]:
-    """An object store with one bucket, where every process from here finds ``s3://`` while this is open."""
-    log = tmp_path_factory.mktemp("store") / "log"
-    with log.open("w") as output:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"], stdout=output, stderr=output
-        )
-    try:
-        address = _address_in(log, server)
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in {
-                "AWS_ENDPOINT_URL": address,
-                "AWS_REGION": "us-east-1",
-                "AWS_ACCESS_KEY_ID": "testing",
-                "AWS_SECRET_ACCESS_KEY": "testing",
-                "AWS_EC2_METADATA_DISABLED": "true",
-            }.items():
-                patch.setenv(name, value)
-            filesystem, _ = pyarrow.fs.FileSystem.from_uri("s3://bucket?allow_bucket_creation=true")
-            filesystem.create_dir("bucket")
-            yield filesystem
-    finally:
-        server.kill()
-        server.wait()
+    """An object store with one bucket, where every process from here finds ``s3://``."""
+    with loopback_store(tmp_path_factory.mktemp("store") / "log") as filesystem:
+        yield filesystem
 
 
 @pytest.fixture
 def uri(store: pyarrow.fs.FileSystem, request: pytest.FixtureRequest) -> str:
     """A place of this test's own."""
     return f"s3://bucket/{request.node.name}/results"
-
-
-def _address_in(log: Path, server: subprocess.Popen[bytes]) -> str:
-    """The address that the server chose, once it has written it to its log."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and server.poll() is None:
-        if found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text()):
-            return found[0]
-        time.sleep(0.05)
-    raise AssertionError(f"moto's server did not start: {log.read_text()}")
 
 
 def objects(store: pyarrow.fs.FileSystem, uri: str) -> set[str]:
