@@ -136,15 +136,8 @@ def _take_along(values: dict[str, object], folder: Path) -> dict[str, object]:
                 values["clip_weights"] = _copy([beside], folder)
     file, separator, factory = str(values.get("model", "")).rpartition(":")
     if separator and file.endswith(".py"):
-        values["model"] = f"{_copy(_sources(Path(file)), folder)}:{factory}"
+        values["model"] = f"{_copy(list(model_sources(Path(file)).values()), folder)}:{factory}"
     return values
-
-
-def _sources(file: Path) -> list[Path]:
-    try:
-        return list(model_sources(file).values())
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror}") from error
 
 
 def _copy(files: Sequence[Path], folder: Path) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
+from igd_ray.errors import InputError, first_line
+
 
 def model_sources(path: Path) -> dict[str, Path]:
     """Return the files that the code at `path` is in, by module: itself first, then the modules that it imports.
@@ -17,18 +19,25 @@ def model_sources(path: Path) -> dict[str, Path]:
     text, unless Python's own library has a module of that name. Nothing is executed.
 
     Raises:
-        OSError: if one cannot be read.
+        InputError: if one cannot be read.
     """
     found = {path.stem: path}
     waiting = [path]
     while waiting:
-        for name in _imported(waiting.pop().read_bytes()):
+        for name in _imported(_content(waiting.pop())):
             beside = path.with_name(f"{name}.py")
             if name not in found and name not in sys.stdlib_module_names and beside.is_file():
                 found[name] = beside
                 waiting.append(beside)
     first, *others = found
     return {name: found[name] for name in (first, *sorted(others))}
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or first_line(error)}") from error
 
 
 def _imported(source: bytes) -> Iterator[str]:
@@ -45,8 +54,12 @@ def _imported(source: bytes) -> Iterator[str]:
 
 
 def sources_digest(sources: Mapping[str, Path]) -> str:
-    """Return the SHA-256 of the code in `sources`; of a file alone, that of its content."""
-    contents = {name: path.read_bytes() for name, path in sources.items()}
+    """Return the SHA-256 of the code in `sources`; of a file alone, that of its content.
+
+    Raises:
+        InputError: if a file cannot be read.
+    """
+    contents = {name: _content(path) for name, path in sources.items()}
     if len(contents) == 1:
         return hashlib.sha256(*contents.values()).hexdigest()
     each = [f"{name} {hashlib.sha256(content).hexdigest()}" for name, content in contents.items()]

@@ -238,7 +238,7 @@ def test_an_evaluation_survives_whatever_dies(
     draw.shuffle(order)
     started = time.monotonic()
     # Far more than a unit takes, loading included.
-    chaos = Chaos(cluster, nodes, tmp_path / "results", model, seconds=max(15.0, 4 * longest))
+    chaos = Chaos(cluster, nodes, tmp_path / "results", model, seconds=max(20.0, 5 * longest))
     try:
         for kind in order:
             chaos.happen(kind, draw)

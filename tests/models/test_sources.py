@@ -77,6 +77,11 @@ def test_what_a_file_imports_from_its_folder_is_found_without_running_it(folder:
     assert list(model_sources(folder / "broken.py")) == ["broken"]
 
 
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot read .*none\.py: No such file or directory"):
+        model_sources(tmp_path / "none.py")
+
+
 def test_a_model_of_several_files_computes_what_they_say(folder: Path) -> None:
     state = torch.load(folder / "weights.pt")
     x = torch.rand(5, 1, 2, 2)
