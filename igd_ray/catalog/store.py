@@ -171,6 +171,11 @@ class Catalog:
         """Delete the note `name`, if it is there."""
         self.place.delete(f".{name}")
 
+    def notes(self) -> dict[str, float]:
+        """Return how many seconds ago each note was written, by name."""
+        names = [name.removeprefix(".") for name in self.place.names("") if name.startswith(".")]
+        return {name: self.place.age(f".{name}") for name in names}
+
     def keys(self, table: str) -> set[str]:
         """Return the keys of all committed results of `table`."""
         return self._single_keys(table) | {key for merged_table, key in self.merged() if merged_table == table}

@@ -18,29 +18,38 @@ class Parcel:
 
     Attributes:
         path: where the driver has it.
+        folder: what nodes call the folder for it and what must lie beside it: the SHA-256 of their names and contents.
         digest: the SHA-256 of its content.
         content: a reference to its bytes in Ray's object store.
     """
 
     path: Path
+    folder: str
     digest: str
     content: Any
 
 
-def pack(ray: Any, paths: Sequence[Path]) -> list[Parcel]:
-    """Put the files at `paths` into the object store.
+def pack(ray: Any, groups: Sequence[Sequence[Path]]) -> list[Parcel]:
+    """Put files into the object store, those of a group to lie in one folder.
 
     Raises:
         InputError: if one cannot be read.
     """
     parcels = []
-    for path in paths:
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror or first_line(error)}") from error
-        parcels.append(Parcel(path, hashlib.sha256(content).hexdigest(), ray.put(content)))
+    for group in groups:
+        contents = {path: _content(path) for path in group}
+        digests = {path: hashlib.sha256(content).hexdigest() for path, content in contents.items()}
+        names = "\n".join(sorted(f"{digest} {path.name}" for path, digest in digests.items()))
+        folder = hashlib.sha256(names.encode()).hexdigest()
+        parcels += [Parcel(path, folder, digests[path], ray.put(content)) for path, content in contents.items()]
     return parcels
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or first_line(error)}") from error
 
 
 def unpack(ray: Any, parcels: Sequence[Parcel]) -> Mapping[Path, Path]:
@@ -49,7 +58,7 @@ def unpack(ray: Any, parcels: Sequence[Parcel]) -> Mapping[Path, Path]:
 
 
 def _unpack(ray: Any, parcel: Parcel) -> Path:
-    folder = _private_folder() / parcel.digest
+    folder = _private_folder() / parcel.folder
     target = folder / parcel.path.name
     if target.is_file() and hashlib.sha256(target.read_bytes()).hexdigest() == parcel.digest:
         return target

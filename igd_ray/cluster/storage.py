@@ -9,6 +9,11 @@ import pyarrow as pa
 from igd_ray.catalog import Catalog
 from igd_ray.errors import IgdError
 
+PREFIX = "storage-"
+
+# A note this old is taken for one that a killed driver left. A living driver writes its own again when a worker starts.
+SECONDS_TO_KEEP = 24 * 3600.0
+
 
 class StorageCheck:
     """Tells whether a worker's catalog is the driver's: each must read what the other wrote.
@@ -19,19 +24,30 @@ class StorageCheck:
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
-        self._name = f"storage-{secrets.token_hex(6)}"
+        self._name = f"{PREFIX}{secrets.token_hex(6)}"
         self._token = secrets.token_hex(16)
 
     def __enter__(self) -> "StorageCheck":
+        for name, age in self._catalog.notes().items():
+            if name.startswith(PREFIX) and age > SECONDS_TO_KEEP:
+                self._catalog.delete_note(name)
         self._catalog.write_note(self._name, self._token)
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._catalog.delete_note(self._name)
+        # Workers that were ended before the driver looked have left their answers.
+        for name in self._catalog.notes():
+            if name.startswith(self._name):
+                self._catalog.delete_note(name)
 
-    @property
-    def question(self) -> tuple[str, str]:
-        """What a worker is asked: the name of the driver's note, and what stands in it."""
+    def ask(self) -> tuple[str, str]:
+        """Return what a worker is asked: the name of the driver's note, and what stands in it.
+
+        Raises:
+            IgdError: if the note is gone and cannot be written again.
+        """
+        if self._catalog.read_note(self._name) != self._token:
+            self._catalog.write_note(self._name, self._token)
         return self._name, self._token
 
     def confirms(self, worker: int) -> bool:

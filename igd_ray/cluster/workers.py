@@ -182,7 +182,7 @@ class RayWorkers:
         self._started += 1
         self._shares[worker] = plan.num_gpus
         actor = self._actors[worker] = remote.remote(self._setup, plan.num_gpus)
-        begun = actor.begin.remote(worker, self._images, self._parcels, self._check.question)
+        begun = actor.begin.remote(worker, self._images, self._parcels, self._check.ask())
         self._calls[begun] = Call(worker, None)
 
     def _events_of(self, reference: Any) -> list[Event]:

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 import uuid
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from igd_ray.config import (
     read_yaml,
 )
 from igd_ray.errors import InputError, did_you_mean
+from igd_ray.models import model_sources
 
 SETTINGS: dict[str, type[StudySettings]] = {
     "rank": RankSettings,
@@ -128,26 +130,31 @@ def _take_along(values: dict[str, object], folder: Path) -> dict[str, object]:
     for name in FILES:
         file = values.get(name)
         if isinstance(file, str) and Path(file).is_file():
-            values[name] = _copy(Path(file), folder)
+            values[name] = _copy([Path(file)], folder)
             beside = Path(file).with_suffix(".safetensors")
             if name == "clip" and "clip_weights" not in values and beside.is_file():
-                values["clip_weights"] = _copy(beside, folder)
+                values["clip_weights"] = _copy([beside], folder)
     file, separator, factory = str(values.get("model", "")).rpartition(":")
     if separator and file.endswith(".py"):
-        values["model"] = f"{_copy(Path(file), folder)}:{factory}"
+        values["model"] = f"{_copy(list(model_sources(Path(file)).values()), folder)}:{factory}"
     return values
 
 
-def _copy(file: Path, folder: Path) -> str:
-    """Copy `file` under the hash of its content; return its name relative to `folder`."""
-    try:
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror}") from error
-    target = folder / "inputs" / digest / file.name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(file, target)
-    return str(target.relative_to(folder))
+def _copy(files: Sequence[Path], folder: Path) -> str:
+    """Copy `files` into one folder named by their content; return the first one's name relative to `folder`."""
+    digest = hashlib.sha256()
+    contents = {}
+    for file in files:
+        try:
+            contents[file.name] = file.read_bytes()
+        except OSError as error:
+            raise InputError(f"cannot read {file}: {error.strerror}") from error
+        digest.update(hashlib.sha256(contents[file.name]).digest())
+    target = folder / "inputs" / digest.hexdigest()[:16]
+    target.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        (target / name).write_bytes(content)
+    return str((target / files[0].name).relative_to(folder))
 
 
 def _copy_code(folder: Path) -> None:

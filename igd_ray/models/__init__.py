@@ -3,6 +3,7 @@
 from igd_ray.models.fingerprint import model_fingerprint
 from igd_ray.models.layers import PENULTIMATE, Layer, find_layer, maskable_layers
 from igd_ray.models.loading import check_model, load_model
+from igd_ray.models.sources import model_sources
 from igd_ray.models.splitting import SplitModel
 
 __all__ = [
@@ -14,4 +15,5 @@ __all__ = [
     "load_model",
     "maskable_layers",
     "model_fingerprint",
+    "model_sources",
 ]

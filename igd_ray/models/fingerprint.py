@@ -31,7 +31,8 @@ def model_fingerprint(model: nn.Module) -> str:
     such an object that is sure to be the same in another process.
     A class's code is its source and that of the classes it inherits from. PyTorch's own classes count by name: their
     code is pinned by the environment. Where Python has no source of a class (one typed into a shell), its name
-    stands for it. The name of a model file holds its content (see `load_model`), and so counts the functions in it.
+    stands for it. The name of a model file holds its content and that of the modules beside it that it imports (see
+    `import_sources`), and so counts the functions in them.
     """
     digest = hashlib.sha256(_ADDRESS.sub("", repr(model)).encode())
     for code in sorted({_code(cls) for module in model.modules() for cls in _own_classes(type(module))}):

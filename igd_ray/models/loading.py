@@ -1,8 +1,5 @@
 """Models by spec: `demo`, `file.py:factory`, `robustbench:NAME`, `timm:NAME`."""
 
-import hashlib
-import importlib.util
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ from igd_ray.errors import InputError, did_you_mean, first_line
 from igd_ray.models.checkpoints import load_weights
 from igd_ray.models.demo import demo_model
 from igd_ray.models.robustbench import load_robustbench
+from igd_ray.models.sources import import_sources
 from igd_ray.models.timm import load_timm
 
 KNOWN_SPECS = ("demo", "robustbench:NAME", "timm:NAME", "path/to/file.py:factory")
@@ -79,21 +77,10 @@ def _from_file(spec: str, factory_args: dict[str, Any]) -> nn.Module:
 
 
 def _factory(path: Path, factory_name: str) -> Callable[..., object]:
-    # The name carries the content, so that two files called alike never stand in for each other.
-    module_name = f"igd_model_{path.stem}_{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
-    module = sys.modules.get(module_name)
-    if module is None:
-        module_spec = importlib.util.spec_from_file_location(module_name, path)
-        assert module_spec is not None
-        assert module_spec.loader is not None
-        module = importlib.util.module_from_spec(module_spec)
-        sys.modules[module_name] = module
-        try:
-            module_spec.loader.exec_module(module)
-        except Exception as error:
-            del sys.modules[module_name]
-            reason = f"{type(error).__name__}: {first_line(error)}"
-            raise InputError(f"model file {path} cannot be imported: {reason}") from error
+    try:
+        module = import_sources(path)
+    except Exception as error:
+        raise InputError(f"model file {path} cannot be imported: {_named(error)}") from error
     factory = getattr(module, factory_name, None)
     if not callable(factory):
         known = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]

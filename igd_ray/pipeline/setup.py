@@ -14,7 +14,7 @@ from igd_ray.catalog import Catalog
 from igd_ray.data import LabeledImages
 from igd_ray.data.images import ArrayReader
 from igd_ray.errors import IgdError
-from igd_ray.models import load_model, model_fingerprint
+from igd_ray.models import load_model, model_fingerprint, model_sources
 
 if TYPE_CHECKING:
     from igd_ray.models.clip import Clip
@@ -150,20 +150,20 @@ class WorkerSetup:
         """Return a copy that holds no images, for sending them on their own."""
         return replace(self, images={})
 
-    def files(self) -> tuple[Path, ...]:
-        """Return the local files that the models are built from."""
+    def files(self) -> tuple[tuple[Path, ...], ...]:
+        """Return the local files that the models are built from, those together that must lie in one folder."""
         model, clip = self.model, self.clip
-        paths = []
+        groups: list[tuple[Path, ...]] = []
         if model.factory_file is not None:
-            paths.append(model.factory_file)
+            groups.append(tuple(model_sources(model.factory_file).values()))
         if model.weights is not None:
-            paths.append(Path(model.weights))
+            groups.append((Path(model.weights),))
         if clip is not None and clip.spec.endswith(".json"):
-            paths.append(Path(clip.spec))
-            paths.append(Path(clip.weights) if clip.weights else Path(clip.spec).with_suffix(".safetensors"))
+            groups.append((Path(clip.spec),))
+            groups.append((Path(clip.weights) if clip.weights else Path(clip.spec).with_suffix(".safetensors"),))
         elif clip is not None and clip.weights is not None:
-            paths.append(Path(clip.weights))
-        return tuple(dict.fromkeys(paths))
+            groups.append((Path(clip.weights),))
+        return tuple(dict.fromkeys(groups))
 
     def with_files(self, places: Mapping[Path, Path]) -> "WorkerSetup":
         """Return a copy whose `files` are at `places`."""

@@ -32,6 +32,20 @@ def test_code_and_named_files_go_along_and_nothing_else(tmp_path: Path, monkeypa
     assert list(folder.rglob("views/*.sql")), "the views go along"
 
 
+def test_modules_beside_the_factory_go_along_beside_it(tmp_path: Path) -> None:
+    here, folder = tmp_path / "here", tmp_path / "job"
+    here.mkdir()
+    folder.mkdir()
+    for name, text in {"net.py": "import blocks\n", "blocks.py": "from torch import nn\n", "other.py": ""}.items():
+        (here / name).write_text(text)
+    stage("evaluate", [f"--model={here / 'net.py'}:factory", "--catalog=/shared/results"], folder)
+    file = folder / yaml.safe_load((folder / "settings.yaml").read_text())["model"].partition(":")[0]
+    assert {path.name: path.read_text() for path in file.parent.iterdir()} == {
+        "net.py": "import blocks\n",
+        "blocks.py": "from torch import nn\n",
+    }
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -188,9 +188,17 @@ def test_an_image_that_kills_its_workers_is_an_error_and_the_report_says_why(
     assert "quarantined: its worker died 3 times" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("files", [1, 3])
 def test_code_and_weights_are_shipped_and_the_drivers_paths_do_not_matter(
-    session: None, expected: list[dict[str, object]], tmp_path: Path
+    session: None, tmp_path: Path, files: int
 ) -> None:
+    model = own_model(tmp_path / "code")
+    if files > 1:
+        # The model is in a module beside the factory's file, which imports another.
+        (tmp_path / "code" / "own.py").rename(tmp_path / "code" / "hidden.py")
+        (tmp_path / "code" / "own.py").write_text("from blocks import factory\n")
+        (tmp_path / "code" / "blocks.py").write_text("from hidden import factory\n")
+
     class Moved(RayExecutor):
         """Takes the files away once workers are to start."""
 
@@ -199,9 +207,7 @@ def test_code_and_weights_are_shipped_and_the_drivers_paths_do_not_matter(
                 file.unlink()
             return super().run(units)
 
-    summary = run_evaluation(
-        tmp_path / "results", executor=Moved, **own_model(tmp_path / "code"), defenses="none", attacks="clean"
-    )
+    summary = run_evaluation(tmp_path / "results", executor=Moved, **model, defenses="none", attacks="clean")
     assert not summary.failed
     assert len(rows(tmp_path / "results")) == 24
 

@@ -23,19 +23,19 @@ SMALL = {
 }
 
 
-def settings_for(catalog: Path, **changes: object) -> EvaluateSettings:
+def settings_for(catalog: Path | str, **changes: object) -> EvaluateSettings:
     """Settings of a small evaluation."""
     return load_settings(EvaluateSettings, file=None, given={**SMALL, "catalog": str(catalog), **changes})
 
 
-def run_evaluation(catalog: Path, executor: ExecutorFactory | None = None, **changes: object) -> RunSummary:
+def run_evaluation(catalog: Path | str, executor: ExecutorFactory | None = None, **changes: object) -> RunSummary:
     """Run a small evaluation, in this process by default."""
     settings = settings_for(catalog, **changes)
     with Study(settings, executor=executor) as study:
         return evaluate(study, settings, plan_evaluation_of(study, settings))
 
 
-def rows(catalog: Path, view: str = "outcomes") -> list[dict[str, object]]:
+def rows(catalog: Path | str, view: str = "outcomes") -> list[dict[str, object]]:
     """The rows of a view, without the columns in which equal rows may differ, in one order."""
     table = run_query(Catalog(catalog), f"SELECT * EXCLUDE ({', '.join(UNEQUAL)}) FROM {view}")
     return sorted(table.to_pylist(), key=lambda row: (row["defense"], row["attack"], row["image_id"]))

@@ -1,0 +1,117 @@
+"""A model's code: the file of its factory and the modules of the same folder that it imports."""
+
+import ast
+import builtins
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+
+from igd_ray.errors import InputError, first_line
+
+
+def model_sources(path: Path) -> dict[str, Path]:
+    """Return the files that the code at `path` is in, by module: itself first, then the modules that it imports.
+
+    Those count that lie beside `path` as ``NAME.py`` and that it, or one of them, imports as ``NAME`` anywhere in its
+    text, unless Python's own library has a module of that name. Nothing is executed.
+
+    Raises:
+        InputError: if one cannot be read.
+    """
+    found = {path.stem: path}
+    waiting = [path]
+    while waiting:
+        for name in _imported(_content(waiting.pop())):
+            beside = path.with_name(f"{name}.py")
+            if name not in found and name not in sys.stdlib_module_names and beside.is_file():
+                found[name] = beside
+                waiting.append(beside)
+    first, *others = found
+    return {name: found[name] for name in (first, *sorted(others))}
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or first_line(error)}") from error
+
+
+def _imported(source: bytes) -> Iterator[str]:
+    """Yield the absolute names that `source` imports; none of a text that is not Python, which importing will say."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module is not None:
+            yield node.module
+
+
+def sources_digest(sources: Mapping[str, Path]) -> str:
+    """Return the SHA-256 of the code in `sources`; of a file alone, that of its content.
+
+    Raises:
+        InputError: if a file cannot be read.
+    """
+    contents = {name: _content(path) for name, path in sources.items()}
+    if len(contents) == 1:
+        return hashlib.sha256(*contents.values()).hexdigest()
+    each = [f"{name} {hashlib.sha256(content).hexdigest()}" for name, content in contents.items()]
+    return hashlib.sha256("\n".join(each).encode()).hexdigest()
+
+
+def import_sources(path: Path) -> ModuleType:
+    """Return the module at `path`, whose imports find the modules beside it first.
+
+    The names of all of them carry the content of all, so that two files called alike never stand in for each other,
+    and so that a model's fingerprint, which has the names of its classes' modules, counts everything in them.
+    """
+    sources = model_sources(path)
+    return _Importer(sources, sources_digest(sources)[:8]).module(path.stem)
+
+
+class _Importer:
+    """Imports the modules of `sources` under names that end with `tag`."""
+
+    def __init__(self, sources: Mapping[str, Path], tag: str) -> None:
+        self._sources = sources
+        self._tag = tag
+
+    def module(self, name: str) -> ModuleType:
+        """Return the module `name` of the sources, imported once."""
+        full_name = f"igd_model_{name}_{self._tag}"
+        if full_name in sys.modules:
+            return sys.modules[full_name]
+        spec = importlib.util.spec_from_file_location(full_name, self._sources[name])
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        if len(self._sources) > 1:
+            # An import statement calls what its module's builtins hold, now and in functions that run later. The
+            # path of all imports would let a model's `utils` stand in for everybody's.
+            vars(module)["__builtins__"] = {**vars(builtins), "__import__": self._import}
+        sys.modules[full_name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[full_name]
+            raise
+        return module
+
+    def _import(
+        self,
+        name: str,
+        globals: Mapping[str, object] | None = None,
+        locals: Mapping[str, object] | None = None,
+        fromlist: Sequence[str] | None = (),
+        level: int = 0,
+    ) -> ModuleType:
+        if level == 0 and name in self._sources:
+            return self.module(name)
+        return builtins.__import__(name, globals, locals, fromlist or (), level)
