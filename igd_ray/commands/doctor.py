@@ -23,7 +23,7 @@ LEAST_RAY = (2, 54)
 LEAST_FREE_GIB = 5
 DASHBOARD_PORT = 8265
 LOOPBACKS = ("127.0.0.1", "localhost", "::1")
-INSTALL = "run make, or pip install --no-deps -r requirements.lock"
+INSTALL = "run make, or pip install -r requirements.lock"
 PACKAGES = ("torch", "torchvision", "ray", "robustbench", "pyautoattack", "open_clip_torch", "pyarrow", "duckdb")
 
 
