@@ -3,6 +3,7 @@
 Each finding says what was measured, also when it is harmless: a check that did not run is not a check that passed.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -220,7 +221,7 @@ def measure_stored_points(points: Tensor, images: Tensor, threat: ThreatModel) -
     points, images = points.double(), images.double()
     low, high = -points.flatten(1).amin(dim=1), points.flatten(1).amax(dim=1) - 1
     distance = threat.norm.distance(points, images) - threat.epsilon
-    excess = torch.stack([distance, low, high]).amax(dim=0).nan_to_num(nan=torch.inf)
+    excess = torch.stack([distance, low, high]).amax(dim=0).nan_to_num(nan=torch.inf, posinf=torch.inf)
     outside = int((excess > DISTANCE_TOLERANCE).sum())
     return StoredPoints(len(points), outside, max(float(excess.max()), 0.0) if len(excess) else 0.0)
 
@@ -231,7 +232,8 @@ def check_stored_points(measured: Sequence[StoredPoints]) -> Finding:
     if points == 0:
         return not_measurable("stored-points", "no point is stored")
     largest = max(part.excess for part in measured)
-    message = f"{outside} of {points} stored points lie outside the ball or [0, 1], by at most {largest:.1e}"
+    by = f"by at most {largest:.1e}" if math.isfinite(largest) else "some with pixels that are no finite numbers"
+    message = f"{outside} of {points} stored points lie outside the ball or [0, 1], {by}"
     return Finding("stored-points", WARNING if outside else INFO, largest, message)
 
 

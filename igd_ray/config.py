@@ -1,7 +1,7 @@
 """Typed settings of every verb, from the command line or a YAML file; what cannot be used fails before work starts."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -22,6 +22,9 @@ from igd_ray.threat import Norm, ThreatModel, parse_fraction
 # Epsilon where none is given: what the demo's model was made for, and the paper's for CIFAR.
 EPSILON_BY_DATA = {"digits": DEMO_EPSILON}
 EPSILON = 8 / 255
+
+# Arguments of `load_model` itself, which no factory can be given.
+LOADER_ARGUMENTS = frozenset({"spec", "weights", "device"})
 
 # Settings that only rankings by one method have.
 OPTIONS = {
@@ -154,8 +157,21 @@ class StudySettings(BaseModel):
         if self.draws < 1:
             raise InputError(f"draws must be at least 1, not {self.draws}")
         similarity_function(self.similarity)
+        taken = sorted(LOADER_ARGUMENTS & set(self.model_arg))
+        if taken:
+            raise InputError(
+                f"--model-arg {taken[0]}: a factory cannot have an argument of that name, which is one of loading; "
+                "use --model, --weights or --device, or rename it"
+            )
         if self.executor == "local" and self.actors is not None:
             raise InputError("--actors is for --executor ray; the local executor runs in this process")
+
+
+def _options_of_others(settings: StudySettings, methods: Collection[str | None]) -> Iterator[tuple[str, str]]:
+    """Yield the given options, as flags, of rankings by other methods than `methods`, each after its method."""
+    for method, options in OPTIONS.items():
+        if method not in methods:
+            yield from ((method, "--" + name.replace("_", "-")) for name in sorted(options & settings.model_fields_set))
 
 
 class RankSettings(StudySettings):
@@ -171,11 +187,9 @@ class RankSettings(StudySettings):
                 raise InputError(
                     f"method must be one of {', '.join(METHODS)}, not {method!r}{did_you_mean(method, METHODS)}"
                 )
-        for method, options in OPTIONS.items():
-            given = sorted(options & self.model_fields_set)
-            if given and (method not in self.method or "import_from" in self.model_fields_set):
-                flag = "--" + given[0].replace("_", "-")
-                raise InputError(f"{flag} is an option of {method} rankings that are computed here; leave it out")
+        computed = () if "import_from" in self.model_fields_set else self.method
+        for method, flag in _options_of_others(self, computed):
+            raise InputError(f"{flag} is an option of {method} rankings that are computed here; leave it out")
 
 
 class ImportSettings(RankSettings):
@@ -337,6 +351,13 @@ class EvaluateSettings(StudySettings):
             kind = name.partition(".")[0]
             if kind not in {label.kind for label in labels}:
                 raise InputError(f"--defense-arg {name}: no defense of the run takes it; add {kind} to --defenses")
+        # Rankings that exist already, and those of searches, come by their ids.
+        if not self.ranking and not self.from_search:
+            for method, flag in _options_of_others(self, {label.method for label in labels}):
+                raise InputError(
+                    f"{flag} is an option of {method} rankings, which no defense of the run uses; "
+                    f"add {method}-K to --defenses, or leave it out"
+                )
         ignored = {"sigma", "tau", "draws"} & self.model_fields_set
         if self.from_search and ignored and not noisy:
             names = ", ".join(f"--{name}" for name in sorted(ignored))

@@ -1,5 +1,6 @@
 """Every check fires on what it is made for and keeps silent on what is harmless."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -334,6 +335,7 @@ class TestStoredPoints:
         finding = stored_points(points, images, ThreatModel(Norm.LINF, 0.25))
         assert finding.severity == WARNING
         assert "1 of 2" in finding.message
+        assert ("no finite numbers" in finding.message) is not math.isfinite(pixel)
 
     def test_no_points_are_nothing_to_measure(self) -> None:
         empty = torch.zeros(0, 1, 2, 2)

@@ -6,14 +6,14 @@ afresh; a point that is not allowed is an error, never a robust image.
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self, final
 
 import torch
 from torch import Tensor, nn
 
-from igd_ray.attacks.counting import Cost, CountedTarget
+from igd_ray.attacks.counting import CountedTarget
 from igd_ray.data.images import check_images
 from igd_ray.errors import IgdError, InputError
 from igd_ray.models.prediction import predicted_classes
@@ -186,7 +186,7 @@ class Attack(ABC):
             IgdError: if the model gives NaN logits for a point.
         """
         _check_input(images, labels)
-        target = _CheckedTarget(model)
+        target = CountedTarget(model)
         # One memory layout, also of images with one channel, whose strides are ambiguous and steer the rounding.
         images = images.flatten().view(images.shape)
         num_classes = target.num_classes(images)
@@ -282,35 +282,6 @@ class Attack(ABC):
             raise AttackError(
                 f"{self!r} left the ball: a {name!r} point is {distance:g} away, epsilon is {threat.epsilon:g}"
             )
-
-
-class _CheckedTarget(CountedTarget):
-    """A counted target each answer of which is checked to be logits."""
-
-    def ask(self, logits_of: Callable[[Tensor], Tensor], images: Tensor, cost: Cost) -> Tensor:
-        """Return `logits_of(images)`, counted as one query an image of the given cost.
-
-        Raises:
-            InputError: if they are not float [B, C], B the number of images and C at least 2.
-        """
-        model = type(self.__dict__["target"]).__name__
-
-        def checked(points: Tensor) -> Tensor:
-            answer: object = logits_of(points)
-            if not isinstance(answer, Tensor):
-                given = f"a {type(answer).__name__}"
-            elif (
-                not answer.is_floating_point() or answer.ndim != 2 or len(answer) != len(points) or answer.shape[1] < 2
-            ):
-                given = f"{answer.dtype} {list(answer.shape)}"
-            else:
-                return answer
-            raise InputError(
-                f"a model must return float logits [{len(points)}, classes], at least two classes, for "
-                f"{len(points)} images, but {model} returned {given}; attack a model that returns its logits only"
-            )
-
-        return super().ask(checked, images, cost)
 
 
 def _check_input(images: Tensor, labels: Tensor) -> None:

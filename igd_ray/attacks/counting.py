@@ -29,8 +29,8 @@ class Cost:
 class CountedTarget(nn.Module):
     """A target's logits, with counts of the images that went forward and came back as gradients.
 
-    It also hands the attack contiguous tensors: some attacks call `.view` on images and gradients, which fails on
-    channels-last memory.
+    Every answer is checked to be logits, whoever asks. Images and gradients are handed over contiguous: some attacks
+    call `.view` on them, which fails on channels-last memory.
 
     Attributes:
         queries: images for which the target was asked for logits.
@@ -82,16 +82,33 @@ class CountedTarget(nn.Module):
         return CountedTwoPass(self, target)
 
     def ask(self, logits_of: Callable[[Tensor], Tensor], images: Tensor, cost: Cost) -> Tensor:
-        """Return `logits_of(images)`, counted as one query an image of the given cost."""
+        """Return `logits_of(images)`, counted as one query an image of the given cost.
+
+        Raises:
+            InputError: if they are not float [B, C], B the number of images and C at least 2.
+        """
         self.queries += len(images)
         self.forwards += len(images) * cost.forwards
         self.backwards += len(images) * cost.backwards
         if images.requires_grad:
             images = _ContiguousGradient.apply(images)  # type: ignore[no-untyped-call]
         logits = logits_of(images.contiguous())
+        self._check_logits(logits, len(images))
         if logits.requires_grad:
             logits.register_hook(partial(self._count_gradient, cost.gradient))  # type: ignore[no-untyped-call]
         return logits
+
+    def _check_logits(self, answer: object, images: int) -> None:
+        if not isinstance(answer, Tensor):
+            given = f"a {type(answer).__name__}"
+        elif not answer.is_floating_point() or answer.ndim != 2 or len(answer) != images or answer.shape[1] < 2:
+            given = f"{answer.dtype} {list(answer.shape)}"
+        else:
+            return
+        raise InputError(
+            f"a model must return float logits [{images}, classes], at least two classes, for {images} images, but "
+            f"{type(self.__dict__['target']).__name__} returned {given}; attack a model that returns its logits only"
+        )
 
     def _count_gradient(self, passes: int, gradient: Tensor) -> None:
         self.backwards += len(gradient) * passes

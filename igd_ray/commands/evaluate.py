@@ -24,7 +24,7 @@ from igd_ray.pipeline.verbs import evaluate, plan_evaluation_of
 from igd_ray.report import print_table
 from igd_ray.report.accuracy import accuracy_rows, accuracy_tables
 from igd_ray.report.audit import audit_sentences
-from igd_ray.report.evaluation import asking
+from igd_ray.report.evaluation import asking, noise_sentences
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,6 +86,8 @@ def show_accuracy(catalog: Catalog, run_id: str, *, as_json: bool) -> None:
     for table in ask(catalog, lambda connection: accuracy_tables(asking(connection), run_id)):
         print_table(table.rows, title=table.title)
     for sentence in ask(catalog, lambda connection: audit_sentences(asking(connection), run_id)):
+        print(sentence)
+    for sentence in ask(catalog, lambda connection: noise_sentences(asking(connection), run_id)):
         print(sentence)
     warnings = run_query(
         catalog,

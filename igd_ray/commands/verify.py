@@ -4,13 +4,12 @@ import argparse
 from collections.abc import Sequence
 
 import pyarrow as pa
-import torch
 
 from igd_ray.catalog import Catalog
 from igd_ray.commands.output import show
-from igd_ray.errors import IgdError, IncompleteError, InputError
+from igd_ray.errors import IgdError, IncompleteError
 from igd_ray.pipeline.evaluate import Cell
-from igd_ray.pipeline.study import Study
+from igd_ray.pipeline.study import Study, local_device
 from igd_ray.pipeline.verbs import plan_evaluation_of
 from igd_ray.pipeline.verify import (
     UnitCheck,
@@ -69,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     catalog.check()
     stored = find_run(catalog, arguments.run_id)
     given = {name: getattr(arguments, name) for name in MOVED if hasattr(arguments, name)}
-    here = {"catalog": arguments.catalog, "executor": "local", "device": _device(arguments.device)}
+    here = {"catalog": arguments.catalog, "executor": "local", "device": local_device(arguments.device)}
     settings = settings_of(stored, {**given, **here})
     with Study(settings) as study:
         plan = plan_evaluation_of(study, settings).plan
@@ -143,14 +142,3 @@ def conclude(cells: Sequence[Cell], checks: Sequence[UnitCheck], *, as_json: boo
         raise IgdError("no verdict can be judged again: the run was told to keep no points")
     if not as_json:
         print(f"all {verdicts} verdicts hold")
-
-
-def _device(asked: str) -> str:
-    """Return the device of this process that was `asked` for.
-
-    Raises:
-        InputError: if there is none.
-    """
-    if asked == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: PyTorch sees no GPU here; use --device cpu")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked

@@ -14,6 +14,7 @@ from igd_ray.models.normalization import Normalize
 
 def load_timm(
     name: str,
+    /,
     *,
     weights: str | Path | None = None,
     mean: Sequence[float] | float | None = None,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from igd_ray.attacks.auto_attack import AutoAttack
 from igd_ray.catalog import Catalog
 from igd_ray.pipeline.attack_units import AttackUnit, TransferUnit
 from igd_ray.pipeline.inspect_units import GradientCheckUnit, InspectionUnit, base_passes
@@ -65,6 +66,9 @@ def most_passes(unit: Unit, num_classes: int) -> tuple[int, int]:
     images = len(unit.shard.ids)
     if isinstance(unit, AttackUnit):
         attack = unit.attack.attack
+        if unit.first_stage is not None and isinstance(attack, AutoAttack):
+            nothing = torch.empty(0)
+            attack = attack.continuing(nothing, nothing.bool())
         queries, gradients = attack.most_passes(num_classes) if attack else (0, 0)
         # The clean image, the attack's own look at each point kept, and the verdicts on them.
         return base_passes(unit.defense, images, queries + 1 + _points(unit) * (1 + unit.judge_draws), gradients)

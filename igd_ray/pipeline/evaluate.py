@@ -252,8 +252,9 @@ def commit_comparisons(catalog: Catalog, plan: EvaluationPlan, *, model: str) ->
         cells = [cell for cell in plan.cells if cell.defense == defense]
         for finding in compare_attacks(catalog, cells):
             rows.append(finding_row(finding, None, plan.run_id, model, defense, None))
+        attacks = {cell.attack for cell in cells}
         for attack, notes in plan.fallbacks.items():
-            if notes:
+            if notes and attack in attacks:
                 rows.append(finding_row(check_few_classes(notes), None, plan.run_id, model, defense, attack))
     catalog.commit("checks", f"run-{plan.run_id}", rows)
 

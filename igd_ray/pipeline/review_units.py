@@ -104,7 +104,9 @@ class ReviewUnit:
             broken = _broken(context, part).to(images.device)
             for points, exists in read_points(context, part.points, part.shard, images).values():
                 stored.append(measure_stored_points(points[exists], images[exists], self.threat))
-                rounded.append(measure_rounding(target, points[exists & broken], labels[exists & broken]))
+                # What is no image at all is a finding of the first kind, and nothing to ask a model for.
+                asked = exists & broken & torch.isfinite(points).flatten(1).all(dim=1)
+                rounded.append(measure_rounding(target, points[asked], labels[asked]))
         model = context.setup.model.label
         return {
             TABLE: [

@@ -89,7 +89,7 @@ class Study:
         self.settings = settings
         self.catalog = Catalog(settings.catalog)
         self.catalog.check_usable()
-        self._make_executor = executor or (lambda setup: LocalExecutor(setup, device=_local_device(settings.device)))
+        self._make_executor = executor or (lambda setup: LocalExecutor(setup, device=local_device(settings.device)))
         self._executor: Executor | None = None
         self._executor_images: dict[str, ImageArrays] = {}
         self._stack = ExitStack()
@@ -448,7 +448,12 @@ def _lines(file: str, what: str) -> list[str]:
         raise InputError(f"{what}, one a line; {path} is not UTF-8 text") from None
 
 
-def _local_device(device: str) -> str:
+def local_device(device: str) -> str:
+    """Return the device of this process that `device`, "auto", "cpu" or "cuda", asks for.
+
+    Raises:
+        InputError: if there is none.
+    """
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: PyTorch sees no GPU here; use --device cpu")
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device

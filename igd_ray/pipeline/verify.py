@@ -36,9 +36,6 @@ from igd_ray.threat import DISTANCE_TOLERANCE, ThreatModel
 # Sums of squares are rounded in another order on another processor.
 RELATIVE_DISTANCE_TOLERANCE = 1e-5
 
-# Arguments of `load_model` itself, which no factory can have.
-NO_FACTORY_ARGUMENTS = {"spec", "weights", "device"}
-
 
 @dataclass(frozen=True)
 class StoredRun:
@@ -142,8 +139,6 @@ def settings_of(run: StoredRun, given: Mapping[str, object]) -> EvaluateSettings
         settings = load_settings(EvaluateSettings, file=None, given={**stored, **given})
     except InputError as error:
         raise InputError(f"the settings of run {run.run_id!r} cannot be used here: {error}") from None
-    if NO_FACTORY_ARGUMENTS & set(settings.model_arg):
-        raise InputError(f"the settings stored with run {run.run_id!r} give the model no arguments that it could have")
     # A catalog may come from anybody: which code runs here is not for it to say.
     if "model" not in given and settings.model.rpartition(":")[0].endswith(".py"):
         raise InputError(

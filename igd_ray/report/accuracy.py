@@ -4,7 +4,15 @@ import textwrap
 from typing import Any, NamedTuple
 
 from igd_ray.report.audit import audit_attacks
-from igd_ray.report.evaluation import Ask, attack_cells, broken_of_attacked, comparisons, is_audited, worst_cases
+from igd_ray.report.evaluation import (
+    Ask,
+    attack_cells,
+    broken_of_attacked,
+    comparisons,
+    is_audited,
+    noise_shares,
+    worst_cases,
+)
 
 # With more attacks than these the accuracies and what may be claimed stand in a table each.
 _MOST_COLUMNS = 4
@@ -28,8 +36,8 @@ def accuracy_rows(ask: Ask, run_id: str) -> list[dict[str, Any]]:
     Keys: `defense`, `n`, `clean`; each attack's robust accuracy; the worst case with its interval, gain over `none` and
     claim (``gain``, ``loss`` or ``undecided`` by McNemar's exact test). In a run with an audit the worst case is
     without it, and `audited` with its interval, gain and claim is with it. Then, each by attack: `attacked` and
-    `broken` images, and of the audit's attacks `audit_attacked` and `newly_broken`. Accuracies are fractions in
-    [0, 1]; None is what was not measured.
+    `broken` images, and of the audit's attacks `audit_attacked` and `newly_broken`. `noise_failure_rate` is how often
+    noise alone makes a random defense wrong. Accuracies are fractions in [0, 1]; None is what was not measured.
     """
     worst = worst_cases(ask, run_id)
     audited = is_audited(worst)
@@ -38,6 +46,7 @@ def accuracy_rows(ask: Ask, run_id: str) -> list[dict[str, Any]]:
     attacks = list(dict.fromkeys(attack for _, attack in cells))
     audit = {(row["defense"], row["attack"]): row for row in audit_attacks(ask, run_id)}
     adaptive = list(dict.fromkeys(attack for _, attack in audit))
+    noise = noise_shares(ask, run_id)
     rows = []
     for each in worst:
         defense = each["defense"]
@@ -51,6 +60,7 @@ def accuracy_rows(ask: Ask, run_id: str) -> list[dict[str, Any]]:
             row |= {name: each[name] for name in ("audited_low", "audited_high", "audited_gain")}
             row["audited_claim"] = after[defense].verdict if defense in after else None
             row["broken_by_audit"] = each["broken_by_audit"]
+        row["noise_failure_rate"] = noise[defense].value if defense in noise else None
         for name in ("attacked", "broken"):
             row[name] = {attack: cells.get((defense, attack), {}).get(name) for attack in attacks}
         if audited:

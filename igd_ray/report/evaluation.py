@@ -7,7 +7,7 @@ from typing import Any
 import duckdb
 
 from igd_ray.report.protocol import attack_order, unplanned_attacks
-from igd_ray.report.tables import DASH, Column, Row, Share, Table
+from igd_ray.report.tables import DASH, Column, Row, Share, Table, percent
 from igd_ray.statistics import Comparison
 
 # Answers a SELECT with its rows; what stands behind `$1`, `$2` comes after it.
@@ -114,6 +114,15 @@ def noise_shares(ask: Ask, run_id: str) -> dict[str, Share]:
             why = "not finished" if row["n"] is None else "no image is right"
         shares[row["defense"]] = Share(row["rate"], why=why)
     return shares
+
+
+def noise_sentences(ask: Ask, run_id: str) -> list[str]:
+    """Return a sentence for each random defense of a run: how often noise alone makes it wrong."""
+    return [
+        f"noise alone makes {defense} wrong in {percent(share.value)} of the looks at clean images ({share.why})"
+        for defense, share in noise_shares(ask, run_id).items()
+        if share.value is not None
+    ]
 
 
 def headline_table(ask: Ask, run_id: str, worst_cases: Sequence[Row]) -> Table:

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from igd_ray.attacks.counting import CountedTarget
+from igd_ray.errors import InputError
 
 
 def gradient(target: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,6 +77,15 @@ def test_a_target_says_how_many_passes_a_query_and_a_gradient_cost(
     assert target.queries == 8
     assert target.forwards == 2 * no_gradient[0]
     assert target.backwards == 2 * no_gradient[1] + gradient_on_top
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_an_answer_that_is_no_logits_is_refused_whoever_asks(requires_grad: bool) -> None:
+    images = torch.rand(3, 1, 8, 8, requires_grad=requires_grad)
+    for module, given in ((nn.Flatten(0), r"torch.float32 \[192\]"), (nn.LSTM(8, 2), "a tuple")):
+        target = CountedTarget(nn.Sequential(nn.Flatten(0, 2), module))
+        with pytest.raises(InputError, match=rf"float logits \[3, classes\].*Sequential returned {given};"):
+            target(images)
 
 
 def test_the_number_of_classes_costs_one_image_once(model: nn.Module, digits: tuple[Tensor, Tensor]) -> None:

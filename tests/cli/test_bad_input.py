@@ -6,6 +6,7 @@ import pickle
 import zipfile
 from collections.abc import Callable
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from igd_ray.cli import main
+from igd_ray.config import LOADER_ARGUMENTS, EvaluateSettings, load_settings
+from igd_ray.models import load_model
 
 MODEL_FILE = """
 from torch import nn
@@ -84,7 +87,7 @@ FILE = ["--model", "net.py:net", "--weights", "grey.safetensors"]
         (["evalute"], "did you mean 'evaluate'"),
         (
             ["evaluate", "--modle", "demo"],
-            "unknown argument '--modle'; see `igd evaluate --help`; did you mean '--model'",
+            "unknown argument '--modle'; see `igd evaluate --help`; did you mean '--mode' or '--model'",
         ),
         (["evaluate", "--n", "many"], "argument --n: invalid int value: 'many'"),
         (["evaluate", "--n", "0"], "n: input should be greater than or equal to 1, not 0"),
@@ -93,6 +96,7 @@ FILE = ["--model", "net.py:net", "--weights", "grey.safetensors"]
         (["evaluate", "--model", "dem"], "did you mean 'demo'"),
         (["evaluate", "--model", "robustbench:Wong2020Fst"], "did you mean 'Wong2020Fast'"),
         (["evaluate", "--model", "timm:resnet1"], "did you mean"),
+        (["evaluate", "--model", "timm:resnet18", "--model-arg", "name=x"], "does not take these arguments"),
         (["evaluate", "--model", "missing.py:net", "--weights", "grey.safetensors"], "no file at missing.py"),
         (["evaluate", "--model", "net.py:nett", "--weights", "grey.safetensors"], "did you mean 'net'"),
         (
@@ -102,6 +106,9 @@ FILE = ["--model", "net.py:net", "--weights", "grey.safetensors"]
         (["evaluate", "--model", "net.py:net"], "needs its weights: pass --weights FILE"),
         (["evaluate", *FILE, "--model-arg", "depth=3"], "unexpected keyword argument 'depth'"),
         (["evaluate", *FILE, "--model-arg", "depth"], "--model-arg must be NAME=VALUE"),
+        (["evaluate", *FILE, "--model-arg", "weights=1"], "--model-arg weights: a factory cannot have an argument of"),
+        (["rank", *FILE, "--model-arg", "spec=1"], "--model-arg spec: a factory cannot have an argument of that name"),
+        (["search", "--model-arg", "device=cpu"], "use --model, --weights or --device, or rename it"),
         (["evaluate", "--model", "net.py:net", "--weights", "none.pt"], "weights: no file at none.pt"),
         (["evaluate", "--model", "net.py:net", "--weights", "cut.safetensors"], "not a whole safetensors file"),
         (["evaluate", "--model", "net.py:net", "--weights", "cut.pt"], "is no whole PyTorch file"),
@@ -132,6 +139,13 @@ FILE = ["--model", "net.py:net", "--weights", "grey.safetensors"]
         (["evaluate", "--defenses", "loir-0"], "unknown defense 'loir-0'"),
         (["evaluate", "--defenses", "loir-65"], "loir-65: k must lie in 1…64"),
         (["evaluate", "--defenses", "lior-5"], "unknown defense 'lior-5'"),
+        (
+            ["evaluate", "--signed"],
+            "--signed is an option of loir rankings, which no defense of the run uses; add loir-K",
+        ),
+        (["evaluate", "--defenses", "none,cdir-8", "--every-class"], "--every-class is an option of loir rankings"),
+        (["evaluate", "--defenses", "confidence-8", "--clip", "demo"], "--clip is an option of cdir rankings"),
+        (["evaluate", "--defenses", "random-8", "--prompts", "names.txt"], "add cdir-K to --defenses, or leave it out"),
         (["evaluate", "--attacks", "autoatack"], "unknown attack 'autoatack'"),
         (["evaluate", "--layer", "layr3"], "no layer 'layr3'; layers that can be masked: penultimate, conv1"),
         (["evaluate", "--layer", "layr3"], "did you mean 'layer3'"),
@@ -181,6 +195,15 @@ FILE = ["--model", "net.py:net", "--weights", "grey.safetensors"]
 )
 def test_bad_input(arguments: list[str], expected: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert expected in refusal(arguments, capsys, folder)
+
+
+def test_no_argument_of_a_factory_can_collide_with_one_of_loading() -> None:
+    assert set(signature(load_model).parameters) == {*LOADER_ARGUMENTS, "factory_args"}
+
+
+def test_options_are_left_to_rankings_and_searches_that_come_by_their_ids() -> None:
+    for given in ({"ranking": "0123"}, {"from_search": "0123"}):
+        assert load_settings(EvaluateSettings, file=None, given={"signed": True, **given}).signed
 
 
 def test_weights_with_code_are_refused_and_the_code_does_not_run(

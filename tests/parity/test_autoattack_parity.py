@@ -92,6 +92,11 @@ def four_cifar_images(shared: Path) -> Subject:
     return cifar(shared, 4)
 
 
+@pytest.fixture(scope="module")
+def eight_cifar_images(shared: Path) -> Subject:
+    return cifar(shared, 8)
+
+
 @pytest.fixture
 def short_standard() -> Iterator[None]:
     """Shorter stages for our AutoAttack; `shorten` gives pyautoattack's the same."""
@@ -270,6 +275,28 @@ def test_cifar_fab(four_cifar_images: Subject) -> None:
     reference = single(four_cifar_images, "fab-t", seed=0)
     reference.fab.n_target_classes, reference.fab.n_iter = 2, 20
     assert_same(four_cifar_images.ours(FAB(classes=2, steps=20), seed=0), *four_cifar_images.theirs(reference))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "attack"),
+    [
+        ("apgd-ce", APGD("ce", steps=40)),
+        ("apgd-t", TargetedAPGD(steps=10)),
+        ("fab-t", FAB(steps=5)),
+        ("square", Square(200)),
+    ],
+    ids=str,
+)
+def test_cifar_alone_with_all_targets_and_fewer_steps(eight_cifar_images: Subject, name: str, attack: Attack) -> None:
+    subject = eight_cifar_images
+    reference = single(subject, name, seed=5)
+    # Their APGD derives more than the number of steps from it when it is made.
+    shared = {"norm": "Linf", "eps": subject.epsilon, "device": "cpu", "logger": reference.logger}
+    reference.apgd = APGDAttack(subject.model, n_iter=40, n_restarts=1, **shared)
+    reference.apgd_targeted = APGDAttack_targeted(subject.model, n_iter=10, n_target_classes=9, **shared)
+    reference.fab.n_iter, reference.square.n_queries = 5, 200
+    assert_same(subject.ours(attack, seed=5), *subject.theirs(reference))
 
 
 @pytest.mark.slow

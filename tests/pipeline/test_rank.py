@@ -83,7 +83,7 @@ def test_cdir_from_shards_equals_one_piece(study: Study) -> None:
 
 def test_cdir_with_templates_and_another_similarity_is_what_the_function_gives(tmp_path: Path) -> None:
     templates = ("a {}.", "the number {}")
-    options = {"prompt_template": templates, "similarity": "wpmi"}
+    options = {"defenses": "cdir-8", "prompt_template": templates, "similarity": "wpmi"}
     with Study(settings_for(tmp_path / "results", **options)) as study:
         plan = study.plan_ranking("cdir")
         study.rank(plan)
@@ -109,16 +109,16 @@ def test_prompts_come_from_a_file_and_must_be_one_a_class(tmp_path: Path) -> Non
     with Study(settings_for(tmp_path / "results")) as study:
         texts = [f"the number {name}" for name in study.class_names]
     prompts.write_text("\n".join(texts))
-    with Study(settings_for(tmp_path / "results", prompts=str(prompts))) as study:
+    with Study(settings_for(tmp_path / "results", defenses="cdir-8", prompts=str(prompts))) as study:
         assert study.plan_ranking("cdir").options["prompts"] == [[text] for text in texts]
     prompts.write_text("one\ntwo\n")
     with (
-        Study(settings_for(tmp_path / "results", prompts=str(prompts))) as study,
+        Study(settings_for(tmp_path / "results", defenses="cdir-8", prompts=str(prompts))) as study,
         pytest.raises(InputError, match="expected 10 prompts, one a class, got 2"),
     ):
         study.plan_ranking("cdir")
     with (
-        Study(settings_for(tmp_path / "results", prompts=str(tmp_path / "none.txt"))) as study,
+        Study(settings_for(tmp_path / "results", defenses="cdir-8", prompts=str(tmp_path / "none.txt"))) as study,
         pytest.raises(InputError, match="expected a file of prompts, one a line; no file at"),
     ):
         study.plan_ranking("cdir")

@@ -1,7 +1,10 @@
 """What an attack left in the catalog, read back: points outside the ball, and points that are no images of 8 bits."""
 
+import math
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from contexts import GivenModel, Threshold, shard
@@ -74,6 +77,22 @@ def test_an_attack_s_own_points_are_fine(tmp_path: Path) -> None:
         for status in context.catalog.read("outcomes", each.key)["status"].to_pylist()
     )
     assert f"of {broken} misclassified points" in found["rounding"]["message"]
+
+
+@pytest.mark.parametrize("pixel", [math.nan, math.inf, -math.inf])
+def test_a_stored_point_that_is_no_image_is_a_finding_and_not_asked_for(tmp_path: Path, pixel: float) -> None:
+    context = grey(tmp_path, 3)
+    part = keep(context, "a", torch.full((3,), 102 / 255), ["broken"] * 3)
+    spoiled = context.catalog.read("adversarials", "a").to_pylist()
+    spoiled[1]["pixels"] = [pixel]
+    pq.write_table(
+        pa.Table.from_pylist(spoiled, schema=SCHEMAS["adversarials"]),
+        tmp_path / "results" / "adversarials" / "a.parquet",
+    )
+    found = findings(ReviewUnit(NONE, APGD, THREAT, (part,), 0), context)
+    assert (found["stored-points"]["severity"], found["stored-points"]["value"]) == (WARNING, math.inf)
+    assert found["stored-points"]["message"].startswith("1 of 3 stored points lie outside the ball or [0, 1], some")
+    assert "loses 0 of 2 misclassified points" in found["rounding"]["message"]
 
 
 def test_points_outside_the_ball_are_found_over_all_shards(tmp_path: Path) -> None:

@@ -415,7 +415,7 @@ def test_the_settings_of_a_run_are_those_it_was_given(finished: Path) -> None:
         ('{"attacks": ["apgd-ce-5", 7]}', "cannot be used here"),
         ('{"attacks": ["nothing"]}', "unknown attack 'nothing'"),
         ('{"actors": 4}', "cannot be used here"),
-        ('{"model_arg": {"device": "cuda"}}', "no arguments that it could have"),
+        ('{"model_arg": {"device": "cuda"}}', "--model-arg device: a factory cannot have"),
     ],
 )
 def test_stored_settings_that_are_none_are_refused_in_one_line(config: str, message: str) -> None:
