@@ -1,4 +1,4 @@
-"""APGD from the best point that any attack has found so far: one more round."""
+"""APGD from the best point of those that other attacks left: one more round."""
 
 import torch
 from torch import Tensor

@@ -41,6 +41,10 @@ class StartedAttack(ClimbingAttack):
         """Everything that the result depends on besides starts, target, images, threat model and seed."""
         return {**super().settings, "sources": list(self.sources)}
 
+    def with_sources(self, sources: Sequence[str]) -> Self:
+        """Return this attack, starting from points of other names."""
+        return self._with(sources=tuple(sources))
+
     def starting_from(self, points: Starts) -> Self:
         """Return this attack with its starts, such as the `points` of an `AttackResult`.
 

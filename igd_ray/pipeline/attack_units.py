@@ -1,51 +1,27 @@
 """Units that attack: directly, or by carrying over points that were computed on the base model."""
 
-import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from igd_ray.attacks.auto_attack import AutoAttack
-from igd_ray.attacks.base import Attack, even_shares
-from igd_ray.attacks.counting import CountedTarget
+from igd_ray.attacks.base import Attack
 from igd_ray.attacks.registry import CLEAN, AttackLabel
 from igd_ray.attacks.started import StartedAttack
 from igd_ray.attacks.transfer import LAST_MISCLASSIFIED
 from igd_ray.defenses.specs import DefenseSpec
-from igd_ray.identity import content_hash, derive_seed, unit_key
-from igd_ray.judging import Verdict, judge
+from igd_ray.identity import derive_seed, unit_key
+from igd_ray.pipeline.outcomes import TABLE, Tally, outcome_rows
 from igd_ray.pipeline.points import Kept, Points, point_rows, read_points
-from igd_ray.pipeline.rank import read_ranking
 from igd_ray.pipeline.setup import Context
-from igd_ray.pipeline.sodef import load_sodef_head
-from igd_ray.pipeline.unit import Rows, Shard, host_name
+from igd_ray.pipeline.unit import Rows, Shard
+from igd_ray.pipeline.verdicts import JudgedPoints, build_defense, clean_predictions, judge_points
 from igd_ray.threat import ThreatModel
-
-TABLE = "outcomes"
-
-
-class Looking(Protocol):
-    """A unit that looks at a defense's clean images."""
-
-    @property
-    def defense(self) -> DefenseSpec:
-        """The defense."""
-        ...
-
-    @property
-    def shard(self) -> Shard:
-        """The images."""
-        ...
-
-    @property
-    def seed(self) -> int:
-        """The run's seed."""
-        ...
 
 
 class Start(NamedTuple):
@@ -275,27 +251,6 @@ class TransferUnit:
         return {TABLE: outcomes}
 
 
-class Tally:
-    """What each image of a shard cost: queries, forward and backward passes."""
-
-    def __init__(self, target: nn.Module, images: Tensor) -> None:
-        self.counted = CountedTarget(target)
-        self._shared = (0, 0, 0)
-        self.queries, self.forwards, self.backwards = (
-            torch.zeros(len(images), dtype=torch.int64, device=images.device) for _ in range(3)
-        )
-
-    def add(self, rows: Tensor, counts: Sequence[Tensor]) -> None:
-        """Add what an attack says of the images in `rows`."""
-        for total, count in zip((self.queries, self.forwards, self.backwards), counts, strict=True):
-            total[rows] += count
-
-    def share(self, rows: Tensor) -> None:
-        """Share evenly among the images in `rows` what `counted` has counted since the last time."""
-        self.add(rows, even_shares(self.counted, self._shared, len(rows), self.queries.device))
-        self._shared = self.counted.queries, self.counted.forwards, self.counted.backwards
-
-
 def standing_rows(context: Context, after: Sequence[str], shard: Shard, device: torch.device) -> Tensor:
     """Return which images of `shard` all of the units `after` left robust: their positions, int64."""
     standing = set(shard.ids)
@@ -320,142 +275,3 @@ def _named(points: Points, name: str, images: Tensor) -> tuple[Tensor, Tensor]:
     """Return the points called `name`; the images themselves, as points that do not exist, where there are none."""
     nowhere = torch.zeros(len(images), dtype=torch.bool, device=images.device)
     return points.get(name, (images, nowhere))
-
-
-@dataclass(frozen=True)
-class JudgedPoints:
-    """Each image's verdict over all of its points.
-
-    Attributes:
-        broken: bool [draws, n]: some point broke the defense at that evaluation.
-        prediction: int64 [n]: a wrong class where there was one, else the first evaluation's class.
-        chosen: [n, C, H, W]: a point that broke the defense, else the first.
-    """
-
-    broken: Tensor
-    prediction: Tensor
-    chosen: Tensor
-
-    @classmethod
-    def of_clean(
-        cls, unit: "AttackUnit | TransferUnit", clean: Tensor, labels: Tensor, images: Tensor
-    ) -> "JudgedPoints":
-        """Return what the `clean` predictions, int64 [n], say of the images themselves."""
-        return cls((clean != labels).repeat(unit.judge_draws, 1), clean.clone(), images.clone())
-
-    def take(self, rows: Tensor, judged: "JudgedPoints") -> None:
-        """Put what was judged of the images in `rows` in its place."""
-        self.broken[:, rows], self.prediction[rows], self.chosen[rows] = judged.broken, judged.prediction, judged.chosen
-
-
-def build_defense(defense: DefenseSpec, context: Context, generator: torch.Generator) -> nn.Module:
-    """Return the defended replica of `context`, taking its noise from `generator`."""
-    scores = read_ranking(context.catalog, defense.ranking_id).scores if defense.ranking_id else None
-    head = load_sodef_head(context.catalog, defense.training_id).to(context.device) if defense.training_id else None
-    return defense.build(context.model, generator, scores=scores, head=head)
-
-
-def clean_predictions(unit: Looking, target: nn.Module, images: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the defense's predictions, int64 [n], on clean images; the same for every attack on them."""
-    key = content_hash([unit.defense.defense_id, unit.shard.digest, unit.seed])
-    return judge(target, images, generator, seed=derive_seed(key, "clean")).predictions[0]
-
-
-def judge_points(
-    unit: AttackUnit | TransferUnit,
-    target: nn.Module,
-    points: Mapping[str, tuple[Tensor, Tensor]],
-    images: Tensor,
-    labels: Tensor,
-    generator: torch.Generator,
-) -> JudgedPoints:
-    """Judge every point that exists; an image without any is judged on its clean version."""
-    broken = torch.zeros(unit.judge_draws, len(images), dtype=torch.bool, device=images.device)
-    prediction = labels.clone()
-    chosen = images.clone()
-    undecided = torch.ones_like(labels, dtype=torch.bool)
-    for position, (name, (candidates, exists)) in enumerate(points.items()):
-        verdict: Verdict = judge(
-            target, candidates, generator, seed=derive_seed(unit.key, f"judge:{name}"), draws=unit.judge_draws
-        )
-        # The first point stands for the image itself where the attack found none.
-        counts = torch.ones_like(exists) if position == 0 else exists
-        wrong = verdict.broken(labels) & counts
-        broken |= wrong
-        first_wrong = verdict.predictions.gather(0, wrong.int().argmax(dim=0, keepdim=True))[0]
-        take = undecided & (wrong.any(dim=0) if position else counts)
-        prediction = torch.where(take, first_wrong, prediction)
-        chosen[take] = candidates[take]
-        undecided &= ~wrong.any(dim=0)
-    return JudgedPoints(broken, prediction, chosen)
-
-
-def outcome_rows(
-    unit: AttackUnit | TransferUnit,
-    context: Context,
-    *,
-    labels: Tensor,
-    clean: Tensor,
-    outcome: JudgedPoints,
-    attacked: Tensor,
-    images: Tensor,
-    stages: Sequence[str | None],
-    tally: Tally,
-    attack_seed: int,
-    seconds: float,
-) -> Rows:
-    """Return one row an image for the table `outcomes`; images outside `attacked` that are classified well: skipped."""
-    defense, attack, draws = unit.defense, unit.attack, unit.judge_draws
-    distance = unit.threat.norm.distance(outcome.chosen, images).tolist()
-    standing = set(attacked.tolist())
-    shared = {
-        "unit_key": unit.key,
-        "model": context.setup.model.label,
-        "model_id": defense.model_id,
-        "dataset": context.setup.images[unit.shard.images].dataset,
-        "defense": defense.label,
-        "defense_id": defense.defense_id,
-        "k": defense.k,
-        "sigma": defense.sigma,
-        "tau": defense.tau,
-        "draws": defense.draws,
-        "layer": defense.layer.name if defense.layer else None,
-        "defense_arguments": json.dumps(dict(defense.arguments), sort_keys=True),
-        "ranking_id": defense.ranking_id,
-        "attack": attack.label,
-        "norm": unit.threat.norm.value,
-        "epsilon": unit.threat.epsilon,
-        "seed": attack_seed,
-        "judge_draws": draws,
-        "host": host_name(),
-        "attempt": 1,
-    }
-    rows = []
-    for index, image_id in enumerate(unit.shard.ids):
-        broken = int(outcome.broken[:, index].sum())
-        misclassified = bool(clean[index] != labels[index])
-        skipped = index not in standing and not misclassified
-        status = "misclassified" if misclassified else "skipped" if skipped else "broken" if broken else "robust"
-        judged: dict[str, object] = {
-            "adversarial_prediction": int(outcome.prediction[index]),
-            "distance": distance[index],
-            "broken_any": broken > 0,
-            "broken_majority": 2 * broken > draws,
-            "broken_all": broken == draws,
-        }
-        rows.append(
-            {
-                **shared,
-                **(dict.fromkeys(judged) if skipped else judged),
-                "image_id": image_id,
-                "label": int(labels[index]),
-                "clean_prediction": int(clean[index]),
-                "status": status,
-                "stage": stages[index] if status == "broken" else None,
-                "queries": int(tally.queries[index]),
-                "forwards": int(tally.forwards[index]),
-                "backwards": int(tally.backwards[index]),
-                "seconds": seconds / len(unit.shard.ids),
-            }
-        )
-    return rows

@@ -81,7 +81,7 @@ class AuditPlanner:
     ) -> AttackUnit:
         attack = self.base.fitted(label.attack, defense_is_random=defense.is_random)
         if isinstance(attack, BestStartAPGD):
-            attack = BestStartAPGD(attack.loss, steps=attack.steps, eot=attack.eot, sources=list(starts))
+            attack = attack.with_sources(list(starts))
         taken = tuple(starts[name] for name in attack.sources) if isinstance(attack, StartedAttack) else ()
         base = self.base
         return AttackUnit(

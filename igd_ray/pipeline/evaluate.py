@@ -201,7 +201,7 @@ def _chained(units: Sequence[Attacking]) -> list[Attacking]:
     """Return `units`, in their order, each on the images that all cheaper ones left standing."""
     chained: dict[int, Attacking] = {}
     before: tuple[str, ...] = ()
-    for place in sorted(range(len(units)), key=lambda place: _cost(units[place])):
+    for place in sorted(range(len(units)), key=lambda place: (_cost(units[place]), units[place].attack.label)):
         unit = units[place]
         if unit.attack.attack is not None:
             unit = replace(unit, after=before)

@@ -26,9 +26,9 @@ from igd_ray.checks import (
 from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.identity import derive_seed, unit_key
 from igd_ray.judging import judge
-from igd_ray.pipeline.attack_units import build_defense
 from igd_ray.pipeline.setup import Context
 from igd_ray.pipeline.unit import Rows, Shard
+from igd_ray.pipeline.verdicts import build_defense
 from igd_ray.threat import ThreatModel
 
 TABLE = "checks"

@@ -9,10 +9,10 @@ from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.errors import InputError
 from igd_ray.identity import derive_seed, unit_key
 from igd_ray.judging import judge
-from igd_ray.pipeline.attack_units import build_defense, clean_predictions
 from igd_ray.pipeline.inspect_units import base_passes
 from igd_ray.pipeline.setup import Context
 from igd_ray.pipeline.unit import Rows, Shard
+from igd_ray.pipeline.verdicts import build_defense, clean_predictions
 
 TABLE = "noise"
 

@@ -18,11 +18,11 @@ from igd_ray.checks import (
 )
 from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.identity import content_hash, derive_seed, unit_key
-from igd_ray.pipeline.attack_units import build_defense
 from igd_ray.pipeline.inspect_units import TABLE, base_passes, finding_row
 from igd_ray.pipeline.points import read_points
 from igd_ray.pipeline.setup import Context
 from igd_ray.pipeline.unit import Rows, Shard
+from igd_ray.pipeline.verdicts import build_defense
 from igd_ray.threat import ThreatModel
 
 # Evaluations of a point of a broken image: as it is, rounded, and as it is again.

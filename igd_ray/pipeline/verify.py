@@ -15,15 +15,7 @@ from igd_ray.catalog import Catalog, run_query
 from igd_ray.config import EvaluateSettings, load_settings
 from igd_ray.errors import IgdError, InputError, did_you_mean, first_line
 from igd_ray.identity import content_hash
-from igd_ray.pipeline.attack_units import (
-    AttackUnit,
-    JudgedPoints,
-    TransferUnit,
-    build_defense,
-    clean_predictions,
-    judge_points,
-    standing_rows,
-)
+from igd_ray.pipeline.attack_units import AttackUnit, TransferUnit, standing_rows
 from igd_ray.pipeline.evaluate import Cell, EvaluationPlan
 from igd_ray.pipeline.points import Points, read_points
 from igd_ray.pipeline.progress import Progress
@@ -31,6 +23,7 @@ from igd_ray.pipeline.setup import Context, ImageArrays, WorkerSetup
 from igd_ray.pipeline.study import Study
 from igd_ray.pipeline.threads import reproducible
 from igd_ray.pipeline.unit import UnitReport, is_out_of_memory
+from igd_ray.pipeline.verdicts import JudgedPoints, build_defense, clean_predictions, judge_points
 from igd_ray.threat import DISTANCE_TOLERANCE, ThreatModel
 
 # Sums of squares are rounded in another order on another processor.
