@@ -33,8 +33,10 @@ FEW_STEPS, MANY_STEPS = 20, 200
 # More than this accuracy is left at so many times epsilon, where hardly an image is recognisable.
 LARGE_EPSILON_FACTOR = 16
 LARGE_EPSILON_ACCURACY = 0.05
-# Rounding to 8 bits costs more than this share of the broken images, beyond what asking again costs.
+# Rounding to 8 bits costs more than this share of the broken images, and at least so many of them, beyond what asking
+# again costs: of few images one is a large share, and an honest model may lose one that stands on its boundary.
 ROUNDING_SHARE = 0.05
+ROUNDING_IMAGES = 2
 GREY_LEVELS = 255
 # Logits this close to a probability distribution are taken for one.
 PROBABILITY_TOLERANCE = 1e-5
@@ -279,16 +281,18 @@ def check_rounding(measured: Sequence[Rounded]) -> Finding:
     """Judge how many broken images are right again once their points are rounded to 8 bits a channel.
 
     A randomised target changes its answer without any rounding: only what rounding loses beyond that counts, and only
-    where that is no chance (exact McNemar).
+    where it is more than one point and no chance (exact McNemar).
     """
     points, wrong = sum(part.points for part in measured), sum(part.wrong for part in measured)
     if wrong == 0:
         return not_measurable("rounding", f"none of {points} stored points of broken images is misclassified")
     lost, again, both = (sum(counts) for counts in zip(*(part[2:] for part in measured), strict=True))
-    share = max(lost - again, 0) / wrong
+    beyond = max(lost - again, 0)
+    share = beyond / wrong
     chance = again > 0 and mcnemar(lost - both, again - both) >= SIGNIFICANCE
-    severity = WARNING if share > ROUNDING_SHARE and not chance else INFO
+    suspicious = share > ROUNDING_SHARE and beyond >= ROUNDING_IMAGES and not chance
+    severity = WARNING if suspicious else INFO
     message = f"rounding to 8 bits loses {lost} of {wrong} misclassified points, asking again without it {again}"
     if severity == WARNING:
-        message += ": many of these are no images of 8 bits"
+        message += ": saved as images of 8 bits, these no longer fool the target"
     return Finding("rounding", severity, share, message)

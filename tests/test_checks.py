@@ -82,7 +82,7 @@ def test_thresholds_are_the_documented_ones() -> None:
     assert (checks.FEW_STEPS, checks.MANY_STEPS) == (20, 200)
     assert checks.LARGE_EPSILON_FACTOR == 16
     assert checks.LARGE_EPSILON_ACCURACY == 0.05
-    assert checks.ROUNDING_SHARE == 0.05
+    assert (checks.ROUNDING_SHARE, checks.ROUNDING_IMAGES) == (0.05, 2)
     assert checks.DISTANCE_TOLERANCE == 1e-6
 
 
@@ -385,6 +385,17 @@ class TestRounding:
         assert (finding.check, finding.severity) == ("rounding", severity)
         assert finding.value == pytest.approx(lost / 100)
         assert f"loses {lost} of 100" in finding.message
+
+    # One point of few is a large share, and says little of an honest model.
+    @pytest.mark.parametrize(
+        ("lost", "again", "wrong", "severity"),
+        [(1, 0, 10, INFO), (1, 0, 2, INFO), (1, 0, 1, INFO), (2, 1, 2, INFO), (2, 0, 10, WARNING), (2, 0, 2, WARNING)],
+    )
+    def test_one_point_is_too_few(self, lost: int, again: int, wrong: int, severity: str) -> None:
+        finding = check_rounding([Rounded(points=wrong, wrong=wrong, lost=lost, again=again, both=again)])
+        assert finding.severity == severity
+        assert finding.value == pytest.approx((lost - again) / wrong)
+        assert ("no longer fool the target" in finding.message) is (severity == WARNING)
 
     def test_points_that_are_right_do_not_count(self) -> None:
         labels = torch.zeros(100, dtype=torch.int64)

@@ -1,6 +1,9 @@
 -- What each adaptive attack of an audit found: the images that all attacks before it had left to it, and those of them
--- that it broke or that the defense, asked afresh, got wrong without an attack. NULL after an error.
-WITH verdicts AS (
+-- that it broke or that the defense, asked afresh, got wrong without an attack. NULL after an error; a run that has not
+-- finished has no rows.
+WITH finished AS (
+    SELECT run_id FROM progress WHERE planned = done + failed + quarantined
+), verdicts AS (
     SELECT run_id, defense, attack, image_id,
         starts_with(attack, 'audit-') AS is_audit,
         any_value(model) AS model,
@@ -8,6 +11,7 @@ WITH verdicts AS (
         bool_or(status = 'skipped') AS skipped,
         CASE WHEN NOT bool_or(status = 'error') THEN bool_and(status = 'robust') END AS robust
     FROM outcomes
+    SEMI JOIN finished USING (run_id)
     GROUP BY ALL
 ), images AS (
     -- Where there is no other attack, the clean image says what the audit had to attack.

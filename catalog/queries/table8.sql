@@ -1,9 +1,12 @@
 -- The paper's table 8: clean and robust accuracy in percent under each of the nine attacks, with their published
 -- budgets, and in their image-wise worst case (iwwc); then in the worst case after the audit's adaptive attacks, too.
--- One row for each defense of a run, each image counted once. A share over an image without a verdict is NULL; one that
--- an attack skipped, because another had broken it, has none there and is broken in the worst case. The worst case asks
--- for all nine, but for transfers to the undefended model, which attacks on it stand for.
-WITH verdicts AS (
+-- One row for each defense of a run with nothing left to do, each image counted once; a run that has not finished has
+-- none. A share over an image that failed is NULL; one that an attack skipped, because another had broken it, has none
+-- there and is broken in the worst case. The worst case asks for all nine, but for transfers to the undefended model,
+-- which attacks on it stand for.
+WITH finished AS (
+    SELECT run_id FROM progress WHERE planned = done + failed + quarantined
+), verdicts AS (
     SELECT run_id, defense, attack, image_id,
         attack IN (
             'aa', 'rays', 'apgd-eot', 'tr-apgd-ce', 'tr-apgd-cw', 'tr-apgd-t-dlr', 'tr-aa', 'tr-rays', 'tr-apgd-eot'
@@ -15,6 +18,7 @@ WITH verdicts AS (
         bool_or(status = 'skipped') AS skipped,
         CASE WHEN NOT bool_or(status = 'error') THEN bool_and(status = 'robust') END AS robust
     FROM outcomes
+    SEMI JOIN finished USING (run_id)
     GROUP BY ALL
 ), images AS (
     SELECT run_id, defense, image_id,

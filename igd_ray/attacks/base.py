@@ -68,6 +68,8 @@ class AttackResult:
         queries, forwards, backwards: int64 [N], see `Points`; the fresh verdict is included.
         stages: which attack of an ensemble found the point; None where none did.
         found: bool [N]: whether the search gave a point other than the clean image.
+        attacked: bool [N]: false where the search's own look called the image misclassified and left it alone. Of a
+            random target that says little: the image may be right the next time.
         points: every point kept, by name, with a bool [N] that says where it exists.
     """
 
@@ -79,6 +81,7 @@ class AttackResult:
     backwards: Tensor
     stages: tuple[str | None, ...]
     found: Tensor
+    attacked: Tensor
     points: Mapping[str, tuple[Tensor, Tensor]]
 
 
@@ -90,12 +93,14 @@ class Attack(ABC):
     Attributes:
         point_name: the name of the point that the search returns first.
         most_points: how many points an image it may keep.
+        leaves_misclassified: it first looks at all images, and leaves alone those that are misclassified.
         eot: answers of the target averaged for each one used (expectation over transformation).
         collapsed_eot: of a collapsed attack, how many identical answers each one stands for; otherwise 1.
     """
 
     point_name = "returned"
     most_points = 1
+    leaves_misclassified = True
     eot: int = 1
     collapsed_eot: int = 1
 
@@ -199,6 +204,7 @@ class Attack(ABC):
         if self.guard_passes:
             self._check_deterministic(target, images)
         # Copies: a search that wrote into the clean images would move what its points are measured against.
+        target.await_look(len(images))
         points = self.search(target, images.clone(), labels.clone(), threat, generator.initial_seed())
         kept = {self.point_name: (points.images.detach(), points.found), **points.alternatives}
         chosen = images.clone()
@@ -227,6 +233,7 @@ class Attack(ABC):
             backwards=points.backwards + extra[2],
             stages=tuple(points.stages),
             found=points.found,
+            attacked=self._attacked(target, labels),
             points=kept,
         )
 
@@ -243,6 +250,11 @@ class Attack(ABC):
                 f"{self!r} claims {claimed} queries, forward and backward passes, the target counted {counted}"
             )
         return even_shares(target, claimed, len(points.images), points.images.device)
+
+    def _attacked(self, target: CountedTarget, labels: Tensor) -> Tensor:
+        if not self.leaves_misclassified or target.first_look is None:
+            return torch.ones_like(labels, dtype=torch.bool)
+        return target.first_look == labels
 
     @torch.no_grad()
     def _check_deterministic(self, target: CountedTarget, images: Tensor) -> None:
@@ -371,7 +383,9 @@ def search_in_sequence(
             points = given[rows]
         else:
             points = attack.search(target, images[rows], labels[rows], threat, seed).images
-        wrong = predicted_classes(target, points) != labels[rows]
+        # An image without a point has not been broken, whatever a random target says of it now.
+        moved = (points != images[rows]).flatten(1).any(dim=1)
+        wrong = (predicted_classes(target, points) != labels[rows]) & moved
         for total, shares in zip(
             (queries, forwards, backwards), even_shares(target, before, len(rows), images.device), strict=True
         ):

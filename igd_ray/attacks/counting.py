@@ -51,6 +51,9 @@ class CountedTarget(nn.Module):
             gradient=int(getattr(target, "backward_passes", forwards)),
         )
         self.queries = self.forwards = self.backwards = 0
+        # The classes given at the first look at a whole batch.
+        self.first_look: Tensor | None = None
+        self._awaited: int | None = None
         self._num_classes: int | None = None
 
     def num_classes(self, images: Tensor) -> int:
@@ -60,6 +63,10 @@ class CountedTarget(nn.Module):
                 self(images[:1])
         assert self._num_classes is not None
         return self._num_classes
+
+    def await_look(self, images: int) -> None:
+        """Remember the classes of the next answer for so many images as `first_look`, int64 [images]."""
+        self.first_look, self._awaited = None, images
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the target's logits [B, C] for `images` [B, channels, H, W]."""
@@ -94,6 +101,8 @@ class CountedTarget(nn.Module):
             images = _ContiguousGradient.apply(images)  # type: ignore[no-untyped-call]
         logits = logits_of(images.contiguous())
         self._check_logits(logits, len(images))
+        if self._awaited == len(images):
+            self.first_look, self._awaited = logits.detach().argmax(dim=1), None
         if logits.requires_grad:
             logits.register_hook(partial(self._count_gradient, cost.gradient))  # type: ignore[no-untyped-call]
         return logits

@@ -52,6 +52,7 @@ class TransferAPGD(APGD):
 
     point_name = HIGHEST_LOSS
     most_points = 2
+    leaves_misclassified = False
 
     def __init__(self, loss: str = "ce", *, steps: int = 100) -> None:
         super().__init__(loss, steps=steps)
@@ -92,6 +93,7 @@ class TransferTargetedAPGD(Attack):
 
     point_name = HIGHEST_LOSS
     most_points = 2
+    leaves_misclassified = False
 
     def __init__(self, targets: int = 3, *, steps: int = 100) -> None:
         require_positive(targets=targets, steps=steps)
@@ -161,6 +163,7 @@ class TransferEOT(Attack):
     losses = ("ce", "dlr")
     point_name = f"ce-{HIGHEST_LOSS}"
     most_points = 4
+    leaves_misclassified = False
 
     def __init__(self, *, steps: int = 100, eot: int = 20, collapse: bool = True) -> None:
         require_positive(steps=steps, eot=eot)

@@ -40,13 +40,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mode",
         choices=["full", "cascade"],
-        help="every attack on every image, or the cheapest first and the others on what it left standing: the same "
-        "worst case for less (attacks on the base model, which later runs reuse, are always full; default: full)",
+        help="every attack on every image, or the cheapest first and the others on what it left standing: a worst "
+        "case by the same rule for less work (attacks on the base model, which later runs reuse, are always full; "
+        "default: full)",
     )
     parser.add_argument(
         "--save-points",
         choices=["all", "broken", "none"],
-        help="adversarial points to keep of attacks on defenses; what transfers need is always kept (default: all)",
+        help="adversarial points to keep of attacks on defenses; what transfers and audits need is always kept "
+        "(default: all)",
     )
     parser.add_argument("--ranking", metavar="ID", help="use these rankings, with commas, instead of computing them")
     parser.add_argument("--from-search", metavar="ID", help="add the defenses that these searches chose, with commas")

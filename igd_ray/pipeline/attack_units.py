@@ -1,7 +1,7 @@
 """Units that attack: directly, or by carrying over points that were computed on the base model."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from igd_ray.attacks.auto_attack import AutoAttack
-from igd_ray.attacks.base import Attack
+from igd_ray.attacks.base import Attack, AttackError
 from igd_ray.attacks.registry import CLEAN, AttackLabel
 from igd_ray.attacks.started import StartedAttack
 from igd_ray.attacks.transfer import LAST_MISCLASSIFIED
@@ -22,6 +22,10 @@ from igd_ray.pipeline.setup import Context
 from igd_ray.pipeline.unit import Rows, Shard
 from igd_ray.pipeline.verdicts import JudgedPoints, build_defense, clean_predictions, judge_points
 from igd_ray.threat import ThreatModel
+
+# How often an attack looks at an image of a random defense that noise has spoiled its look at: a look costs little, and
+# one that is right one time in twenty is left over after so many less than once in a hundred times.
+MOST_LOOKS = 100
 
 
 class Start(NamedTuple):
@@ -89,9 +93,14 @@ class AttackUnit:
         )
 
     @property
+    def seed_key(self) -> str:
+        """What its seeds derive from: the key, but for what changes neither attack nor noise."""
+        return replace(self, keeps="all", judge_draws=1).key
+
+    @property
     def search_seed(self) -> int:
         """The seed of the attack."""
-        return derive_seed(self.key, "attack") if self.attack_seed is None else self.attack_seed
+        return derive_seed(self.seed_key, "attack") if self.attack_seed is None else self.attack_seed
 
     def split(self) -> "tuple[AttackUnit, AttackUnit]":
         """Return two units of half the images each, for when memory does not suffice for all at once."""
@@ -112,22 +121,32 @@ class AttackUnit:
         outcome = JudgedPoints.of_clean(self, clean, labels, images)
         stages: list[str | None] = [None] * len(images)
         if self.attack.attack is not None and len(rows):
-            attack = self._prepared(self.attack.attack, context, rows, images)
-            generator.manual_seed(derive_seed(self.key, "noise"))
-            result = attack(
-                target,
-                images[rows],
-                labels[rows],
-                threat=self.threat,
-                generator=torch.Generator().manual_seed(self.search_seed),
-            )
-            tally.add(rows, (result.queries, result.forwards, result.backwards))
-            for row, stage in zip(rows.tolist(), result.stages, strict=True):
-                stages[row] = stage
-            judged = judge_points(self, tally.counted, result.points, images[rows], labels[rows], generator)
+            waiting = rows
+            for search_seed, noise_seed in self._seeds:
+                generator.manual_seed(noise_seed)
+                result = self._prepared(self.attack.attack, context, waiting, images)(
+                    target,
+                    images[waiting],
+                    labels[waiting],
+                    threat=self.threat,
+                    generator=torch.Generator().manual_seed(search_seed),
+                )
+                tally.add(waiting, (result.queries, result.forwards, result.backwards))
+                points = _over_shard(points, result.points, waiting, images)
+                for row, stage in zip(waiting.tolist(), result.stages, strict=True):
+                    stages[row] = stage
+                # Noise made these wrong at the attack's own look, so that nothing has attacked them.
+                waiting = waiting[~result.attacked & (clean == labels)[waiting]]
+                if len(waiting) == 0 or not self.defense.is_random:
+                    break
+            else:
+                raise AttackError(
+                    f"{len(waiting)} images that {self.defense.label} got right were misclassified at {MOST_LOOKS} "
+                    f"looks of {self.attack.label}, which left them alone; lower sigma, or raise draws"
+                )
+            attacked = {name: (candidates[rows], exists[rows]) for name, (candidates, exists) in points.items()}
+            outcome.take(rows, judge_points(self, tally.counted, attacked, images[rows], labels[rows], generator))
             tally.share(rows)
-            outcome.take(rows, judged)
-            points = _over_shard(result.points, rows, images)
         outcomes = outcome_rows(
             self,
             context,
@@ -142,6 +161,13 @@ class AttackUnit:
             seconds=time.perf_counter() - started,
         )
         return {TABLE: outcomes, "adversarials": point_rows(self.key, self.shard, self._kept(points, outcomes))}
+
+    @property
+    def _seeds(self) -> Iterator[tuple[int, int]]:
+        """The seeds of the attack and of the defense's noise, for each look."""
+        yield self.search_seed, derive_seed(self.seed_key, "noise")
+        for look in range(1, MOST_LOOKS):
+            yield derive_seed(self.seed_key, f"attack:{look}"), derive_seed(self.seed_key, f"noise:{look}")
 
     def _prepared(self, attack: Attack, context: Context, rows: Tensor, images: Tensor) -> Attack:
         """Return `attack` with what it needs of other units, for the images in `rows`."""
@@ -176,6 +202,7 @@ class TransferUnit:
         source: the unit on the base model.
         judge_draws: fresh evaluations of each point of a random defense.
         after: keys of units on the same defense: only images that all of them left robust are judged.
+        part: the images, where memory does not suffice for all of the source's.
     """
 
     defense: DefenseSpec
@@ -183,14 +210,15 @@ class TransferUnit:
     source: AttackUnit
     judge_draws: int
     after: tuple[str, ...] = ()
+    part: Shard | None = None
 
     kind = "transfer"
     tables = (TABLE,)
 
     @property
     def shard(self) -> Shard:
-        """The images, those of the source."""
-        return self.source.shard
+        """The images: those of the source, or a part of them."""
+        return self.source.shard if self.part is None else self.part
 
     @property
     def threat(self) -> ThreatModel:
@@ -216,7 +244,18 @@ class TransferUnit:
             source=self.source.key,
             judge_draws=self.judge_draws,
             **({"after": self.after} if self.after else {}),
+            **({"part": self.part.digest} if self.part else {}),
         )
+
+    @property
+    def seed_key(self) -> str:
+        """What its seeds derive from: the key, but for the number of draws."""
+        return replace(self, judge_draws=1).key
+
+    def split(self) -> "tuple[TransferUnit, TransferUnit]":
+        """Return two units of half the images each, for when memory does not suffice for all at once."""
+        first, second = self.shard.halves()
+        return replace(self, part=first), replace(self, part=second)
 
     def compute(self, context: Context) -> dict[str, Rows]:
         """Judge the source's points of the shard's standing images."""
@@ -245,7 +284,7 @@ class TransferUnit:
             images=images,
             stages=[None] * len(images),
             tally=tally,
-            attack_seed=derive_seed(self.key, "judge"),
+            attack_seed=derive_seed(self.seed_key, "judge"),
             seconds=time.perf_counter() - started,
         )
         return {TABLE: outcomes}
@@ -261,11 +300,12 @@ def standing_rows(context: Context, after: Sequence[str], shard: Shard, device: 
     return torch.tensor([row for row, image_id in enumerate(shard.ids) if image_id in standing], device=device).long()
 
 
-def _over_shard(points: Points, rows: Tensor, images: Tensor) -> Points:
-    """Return the points of the images in `rows` as points of all images."""
+def _over_shard(before: Points, points: Points, rows: Tensor, images: Tensor) -> Points:
+    """Return the points of all images: those of `before`, and in `rows` those of `points`."""
     spread = {}
     for name, (candidates, exists) in points.items():
-        everywhere, there = images.clone(), torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        nowhere = images, torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        everywhere, there = (each.clone() for each in before.get(name, nowhere))
         everywhere[rows], there[rows] = candidates, exists
         spread[name] = everywhere, there
     return spread

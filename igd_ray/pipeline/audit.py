@@ -9,7 +9,7 @@ from igd_ray.attacks.line import TRANSFER, WHITE_BOX, LineAPGD
 from igd_ray.attacks.registry import AttackLabel, parse_attack
 from igd_ray.attacks.started import StartedAttack
 from igd_ray.defenses.specs import DefenseSpec
-from igd_ray.pipeline.attack_units import AttackUnit, Start
+from igd_ray.pipeline.attack_units import AttackUnit, Start, TransferUnit
 from igd_ray.pipeline.base_attacks import FIRST_STAGE, BaseAttacks
 from igd_ray.pipeline.unit import Shard
 from igd_ray.protocol import AUDIT_ATTACKS
@@ -36,47 +36,45 @@ class AuditPlanner:
         self,
         defense: DefenseSpec,
         audits: Sequence[AttackLabel],
-        transfers: Sequence[AttackLabel],
+        before: Sequence[AttackUnit | TransferUnit],
         shard: Shard,
-        before: tuple[str, ...],
     ) -> list[tuple[AttackLabel, AttackUnit]]:
         """Return a unit for each of `audits`, those first whose points others may start from.
 
         Args:
             defense: what is attacked.
             audits: those that fit it.
-            transfers: the run's transfers, whose points are starts, too.
+            before: the other attacks on it: the images that they broke are skipped, and their points are starts, too.
             shard: the images.
-            before: keys of the units whose broken images are skipped.
         """
         if not audits:
             return []
-        starts = {TRANSFER: self._transferred(TRANSFER, FIRST_STAGE, shard)}
-        for label in transfers:
-            if label.label != FIRST_STAGE.label:
-                starts[label.label] = self._transferred(label.label, label, shard)
+        transfer = self.source(self.base.unit(FIRST_STAGE, shard))
+        starts = {TRANSFER: _returned(TRANSFER, transfer)}
+        for earlier in before:
+            keeper = earlier.source if isinstance(earlier, TransferUnit) else earlier
+            if keeper.key not in {start.unit_key for start in starts.values()}:
+                starts[earlier.attack.label] = _returned(earlier.attack.label, keeper)
+        after = tuple(dict.fromkeys(unit.key for unit in before))
         kinds = {type(label.attack) for label in audits}
         if LineAPGD in kinds and JointLossAPGD not in kinds:
-            white_box = self.source(self._unit(defense, WHITE_BOX_ATTACK, shard, before, starts))
+            white_box = self.source(self._unit(defense, WHITE_BOX_ATTACK, shard, after, starts))
             starts[WHITE_BOX] = _returned(WHITE_BOX, white_box)
         planned = []
         for label in sorted(audits, key=_place):
-            unit = self._unit(defense, label, shard, before, starts)
+            unit = self._unit(defense, label, shard, after, starts)
             name = WHITE_BOX if isinstance(label.attack, JointLossAPGD) else label.label
             starts[name] = _returned(name, unit)
             planned.append((label, unit))
-            before = (unit.key,)
+            after = (unit.key,)
         return planned
-
-    def _transferred(self, name: str, label: AttackLabel, shard: Shard) -> Start:
-        return _returned(name, self.source(self.base.unit(label, shard)))
 
     def _unit(
         self,
         defense: DefenseSpec,
         label: AttackLabel,
         shard: Shard,
-        before: tuple[str, ...],
+        after: tuple[str, ...],
         starts: dict[str, Start],
     ) -> AttackUnit:
         attack = self.base.fitted(label.attack, defense_is_random=defense.is_random)
@@ -92,7 +90,7 @@ class AuditPlanner:
             base.seed,
             base.attack_seed,
             self.judge_draws,
-            after=before,
+            after=after,
             starts=taken,
         )
 

@@ -8,7 +8,7 @@ from typing import Literal
 import pyarrow as pa
 
 from igd_ray.attacks.base import GRADIENT, QUERY
-from igd_ray.attacks.registry import QUERY_STAGES, RANDOMISED, AttackLabel
+from igd_ray.attacks.registry import QUERY_STAGES, RANDOMISED, TRANSFER_PREFIX, AttackLabel
 from igd_ray.catalog import Catalog
 from igd_ray.checks import (
     LARGE_EPSILON_FACTOR,
@@ -16,6 +16,7 @@ from igd_ray.checks import (
     check_few_classes,
     check_query_beats_gradient,
     check_transfer_beats_direct,
+    not_measurable,
 )
 from igd_ray.defenses.specs import NONE, DefenseSpec
 from igd_ray.identity import unit_key
@@ -28,6 +29,7 @@ from igd_ray.pipeline.planned_checks import CheckUnit, plan_checks
 from igd_ray.pipeline.points import Kept
 from igd_ray.pipeline.unit import Shard, Unit
 from igd_ray.report.evaluation import NOT_MEASURED
+from igd_ray.report.protocol import attack_order
 
 # Every attack on every image; or the cheapest attack first, and the others on the images that it left standing.
 Mode = Literal["full", "cascade"]
@@ -75,7 +77,7 @@ class EvaluationPlan:
     def run_id(self) -> str:
         """The hash of the table: the same evaluation has the same id, whenever it is asked for."""
         cells = [[cell.defense, cell.attack, cell.unit.key] for cell in self.cells]
-        return unit_key("run", cells=sorted(cells), inspections=[unit.key for unit in self.inspections])[:12]
+        return unit_key("run", cells=sorted(cells), inspections=sorted(unit.key for unit in self.inspections))[:12]
 
 
 def plan_evaluation(
@@ -95,9 +97,10 @@ def plan_evaluation(
     those units themselves, and cover every image in either mode. Adaptive attacks take the images that all others
     left standing.
     """
-    planner = _Planner(base, judge_draws, mode, keeps)
     ordinary = [attack for attack in attacks if not attack.audits]
     audits = [attack for attack in attacks if attack.audits]
+    # An audit starts from the points of all attacks.
+    planner = _Planner(base, judge_draws, mode, "all" if audits else keeps)
     for shard in shards:
         for defense in defenses:
             planner.add_row(defense, ordinary, audits, shard)
@@ -155,9 +158,10 @@ class _Planner:
             units = _chained(units)
         self.cells += [Cell(defense.label, attack.label, unit) for attack, unit in zip(ordinary, units, strict=True)]
         fitting = [attack for attack in audits if defense.has_two_passes or not attack.needs_two_passes]
-        transfers = [attack for attack in ordinary if attack.transfer]
-        before = tuple(dict.fromkeys(unit.key for unit in units if unit.attack.attack is not None))
-        audited = self._audit.units(defense, fitting, transfers, shard, before)
+        attacking = {unit.attack.label: unit for unit in units if unit.attack.attack is not None}
+        # In one order, whatever order attacks were asked for in: the audit's seeds derive from it.
+        before = [attacking[label] for label in sorted(attacking, key=attack_order)]
+        audited = self._audit.units(defense, fitting, before, shard)
         self.cells += [Cell(defense.label, attack.label, unit) for attack, unit in audited]
         left_out = [attack.label for attack in audits if attack not in fitting]
         if left_out:
@@ -201,13 +205,19 @@ def _chained(units: Sequence[Attacking]) -> list[Attacking]:
     """Return `units`, in their order, each on the images that all cheaper ones left standing."""
     chained: dict[int, Attacking] = {}
     before: tuple[str, ...] = ()
-    for place in sorted(range(len(units)), key=lambda place: (_cost(units[place]), units[place].attack.label)):
+    for place in sorted(range(len(units)), key=lambda place: _chain_order(units[place])):
         unit = units[place]
         if unit.attack.attack is not None:
             unit = replace(unit, after=before)
             before = (unit.key,)
         chained[place] = unit
     return [chained[place] for place in range(len(units))]
+
+
+def _chain_order(unit: Attacking) -> tuple[bool, int, str]:
+    """Return the order of a cascade: by cost, but queries last, as what they alone break tells of masked gradients."""
+    queries_only = isinstance(unit, AttackUnit) and _ways(unit) == {QUERY}
+    return queries_only, _cost(unit), unit.attack.label
 
 
 def naive_units(
@@ -220,15 +230,21 @@ def naive_units(
 ) -> list[Attacking]:
     """Return what separate runs would compute for each defense: every attack as published, nothing shared.
 
-    Not to be run: many of these have the same key. They say what a plan saves.
+    On the base model an attack and its transfer are one in any case. Not to be run: many of these have the same key.
+    They say what a plan saves.
     """
+    labels = {attack.label for attack in attacks}
     separate = replace(base, is_random=True)
     units: list[Attacking] = []
     for defense in defenses:
         for attack in (attack for attack in attacks if not attack.audits):
+            if defense.kind == NONE and attack.transfer and attack.label.removeprefix(TRANSFER_PREFIX) in labels:
+                continue
             for shard in shards:
                 on_base = separate.unit(attack, shard)
-                if attack.transfer:
+                if attack.transfer and defense.kind == NONE:
+                    units.append(on_base)
+                elif attack.transfer:
                     units += [on_base, TransferUnit(defense, attack, on_base, judge_draws)]
                 else:
                     units.append(replace(on_base, defense=defense, judge_draws=judge_draws))
@@ -263,33 +279,35 @@ def compare_attacks(catalog: Catalog, cells: Sequence[Cell]) -> list[Finding]:
     """Compare what direct, transferred, gradient and query attacks broke, for the cells of one defense.
 
     An attack that skipped an image says nothing of it: where a cascade's earlier attacks broke images, only those
-    count that both sides attacked, and transfers, which come first, are not compared.
+    count that both sides attacked, and transfers, which come first, are not compared. What noise broke without any
+    point, no attack did.
     """
     cells = [cell for cell in cells if cell.unit.attack.attack is not None and not cell.unit.attack.audits]
     broken_by: dict[str, set[str]] = {"query": set(), "gradient": set(), "transfer": set(), "direct": set()}
     skipped: set[str] = set()
     for cell in cells:
         table: pa.Table = catalog.read("outcomes", cell.unit.key)
-        columns = zip(
-            table["image_id"].to_pylist(), table["status"].to_pylist(), table["stage"].to_pylist(), strict=True
-        )
         transferred = isinstance(cell.unit, TransferUnit)
-        for image_id, status, stage in columns:
-            if status == "skipped" and _follows_gradients(cell.unit):
-                skipped.add(image_id)
-            if status != "broken":
+        for row in table.select(["image_id", "status", "stage", "distance"]).to_pylist():
+            if row["status"] == "skipped" and _follows_gradients(cell.unit):
+                skipped.add(row["image_id"])
+            if row["status"] != "broken" or row["distance"] == 0:
                 continue
-            broken_by["transfer" if transferred else "direct"].add(image_id)
+            broken_by["transfer" if transferred else "direct"].add(row["image_id"])
             if not transferred:
-                broken_by["query" if stage in QUERY_STAGES else "gradient"].add(image_id)
+                broken_by["query" if row["stage"] in QUERY_STAGES else "gradient"].add(row["image_id"])
     ways = {way for cell in cells if isinstance(cell.unit, AttackUnit) for way in _ways(cell.unit)}
     findings = []
     if ways == {QUERY, GRADIENT}:
         compared = (broken_by["query"] | broken_by["gradient"]) - skipped
         alone = compared & broken_by["query"] - broken_by["gradient"]
         findings.append(check_query_beats_gradient(len(alone), len(compared)))
-    chained = any(cell.unit.after for cell in cells)
-    if {type(cell.unit) for cell in cells} == {AttackUnit, TransferUnit} and not chained:
+    if {type(cell.unit) for cell in cells} != {AttackUnit, TransferUnit}:
+        return findings
+    if any(cell.unit.after for cell in cells):
+        why = "in a cascade the direct attacks skip what transfers broke"
+        findings.append(not_measurable("transfer-beats-direct", why))
+    else:
         only_transfer = broken_by["transfer"] - broken_by["direct"]
         only_direct = broken_by["direct"] - broken_by["transfer"]
         findings.append(check_transfer_beats_direct(len(only_transfer), len(only_direct)))

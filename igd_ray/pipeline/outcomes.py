@@ -95,7 +95,7 @@ def outcome_rows(
     }
     rows = []
     for index, image_id in enumerate(unit.shard.ids):
-        broken = int(outcome.broken[:, index].sum())
+        broken = int(outcome.broken[index])
         misclassified = bool(clean[index] != labels[index])
         skipped = index not in standing and not misclassified
         status = "misclassified" if misclassified else "skipped" if skipped else "broken" if broken else "robust"

@@ -40,6 +40,11 @@ class Judging(Looking, Protocol):
 
     @property
     def key(self) -> str:
+        """The unit's key."""
+        ...
+
+    @property
+    def seed_key(self) -> str:
         """What the seeds of its verdicts derive from."""
         ...
 
@@ -54,7 +59,7 @@ class JudgedPoints:
     """Each image's verdict over all of its points.
 
     Attributes:
-        broken: bool [draws, n]: some point broke the defense at that evaluation.
+        broken: int64 [n]: how many evaluations some one point broke, the most of any.
         prediction: int64 [n]: a wrong class where there was one, else the first evaluation's class.
         chosen: [n, C, H, W]: a point that broke the defense, else the first.
     """
@@ -66,11 +71,11 @@ class JudgedPoints:
     @classmethod
     def of_clean(cls, unit: Judging, clean: Tensor, labels: Tensor, images: Tensor) -> "JudgedPoints":
         """Return what the `clean` predictions, int64 [n], say of the images themselves."""
-        return cls((clean != labels).repeat(unit.judge_draws, 1), clean.clone(), images.clone())
+        return cls((clean != labels).long() * unit.judge_draws, clean.clone(), images.clone())
 
     def take(self, rows: Tensor, judged: "JudgedPoints") -> None:
         """Put what was judged of the images in `rows` in its place."""
-        self.broken[:, rows], self.prediction[rows], self.chosen[rows] = judged.broken, judged.prediction, judged.chosen
+        self.broken[rows], self.prediction[rows], self.chosen[rows] = judged.broken, judged.prediction, judged.chosen
 
 
 def build_defense(defense: DefenseSpec, context: Context, generator: torch.Generator) -> nn.Module:
@@ -95,18 +100,19 @@ def judge_points(
     generator: torch.Generator,
 ) -> JudgedPoints:
     """Judge every point that exists; an image without any is judged on its clean version."""
-    broken = torch.zeros(unit.judge_draws, len(images), dtype=torch.bool, device=images.device)
+    broken = torch.zeros_like(labels)
     prediction = labels.clone()
     chosen = images.clone()
     undecided = torch.ones_like(labels, dtype=torch.bool)
     for position, (name, (candidates, exists)) in enumerate(points.items()):
         verdict: Verdict = judge(
-            target, candidates, generator, seed=derive_seed(unit.key, f"judge:{name}"), draws=unit.judge_draws
+            target, candidates, generator, seed=derive_seed(unit.seed_key, f"judge:{name}"), draws=unit.judge_draws
         )
         # The first point stands for the image itself where the attack found none.
         counts = torch.ones_like(exists) if position == 0 else exists
         wrong = verdict.broken(labels) & counts
-        broken |= wrong
+        # A majority of evaluations must be one point's: several points are wrong at some evaluation more easily.
+        broken = torch.maximum(broken, wrong.sum(dim=0))
         first_wrong = verdict.predictions.gather(0, wrong.int().argmax(dim=0, keepdim=True))[0]
         take = undecided & (wrong.any(dim=0) if position else counts)
         prediction = torch.where(take, first_wrong, prediction)

@@ -297,7 +297,7 @@ def _verify_part(unit: AttackUnit | TransferUnit, context: Context) -> UnitCheck
             failures.append(Failure(image_id, faults[row]))
             continue
         mine = stored[image_id]
-        broken = int(judged.broken[:, row].sum())
+        broken = int(judged.broken[row])
         wrong = bool(clean[row] != labels[row])
         left_out = row not in is_standing and not wrong
         status = "misclassified" if wrong else "skipped" if left_out else "broken" if broken else "robust"

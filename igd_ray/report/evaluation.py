@@ -6,7 +6,7 @@ from typing import Any
 
 import duckdb
 
-from igd_ray.report.protocol import attack_order, unplanned_attacks
+from igd_ray.report.protocol import attack_order, unplanned_attacks, unplanned_audits
 from igd_ray.report.tables import DASH, Column, Row, Share, Table, percent
 from igd_ray.statistics import Comparison
 
@@ -274,7 +274,8 @@ def unmeasured(ask: Ask, run_id: str, notes: Sequence[str]) -> list[str]:
     for row in ask("SELECT DISTINCT defense, attack FROM planned WHERE run_id = $1 ORDER BY ALL", run_id):
         planned[row["defense"]].append(row["attack"])
     gaps = [note.removeprefix(NOT_MEASURED) for note in notes if note.startswith(NOT_MEASURED)]
-    sentences = [*gaps, *unplanned_attacks(planned)]
+    everywhere = [attack for attacks in planned.values() for attack in attacks]
+    sentences = [*gaps, *unplanned_attacks(planned), *unplanned_audits(everywhere, gaps)]
     for row in ask("FROM progress WHERE run_id = $1", run_id):
         waiting = row["planned"] - row["done"] - row["failed"] - row["quarantined"]
         if waiting:

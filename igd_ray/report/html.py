@@ -15,7 +15,7 @@ from igd_ray.report import audit, evaluation, preparation
 from igd_ray.report.evaluation import Ask
 from igd_ray.report.figures import accuracy_bars, picture
 from igd_ray.report.protocol import CITATION
-from igd_ray.report.tables import DASH, Share, Table, pixel_fraction
+from igd_ray.report.tables import DASH, Share, pixel_fraction
 
 # Enough to see what the perturbations look like.
 _PICTURES = 12
@@ -105,12 +105,6 @@ def _facts(run: dict[str, Any]) -> list[tuple[str, str]]:
     }
     notes = [("Note", note) for note in run["notes"] or [] if not note.startswith(evaluation.NOT_MEASURED)]
     return [*((name, str(value)) for name, value in facts.items()), *notes]
-
-
-def _skipping(headline: Table) -> bool:
-    """Return whether some attack of the table skipped what others had broken."""
-    values = [value for row in headline.rows for value in row.values()]
-    return any(isinstance(value, Share) and value.instead != DASH for value in values)
 
 
 def _grave(findings: list[dict[str, Any]]) -> list[tuple[str, str]]:

@@ -1,6 +1,6 @@
 """The published protocol, by which a report says what a run leaves open."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from igd_ray.protocol import AUDIT_ATTACKS, AUDIT_PREFIX, NINE_ATTACKS
 
@@ -26,7 +26,8 @@ AUDIT_IDEAS: Mapping[str, str] = {
     "that it keeps no step that was luck of the noise.",
     "audit-line": "APGD along the straight line between a transferred point, which fools the first pass, and a "
     "white-box point, which fools the second.",
-    "audit-best-start": "APGD once more, from that point of all earlier attacks which the defense likes least.",
+    "audit-best-start": "APGD once more, from the point that the defense likes least of those that all other attacks "
+    "left.",
 }
 
 
@@ -44,6 +45,30 @@ def audit_idea(attack: str) -> str:
     """Return the idea of an audit attack, whatever its budget; nothing for one that has no description."""
     place = _place(attack, AUDIT_ATTACKS)
     return AUDIT_IDEAS[AUDIT_ATTACKS[place]] if place < len(AUDIT_ATTACKS) else ""
+
+
+def audits_among(attacks: Iterable[str]) -> int:
+    """Return how many of the audit's attacks are among `attacks`, whatever their budgets."""
+    places = {_place(attack, AUDIT_ATTACKS) for attack in attacks}
+    return len(places - {len(AUDIT_ATTACKS)})
+
+
+def unplanned_audits(planned: Iterable[str], gaps: Sequence[str]) -> list[str]:
+    """Return a sentence on the audit's attacks that no defense was planned to face; none where there is no audit.
+
+    Args:
+        planned: the attacks planned on any defense.
+        gaps: what else is said of what was not measured: an attack named there is not named again.
+    """
+    audits = sorted({attack for attack in planned if attack.startswith(AUDIT_PREFIX)})
+    lacking = [name for name in AUDIT_ATTACKS if name not in audits and not any(name in gap for gap in gaps)]
+    if not audits or not lacking:
+        return []
+    named = []
+    for name in lacking:
+        variants = [attack for attack in audits if attack.startswith(f"{name}-")]
+        named.append(f"{name} (only with another budget: {', '.join(variants)})" if variants else name)
+    return [f"Of the audit's {len(AUDIT_ATTACKS)} adaptive attacks no defense faced {', '.join(named)}."]
 
 
 def _place(attack: str, names: Sequence[str]) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import duckdb
 import pyarrow as pa
-from published import REPOSITORY
+from published import PROGRESS, REPOSITORY
 
 from igd_ray.protocol import NINE_ATTACKS
 
@@ -24,6 +24,7 @@ def answer(query: str, outcomes: list[dict[str, object]]) -> list[dict[str, obje
     connection = duckdb.connect()
     connection.execute((REPOSITORY / "catalog" / "views" / "10_macros.sql").read_text())
     connection.from_arrow(pa.Table.from_pylist(outcomes)).create_view("outcomes")
+    connection.execute(PROGRESS)
     sql = (REPOSITORY / "catalog" / "queries" / f"{query}.sql").read_text()
     found: list[dict[str, object]] = connection.sql(sql).to_arrow_table().to_pylist()
     return found
@@ -94,7 +95,12 @@ def test_runs_stand_apart_and_each_image_counts_once() -> None:
     assert {**first, "run_id": "second"} == second
 
 
-def test_the_audits_counts_need_nothing_but_outcomes() -> None:
+def test_rows_that_belong_to_no_run_are_no_row_of_the_table() -> None:
+    (row,) = answer("table8", [*nine("loir-2"), *rows("none", "tr-apgd-eot", [R, B, B, M], run="published-eot")])
+    assert row["run_id"] == "run"
+
+
+def test_the_audits_counts_need_finished_outcomes() -> None:
     found = [*nine("loir-2"), *rows("loir-2", "audit-line", [B, S, S, M]), *rows("none", "aa", [R, B, B, M])]
     names = {"run_id": "run", "model": "m", "defense": "loir-2"}
     assert answer("audit", found) == [{**names, "attack": "audit-line", "attacked": 1, "newly_broken": 1}]

@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 from published import REPOSITORY, blocks, printed
 
-TABLES = {"cifar10-defenses": "defenses"}
+TABLES = {"cifar10-defenses": "defenses", "cifar10-worst-case": "table8"}
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -4,6 +4,7 @@ import html
 import io
 import json
 import re
+from collections.abc import Mapping
 
 import pytest
 from catalog_rows import add_failure, add_plan, add_run, outcome, row
@@ -15,9 +16,9 @@ from igd_ray.commands.evaluate import show_accuracy
 from igd_ray.protocol import AUDIT_ATTACKS, AUDIT_PREFIX, NINE_ATTACKS
 from igd_ray.report import print_table, write_report
 from igd_ray.report.accuracy import PrintedTable, accuracy_rows, accuracy_tables
-from igd_ray.report.audit import audit_sentence
-from igd_ray.report.evaluation import asking
-from igd_ray.report.protocol import AUDIT_IDEAS, attack_order, audit_idea
+from igd_ray.report.audit import audit_sentence, audit_sentences
+from igd_ray.report.evaluation import NOT_MEASURED, asking, unmeasured
+from igd_ray.report.protocol import AUDIT_IDEAS, attack_order, audit_idea, audits_among, unplanned_audits
 from igd_ray.statistics import Comparison
 
 IMAGES = [f"{index:02d}" for index in range(20)]
@@ -149,12 +150,14 @@ def test_the_command_prints_tables_and_a_sentence_a_defense(
     show_accuracy(audited, "run", as_json=False)
     out = capsys.readouterr().out
     assert "Run run, accuracies as fractions; (2 of 9): it broke 2 of the 9 images left to it" in out
-    assert "The gain of hedge survives the audit: +55.0 points, p = 0.00098." in out
+    assert (
+        "The gain of hedge survives the one of 8 adaptive attacks that was run on it: +55.0 points, p = 0.00098." in out
+    )
     # With six images gained and none lost p is 1/32; 5 of 20 are 6 (5.5) of 22.
     undone = "from +45.0 to +25.0 points, p = 0.062, undecided at 20 images; it would take about 22 to decide"
     assert f"The audit undoes the gain of loir-2: {undone}" in out
     assert "No audit attack was planned on anti-adversary: its worst case is not audited." in out
-    assert "The audit of cdir-2 has not finished" in out
+    assert "the gain of cdir-2 is not known; not finished on cdir-2: audit-oracle-mask." in out
     show_accuracy(audited, "run", as_json=True)
     rows = json.loads(capsys.readouterr().out)
     assert rows[0]["newly_broken"]["audit-line"] == 1
@@ -180,8 +183,16 @@ def test_a_run_without_outcomes_or_attacks_prints_no_rows(catalog: Catalog) -> N
 @pytest.mark.parametrize(
     ("before", "after", "sentence"),
     [
-        ((9, 0), (6, 0), "The gain of x survives the audit: +30.0 points, p = 0.031."),
-        ((5, 0), (6, 0), "The gain of x shows only after the audit: +30.0 points, p = 0.031."),
+        (
+            (9, 0),
+            (6, 0),
+            "The gain of x survives the 3 of 8 adaptive attacks that were run on it: +30.0 points, p = 0.031.",
+        ),
+        (
+            (5, 0),
+            (6, 0),
+            "The gain of x shows only after the 3 of 8 adaptive attacks that were run on it: +30.0 points, p = 0.031.",
+        ),
         ((9, 0), (0, 6), "The audit turns the gain of x into a loss: from +45.0 to −30.0 points, p = 0.031."),
         ((2, 0), (0, 6), "x loses after the audit: −30.0 points, p = 0.031."),
         (
@@ -200,13 +211,94 @@ def test_a_run_without_outcomes_or_attacks_prints_no_rows(catalog: Catalog) -> N
 )
 def test_each_fate_of_a_gain_has_its_sentence(before: tuple[int, int], after: tuple[int, int], sentence: str) -> None:
     gains = {"gain": (before[0] - before[1]) / 20, "audited_gain": (after[0] - after[1]) / 20}
-    row = {"defense": "x", "audit_attacks": 1, **gains}
-    assert audit_sentence(row, Comparison(20, *before), Comparison(20, *after)) == sentence
+    row = {"defense": "x", **gains}
+    assert audit_sentence(row, Comparison(20, *before), Comparison(20, *after), 3) == sentence
 
 
-def test_an_audit_with_nothing_to_compare_says_so() -> None:
-    row = {"defense": "x", "audit_attacks": 2, "gain": 0.4, "audited_gain": None}
-    assert "has not finished" in audit_sentence(row, Comparison(20, 8, 0), None)
+@pytest.mark.parametrize(
+    ("faced", "attacks"),
+    [
+        (8, "all 8 adaptive attacks of the audit"),
+        (7, "the 7 of 8 adaptive attacks that were run on it"),
+        (1, "the one of 8 adaptive attacks that was run on it"),
+    ],
+)
+def test_a_gain_survives_what_it_was_tried_with_and_no_more(faced: int, attacks: str) -> None:
+    row = {"defense": "x", "gain": 0.45, "audited_gain": 0.3}
+    sentence = audit_sentence(row, Comparison(20, 9, 0), Comparison(20, 6, 0), faced)
+    assert sentence == f"The gain of x survives {attacks}: +30.0 points, p = 0.031."
+
+
+def test_an_attack_with_two_budgets_is_one_of_the_eight() -> None:
+    assert audits_among(["audit-line", "audit-line-50", "audit-best-start-9", "aa", "audit-unheard-of"]) == 2
+    assert audits_among(AUDIT_ATTACKS) == 8
+
+
+def _sentences(catalog: Catalog, committed: Mapping[tuple[str, str], str]) -> list[str]:
+    """The sentences on a run whose units are (defense, attack) → the status of both of its images, or "" for none."""
+    add_run(catalog)
+    add_plan(catalog, {f"{defense}-{attack}": (defense, attack, "ab") for defense, attack in committed})
+    for (defense, attack), status in committed.items():
+        key = f"{defense}-{attack}"
+        if status == "error":
+            add_failure(catalog, key)
+        elif status:
+            catalog.commit("outcomes", key, [outcome(key, defense, attack, image, status) for image in "ab"])
+    return ask(catalog, lambda connection: audit_sentences(asking(connection), "run"))
+
+
+def test_without_an_undefended_model_a_gain_is_not_audited(catalog: Catalog) -> None:
+    done = {("hedge", "aa"): "robust", ("hedge", "audit-line"): "robust"}
+    assert _sentences(catalog, done) == [
+        "hedge has no gain to audit: the run has no undefended model to compare it with."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("units", "why"),
+    [
+        ({("hedge", "audit-line"): ""}, "not finished on hedge: audit-line"),
+        ({("hedge", "aa"): "", ("hedge", "audit-line"): ""}, "not finished on hedge: aa, audit-line"),
+        (
+            {("hedge", "aa"): "error", ("hedge", "audit-line"): ""},
+            "failed on hedge: aa; not finished on hedge: audit-line",
+        ),
+        ({("none", "audit-line"): ""}, "not finished on none: audit-line"),
+        (
+            {("none", "aa"): "error", ("hedge", "audit-line"): "error"},
+            "failed on hedge: audit-line; failed on none: aa",
+        ),
+    ],
+)
+def test_an_audit_says_which_attacks_it_still_lacks(
+    catalog: Catalog, units: dict[tuple[str, str], str], why: str
+) -> None:
+    done = {(defense, attack): "robust" for defense in ("none", "hedge") for attack in ("aa", "audit-line")}
+    assert _sentences(catalog, done | units) == [f"What the audit leaves of the gain of hedge is not known; {why}."]
+
+
+def test_audit_attacks_that_no_defense_faces_are_not_measured(catalog: Catalog) -> None:
+    planned = {(defense, "audit-line"): "robust" for defense in ("none", "loir-2")}
+    planned |= {("loir-2", attack): "robust" for attack in ("audit-joint-loss", "audit-square-eot-500")}
+    _sentences(catalog, planned)
+    gap = "audit-oracle-mask-9 on none, which has no two passes to aim at"
+    found = ask(catalog, lambda connection: unmeasured(asking(connection), "run", [f"{NOT_MEASURED}{gap}"]))
+    assert found[0] == gap
+    # What hedge or none lack beside others, and what the gap above names, is not said again.
+    assert found[-1] == (
+        "Of the audit's 8 adaptive attacks no defense faced audit-transfer-start, audit-detached-mask, "
+        "audit-identity-mask, audit-square-eot (only with another budget: audit-square-eot-500), audit-best-start."
+    )
+    assert "oracle" not in " ".join(found[1:])
+
+
+def test_a_whole_audit_and_none_at_all_leave_nothing_of_it_open() -> None:
+    assert unplanned_audits([*NINE_ATTACKS, *AUDIT_ATTACKS], []) == []
+    assert unplanned_audits(NINE_ATTACKS, []) == []
+    assert unplanned_audits(AUDIT_ATTACKS[1:], []) == [
+        "Of the audit's 8 adaptive attacks no defense faced audit-transfer-start."
+    ]
+    assert unplanned_audits(AUDIT_ATTACKS[1:], ["audit-transfer-start on none"]) == []
 
 
 def _section(text: str, title: str) -> str:
@@ -227,7 +319,8 @@ def test_the_report_shows_both_claims_and_each_attack_with_its_idea(audited: Cat
     assert f"audit-joint-loss loir-2 14 4 {AUDIT_IDEAS['audit-joint-loss']}" in audit
     assert f"audit-square-eot-500 hedge 16 1 {AUDIT_IDEAS['audit-square-eot']}" in audit
     assert "audit-oracle-mask cdir-2 – – " in audit
-    assert "The gain of hedge survives the audit" in audit
+    assert "The gain of hedge survives the one of 8 adaptive attacks that was run on it" in audit
+    assert "no defense faced audit-transfer-start" in _section(text, "What was not measured")
 
 
 def test_a_report_without_an_audit_does_not_speak_of_one(filled: Catalog) -> None:
