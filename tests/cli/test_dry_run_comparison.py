@@ -33,9 +33,11 @@ def test_what_is_compared_holds_neither_audit_nor_checks(tmp_path: Path, capsys:
     # Without audit and checks the rows of attacks are the same, but for what the audit starts from.
     alone = priced(tmp_path / "r", "apgd-ce-5,tr-apgd-ce-5", capsys)
     assert alone[SEPARATE]["forward_passes"] == rows[SEPARATE]["forward_passes"]
-    # By itself a defense needs its transfer's points on the base model, too: three times more than the plan's one.
-    assert rows[SEPARATE]["units"] == 3 * 3
-    assert alone[PLAN]["backward_passes"] < alone[SEPARATE]["backward_passes"]
+    # Five steps take a gradient at six points of each of 12 images: once on the base model, twice through two passes,
+    # and for either defense by itself once more for the points of its transfer, which the plan computes once.
+    steps = 12 * 6
+    assert alone[SEPARATE]["backward_passes"] == steps * (1 + 2 * (2 + 1))
+    assert alone[PLAN]["backward_passes"] == steps * (1 + 2 * 2 + 1)
 
 
 def test_an_audit_alone_is_compared_with_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

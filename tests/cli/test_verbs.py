@@ -127,8 +127,12 @@ def test_a_dry_run_prints_costs_and_writes_nothing(tmp_path: Path, capsys: pytes
         "--json",
     ]
     rows = json.loads(run(arguments, capsys))
-    assert rows[-1]["what"] == "total"
-    assert rows[-1]["forward_passes"] == sum(row["forward_passes"] for row in rows[:-1])
+    total = [row["what"] for row in rows].index("total")
+    assert rows[total]["forward_passes"] == sum(row["forward_passes"] for row in rows[:total])
+    assert [row["what"] for row in rows[total + 1 :]] == [
+        "of which attacks in the plan",
+        "the same attacks, each defense by itself",
+    ]
     assert not (tmp_path / "r").exists()
 
 

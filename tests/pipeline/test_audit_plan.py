@@ -115,7 +115,8 @@ def test_starts_are_the_stored_points_of_the_units_named(audited: Prepared, monk
             assert exists.tolist() == [image_id in kept for image_id in attacked]
             for image_id, candidate, there in zip(attacked, candidates, exists.tolist(), strict=True):
                 assert not there or torch.equal(candidate, kept[str(image_id)])
-            assert exists.any(), f"{unit.attack.label}: {source.name} gave no start"
+            # A direct attack leaves no point where it fails.
+            assert exists.any() or source.name == "square-3", f"{unit.attack.label}: {source.name} gave no start"
 
 
 def test_the_transfer_start_is_that_of_the_published_attack_on_the_base_model(audited: Prepared) -> None:
@@ -136,7 +137,7 @@ def test_the_line_runs_from_the_transfer_to_the_point_of_the_joint_loss(audited:
     assert white_box.point == "returned"
 
 
-def test_the_best_start_is_chosen_among_the_points_of_all_transfers_and_audits(audited: Prepared) -> None:
+def test_the_best_start_is_chosen_among_the_points_of_all_other_attacks(audited: Prepared) -> None:
     for defense in ("loir-8", "hedge"):
         cells = audited.cells(defense)
         *others, best = audits_in_order(audited, defense)
@@ -145,6 +146,7 @@ def test_the_best_start_is_chosen_among_the_points_of_all_transfers_and_audits(a
             "transfer": next(unit.key for unit in audited.units if unit.attack.label == "tr-apgd-ce"),
             "tr-apgd-ce-2": cells["tr-apgd-ce-2"].source.key,
             "tr-apgd-cw-2": cells["tr-apgd-cw-2"].source.key,
+            "square-3": cells["square-3"].key,
         }
         for unit in others:
             name = "white-box" if unit.attack.label == "audit-joint-loss-2" else unit.attack.label

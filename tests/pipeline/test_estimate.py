@@ -39,7 +39,7 @@ def test_an_inspection_stays_below_its_bound(tmp_path: Path, sigma: float, layer
     with Study(settings) as study:
         evaluation = plan_evaluation_of(study, settings)
         study.rank(evaluation.resolved.rankings["random"])
-        (unit,) = evaluation.plan.inspections
+        unit = next(unit for unit in evaluation.plan.inspections if unit.kind == "inspection")
         context = Context(
             WorkerSetup(study.source, str(study.catalog.root), {"test": ImageArrays.of(study.test)}), "cpu"
         )

@@ -69,9 +69,11 @@ def test_a_part_that_fails_fails_what_builds_on_it_until_a_later_run_makes_up_fo
     with monkeypatch.context() as patch:
         patch.setattr(AttackUnit, "compute", compute)
         failed = run_evaluation(tmp_path / "results", **CHANGES).failed
-    # The half itself; the transfer of its whole shard to the one defense.
-    assert [report.kind for report in failed] == ["attack", "transfer"]
-    assert [report.error for report in failed] == ["ValueError: the second half of the first shard", SOURCE_FAILED]
-    # Both halves are asked for again, of which one is there, and the transfer.
+    # The half itself; the transfer of its whole shard to the one defense; the reviews of both's points.
+    assert [report.kind for report in failed] == ["attack", "transfer", "review", "review"]
+    first, *others = (report.error for report in failed)
+    assert first == "ValueError: the second half of the first shard"
+    assert others == [SOURCE_FAILED] * 3
+    # Both halves are asked for again, of which one is there, the transfer and the reviews.
     again = run_evaluation(tmp_path / "results", **CHANGES)
-    assert (again.computed, again.failed) == (3, ())
+    assert (again.computed, again.failed) == (5, ())
