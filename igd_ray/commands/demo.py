@@ -13,8 +13,8 @@ from igd_ray.pipeline.verbs import evaluate, plan_evaluation_of, plan_searches, 
 from igd_ray.protocol import NINE_ATTACKS
 from igd_ray.report import write_report
 
-# Few enough for minutes on two cores, enough for intervals of about ±9 points.
-IMAGES = 128
+# Few enough for minutes on two cores, enough for intervals of about ±12 points.
+IMAGES = 64
 METHODS = ("loir", "cdir")
 
 # All nine of the worst case. RayS alone would take most of the time with its published 10 000 queries.
