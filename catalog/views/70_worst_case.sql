@@ -28,7 +28,9 @@ SELECT
     counted.robust_accuracy,
     wilson_low(counted.robust_accuracy, counted.n) AS low,
     wilson_high(counted.robust_accuracy, counted.n) AS high,
-    counted.robust_accuracy - undefended.robust_accuracy AS gain
+    counted.robust_accuracy - undefended.robust_accuracy AS gain,
+    wilson_low(counted.clean_accuracy, counted.n) AS clean_low,
+    wilson_high(counted.clean_accuracy, counted.n) AS clean_high
 FROM counted
 JOIN planned_attacks USING (run_id, defense)
 LEFT JOIN stored_runs AS runs USING (run_id)

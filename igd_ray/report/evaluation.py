@@ -146,7 +146,7 @@ def headline_table(ask: Ask, run_id: str, worst_cases: Sequence[Row]) -> Table:
                 **{attack: shares[defense].get(attack, Share(None, why="not planned")) for attack in attacks},
                 "defense": defense,
                 "n": row["n"],
-                "clean_accuracy": row["clean_accuracy"],
+                "clean_accuracy": Share(row["clean_accuracy"], row["clean_low"], row["clean_high"]),
                 "noise": noise.get(defense, Share(None)),
                 "worst_case": _worst_case(row["robust_accuracy"], row["low"], row["high"]),
                 "gain": None if defense == "none" else row["gain"],
@@ -159,7 +159,7 @@ def headline_table(ask: Ask, run_id: str, worst_cases: Sequence[Row]) -> Table:
     columns = [
         Column("defense", "Defense"),
         Column("n", "Images", "count"),
-        Column("clean_accuracy", "Clean", "percent"),
+        Column("clean_accuracy", "Clean", "share"),
         *([Column("noise", "Fails under noise alone", "share")] if noise else []),
         *(Column(attack, attack, "share") for attack in attacks),
         Column("worst_case", "Worst case", "share"),

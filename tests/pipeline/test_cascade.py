@@ -278,8 +278,9 @@ def test_the_cascade_takes_at_most_half_of_the_passes_of_separate_runs(
     assert_counted_recorded_and_bounded(cascade, counted)
     separate = prepare(tmp_path / "separate", **changes)
     naive = [unit for unit in separate.evaluation.naive if isinstance(unit, AttackUnit | TransferUnit)]
-    # Three rows of nine attacks; of the six transfers also the attack on the base model, for each row anew.
-    assert len(naive) == 3 * (9 + 6)
+    # Of each defense nine attacks, of the six transfers also the attack on the base model; on that itself three of the
+    # nine are others of them.
+    assert len(naive) == 2 * (9 + 6) + 6
     alone = separate.run({unit.key: unit for unit in naive}.values())
     together, apart = (
         sum(sum(passes) for passes in each) for each in (counted.values(), [alone[unit.key] for unit in naive])
