@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from igd_ray.attacks.transfer import RANDOMISED_DIFFERENCE
+from igd_ray.attacks.base import RANDOMISED_DIFFERENCE
 from igd_ray.errors import InputError
 from igd_ray.models.prediction import predicted_classes
 from igd_ray.statistics import SIGNIFICANCE, mcnemar

@@ -22,7 +22,6 @@ from igd_ray.attacks.apgd import (
     few_targets_note,
     require_positive,
 )
-from igd_ray.attacks.base import RANDOMISED_DIFFERENCE as RANDOMISED_DIFFERENCE
 from igd_ray.attacks.base import Attack, Points, even_shares
 from igd_ray.attacks.counting import CountedTarget
 from igd_ray.attacks.pyautoattack import (

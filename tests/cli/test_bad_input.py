@@ -180,7 +180,9 @@ FILE = ["--model", "net.py:net", "--weights", "grey.safetensors"]
         pytest.param(
             ["search", "--sampler", "optuna"],
             "needs a package of its own: pip install optuna; bisection, grid and random need none",
-            marks=pytest.mark.skipif(find_spec("optuna") is not None, reason="optuna is installed"),
+            marks=pytest.mark.skipif(
+                find_spec("optuna") is not None, reason="optuna is installed, so nothing is missing"
+            ),
         ),
         (["search", "--tolerance", "2"], "tolerance: input should be less than or equal to 1"),
         (["search", "--probe-n", "1000", "--search-n", "1000"], "probe and 1000 search images share"),

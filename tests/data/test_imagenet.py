@@ -37,6 +37,7 @@ def save(path: Path, size: tuple[int, int], *, mode: str = "RGB") -> None:
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """The first four images of the list; the fourth is grey."""
+    # The list goes on for thousands of images more; only as many as there are sizes are made.
     for name, size in zip(LISTED, SIZES, strict=False):
         save(tmp_path / "val" / name, size, mode="L" if name == LISTED[3] else "RGB")
     return tmp_path

@@ -29,6 +29,7 @@ Result = TypeVar("Result")
 
 IMAGE_TYPE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 
+# The images are not part of the repository: a checkout alone has none.
 needs_cifar = pytest.mark.skipif(
     not (CIFAR_FOLDER / "test.parquet").is_file(), reason="shared/data/cifar10 is not beside this checkout"
 )

@@ -2,6 +2,7 @@
 
 import pickle
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,7 @@ def test_each_epoch_needs_the_features_and_the_epoch_before() -> None:
     plan = plan_of()
     features = {unit.key for unit in plan.features}
     assert plan.epochs[0].needs == features
-    for before, after in zip(plan.epochs, plan.epochs[1:], strict=False):
+    for before, after in pairwise(plan.epochs):
         assert after.needs == features | {before.key}
     assert plan.training_id == plan.epochs[-1].key
 
