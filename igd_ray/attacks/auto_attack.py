@@ -133,6 +133,11 @@ class AutoAttack(Attack):
         guards = self.guard_passes - sum(attack.guard_passes for attack in attacks)
         return 1 + guards + sum(queries + 1 for queries, _ in bounds), sum(gradients for _, gradients in bounds)
 
+    @property
+    def wasted_queries(self) -> int:
+        """That of a run, and a look of each attack."""
+        return super().wasted_queries + len(self._attacks)
+
     def search(self, target: CountedTarget, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int) -> Points:
         """Run the version's attacks in sequence."""
         given = None

@@ -49,8 +49,7 @@ class TransferAPGD(APGD):
     the same seed: on the former it walks as `APGD` does, so that one trajectory can serve both.
     """
 
-    point_name = HIGHEST_LOSS
-    most_points = 2
+    point_names = (HIGHEST_LOSS, LAST_MISCLASSIFIED)
     leaves_misclassified = False
 
     def __init__(self, loss: str = "ce", *, steps: int = 100) -> None:
@@ -90,8 +89,7 @@ class TransferTargetedAPGD(Attack):
         steps: gradient steps a run.
     """
 
-    point_name = HIGHEST_LOSS
-    most_points = 2
+    point_names = (HIGHEST_LOSS, LAST_MISCLASSIFIED)
     leaves_misclassified = False
 
     def __init__(self, targets: int = 3, *, steps: int = 100) -> None:
@@ -160,8 +158,7 @@ class TransferEOT(Attack):
     """
 
     losses = ("ce", "dlr")
-    point_name = f"ce-{HIGHEST_LOSS}"
-    most_points = 4
+    point_names = tuple(f"{loss}-{point}" for loss in losses for point in (HIGHEST_LOSS, LAST_MISCLASSIFIED))
     leaves_misclassified = False
 
     def __init__(self, *, steps: int = 100, eot: int = 20, collapse: bool = True) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from igd_ray.attacks.auto_attack import AutoAttack
-from igd_ray.attacks.base import Attack, AttackError
+from igd_ray.attacks.base import MOST_LOOKS, Attack, AttackError
 from igd_ray.attacks.registry import CLEAN, AttackLabel
 from igd_ray.attacks.started import StartedAttack
 from igd_ray.attacks.transfer import LAST_MISCLASSIFIED
@@ -22,10 +22,6 @@ from igd_ray.pipeline.setup import Context
 from igd_ray.pipeline.unit import Rows, Shard
 from igd_ray.pipeline.verdicts import JudgedPoints, build_defense, clean_predictions, judge_points
 from igd_ray.threat import ThreatModel
-
-# How often an attack looks at an image of a random defense that noise has spoiled its look at: a look costs little, and
-# one that is right one time in twenty is left over after so many less than once in a hundred times.
-MOST_LOOKS = 100
 
 
 class Start(NamedTuple):
@@ -139,14 +135,16 @@ class AttackUnit:
                 waiting = waiting[~result.attacked & (clean == labels)[waiting]]
                 if len(waiting) == 0 or not self.defense.is_random:
                     break
-            else:
-                raise AttackError(
-                    f"{len(waiting)} images that {self.defense.label} got right were misclassified at {MOST_LOOKS} "
-                    f"looks of {self.attack.label}, which left them alone; lower sigma, or raise draws"
-                )
             attacked = {name: (candidates[rows], exists[rows]) for name, (candidates, exists) in points.items()}
             outcome.take(rows, judge_points(self, tally.counted, attacked, images[rows], labels[rows], generator))
             tally.share(rows)
+            # What is wrong at every look is mostly so when it is judged: broken, by noise alone. Nothing else is known.
+            spared = waiting[outcome.broken[waiting] == 0]
+            if len(spared) and self.defense.is_random:
+                raise AttackError(
+                    f"{len(spared)} images that {self.defense.label} got right were misclassified at {MOST_LOOKS} "
+                    f"looks of {self.attack.label}, which left them alone; lower sigma, or raise draws"
+                )
         outcomes = outcome_rows(
             self,
             context,

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from igd_ray.attacks.auto_attack import AutoAttack
+from igd_ray.attacks.base import MOST_LOOKS
 from igd_ray.catalog import Catalog
 from igd_ray.pipeline.attack_units import AttackUnit, TransferUnit
 from igd_ray.pipeline.inspect_units import GradientCheckUnit, InspectionUnit, base_passes
@@ -70,6 +71,8 @@ def most_passes(unit: Unit, num_classes: int) -> tuple[int, int]:
             nothing = torch.empty(0)
             attack = attack.continuing(nothing, nothing.bool())
         queries, gradients = attack.most_passes(num_classes) if attack else (0, 0)
+        if attack and unit.defense.is_random:
+            queries += (MOST_LOOKS - 1) * attack.wasted_queries
         # The clean image, the attack's own look at each point kept, and the verdicts on them.
         return base_passes(unit.defense, images, queries + 1 + _points(unit) * (1 + unit.judge_draws), gradients)
     if isinstance(unit, TransferUnit):

@@ -9,6 +9,7 @@ from counted import Prepared, model_that_is_always_wrong, prepare
 from runs import rows, run_evaluation
 
 from igd_ray.attacks import APGD, FAB, Square, TargetedAPGD, auto_attack
+from igd_ray.attacks.base import MOST_LOOKS
 from igd_ray.attacks.registry import FIXED, parse_attack
 from igd_ray.attacks.transfer import TransferEOT
 from igd_ray.catalog import Catalog, run_query
@@ -82,6 +83,18 @@ def test_images_that_the_first_attack_broke_are_counted_too(tmp_path: Path) -> N
         passes = unit.defense.passes
         assert counted[unit.key] == (6 * passes.forwards, 6 * passes.inner_backwards)
         assert prepared.context.catalog.read("adversarials", unit.key).num_rows == 0
+
+
+def test_images_that_noise_has_spared_are_counted_when_they_are_attacked_again(tmp_path: Path) -> None:
+    prepared = prepare(tmp_path / "results", defenses="loir-8", attacks="apgd-ce-3", n=60, shard_size=1, sigma=0.5)
+    counted = prepared.run()
+    assert_counted_recorded_and_bounded(prepared, counted)
+    more = 0
+    for unit in prepared.units:
+        if isinstance(unit, AttackUnit) and unit.defense.is_random:
+            looks_again = (MOST_LOOKS - 1) * unit.attack.attack.wasted_queries * unit.defense.passes.forwards
+            more += counted[unit.key][0] > most_passes(unit, num_classes=10)[0] - looks_again
+    assert more, "otherwise nothing was looked at again"
 
 
 @pytest.mark.slow
