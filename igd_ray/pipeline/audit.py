@@ -50,20 +50,25 @@ class AuditPlanner:
         if not audits:
             return []
         transfer = self.source(self.base.unit(FIRST_STAGE, shard))
-        starts = {TRANSFER: _returned(TRANSFER, transfer)}
+        starts = {start.name: start for start in _kept(TRANSFER, transfer)}
+        known = {(start.unit_key, start.point) for start in starts.values()}
         for earlier in before:
             keeper = earlier.source if isinstance(earlier, TransferUnit) else earlier
-            if keeper.key not in {start.unit_key for start in starts.values()}:
-                starts[earlier.attack.label] = _returned(earlier.attack.label, keeper)
+            for start in _kept(earlier.attack.label, keeper):
+                if start[1:] not in known:
+                    starts[start.name] = start
+                    known.add(start[1:])
         after = tuple(dict.fromkeys(unit.key for unit in before))
         kinds = {type(label.attack) for label in audits}
         if LineAPGD in kinds and JointLossAPGD not in kinds:
             white_box = self.source(self._unit(defense, WHITE_BOX_ATTACK, shard, after, starts))
             starts[WHITE_BOX] = _returned(WHITE_BOX, white_box)
         planned = []
-        for label in sorted(audits, key=_place):
+        for label in sorted(audits, key=lambda label: (_place(label), label.label)):
             unit = self._unit(defense, label, shard, after, starts)
-            name = WHITE_BOX if isinstance(label.attack, JointLossAPGD) else label.label
+            # The lines' white-box ends are the points of the first budget.
+            is_white_box = isinstance(label.attack, JointLossAPGD) and WHITE_BOX not in starts
+            name = WHITE_BOX if is_white_box else label.label
             starts[name] = _returned(name, unit)
             planned.append((label, unit))
             after = (unit.key,)
@@ -97,8 +102,14 @@ class AuditPlanner:
 
 def _returned(name: str, unit: AttackUnit) -> Start:
     """Return the first point of `unit` as a start called `name`."""
+    return _kept(name, unit)[0]
+
+
+def _kept(name: str, unit: AttackUnit) -> list[Start]:
+    """Return the points of `unit` as starts: the first one called `name`, any other with its own name behind that."""
     assert unit.attack.attack is not None
-    return Start(name, unit.key, unit.attack.attack.point_name)
+    first, *others = unit.attack.attack.point_names
+    return [Start(name, unit.key, first), *(Start(f"{name}/{other}", unit.key, other) for other in others)]
 
 
 def _place(label: AttackLabel) -> int:
