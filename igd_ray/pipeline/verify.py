@@ -259,7 +259,7 @@ def verify_unit(unit: AttackUnit | TransferUnit, context: Context) -> UnitCheck:
 
 def _judged_parts(unit: AttackUnit | TransferUnit, catalog: Catalog) -> list[AttackUnit | TransferUnit]:
     """Return the units whose keys, and so seeds, the verdicts on the images of `unit` have: itself, or its parts."""
-    if isinstance(unit, TransferUnit) or len(unit.shard.ids) < 2 or not catalog.parts(unit.key):
+    if len(unit.shard.ids) < 2 or not catalog.parts(unit.key):
         return [unit]
     return [small for part in unit.split() for small in _judged_parts(part, catalog)]
 

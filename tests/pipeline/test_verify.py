@@ -262,8 +262,9 @@ def test_points_that_are_gone_are_failures_and_verdicts_that_are_gone_are_unfini
     assert not failures(catalog)
 
 
-def test_a_unit_that_was_split_is_judged_in_its_parts(finished: Path, tmp_path: Path) -> None:
-    cell = next(cell for cell in planned(finished).cells if labels_of(cell) == ("loir-8", "apgd-ce-5"))
+@pytest.mark.parametrize("attack", ["apgd-ce-5", "tr-apgd-ce-5"])
+def test_a_unit_that_was_split_is_judged_in_its_parts(finished: Path, tmp_path: Path, attack: str) -> None:
+    cell = next(cell for cell in planned(finished).cells if labels_of(cell) == ("loir-8", attack))
     parts = cell.unit.split()
     store = Catalog(tmp_path / "results")
     store.create()
@@ -274,7 +275,7 @@ def test_a_unit_that_was_split_is_judged_in_its_parts(finished: Path, tmp_path: 
     checks = verified(tmp_path / "results")
     assert all(check == UnitCheck(4, 0, 0, ()) for check in checks.values())
     rewrite(tmp_path / "results", "outcomes", parts[1].key, lambda rows: rows[0].update(clean_prediction=11))
-    assert [failure.image_id for failure in failures(tmp_path / "results")[("loir-8", "apgd-ce-5")]] == [
+    assert [failure.image_id for failure in failures(tmp_path / "results")[("loir-8", attack)]] == [
         parts[1].shard.ids[0]
     ]
 
