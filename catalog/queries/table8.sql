@@ -1,5 +1,6 @@
 -- The paper's table 8: clean and robust accuracy in percent under each of the nine attacks, with their published
--- budgets, and in their image-wise worst case (iwwc); then in the worst case after the audit's adaptive attacks, too.
+-- budgets, and in their image-wise worst case (iwwc), with its 95 % interval; then in the worst case after the audit's
+-- adaptive attacks, too.
 -- One row for each defense of a run with nothing left to do, each image counted once; a run that has not finished has
 -- none. A share over an image that failed is NULL; one that an attack skipped, because another had broken it, has none
 -- there and is broken in the worst case. The worst case asks for all nine, but for transfers to the undefended model,
@@ -29,6 +30,8 @@ WITH finished AS (
         count(robust) FILTER (is_nine) AS nine,
         count(robust) FILTER (is_nine AND NOT starts_with(attack, 'tr-')) AS direct,
         count(robust) FILTER (is_audit) AS audits,
+        coalesce(bool_or(robust IS NULL) FILTER (is_nine), false) AS nine_failed,
+        coalesce(bool_or(robust IS NULL) FILTER (is_audit), false) AS audit_failed,
         bool_and(robust) FILTER (is_nine) AS robust,
         bool_and(robust) FILTER (is_nine OR is_audit) AS audited
     FROM verdicts
@@ -39,10 +42,13 @@ WITH finished AS (
         any_value(epsilon) AS epsilon,
         count(*) AS n,
         avg(clean) AS clean,
-        CASE WHEN min(nine) = max(nine) AND (min(nine) = 9 OR (defense = 'none' AND min(direct) = 3)) THEN
+        CASE WHEN
+            min(nine) = max(nine) AND (min(nine) = 9 OR (defense = 'none' AND min(direct) = 3))
+            AND NOT bool_or(nine_failed)
+        THEN
             avg(robust::INT)
         END AS iwwc,
-        CASE WHEN min(audits) = max(audits) THEN avg(audited::INT) END AS audited
+        CASE WHEN min(audits) = max(audits) AND NOT bool_or(audit_failed) THEN avg(audited::INT) END AS audited
     FROM images
     GROUP BY run_id, defense
 ), cells AS (
@@ -64,6 +70,8 @@ SELECT
     round(100 * clean, 2) AS clean,
     paper.* EXCLUDE (run_id, defense),
     round(100 * iwwc, 2) AS iwwc,
+    round(100 * wilson_low(iwwc, n), 2) AS low,
+    round(100 * wilson_high(iwwc, n), 2) AS high,
     CASE WHEN run_id IN (SELECT run_id FROM verdicts WHERE is_audit) AND iwwc IS NOT NULL THEN
         round(100 * audited, 2)
     END AS audited

@@ -36,7 +36,10 @@ WITH counted AS (
 )
 SELECT
     run_id, runs.model, runs.dataset, defense, attack, counted.n, finished, skipped, errors,
-    clean_accuracy, robust_accuracy,
+    clean_accuracy,
+    wilson_low(clean_accuracy, counted.n) AS clean_low,
+    wilson_high(clean_accuracy, counted.n) AS clean_high,
+    robust_accuracy,
     wilson_low(robust_accuracy, counted.n) AS low,
     wilson_high(robust_accuracy, counted.n) AS high,
     forwards, backwards, queries, seconds

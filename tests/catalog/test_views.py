@@ -72,6 +72,8 @@ def test_accuracy_by_hand(catalog: Catalog) -> None:
         "skipped": 0,
         "errors": 0,
         "clean_accuracy": 0.75,
+        "clean_low": pytest.approx(1 - 0.6993581574, abs=1e-9),
+        "clean_high": pytest.approx(1 - 0.0455872608, abs=1e-9),
         "robust_accuracy": 0.25,
         "low": pytest.approx(0.0455872608, abs=1e-9),
         "high": pytest.approx(0.6993581574, abs=1e-9),
@@ -236,9 +238,12 @@ def test_worst_case_is_its_definition(empty_catalog: Catalog, table: dict[tuple[
     with tempfile.TemporaryDirectory() as folder:
         catalog = Catalog(shutil.copytree(empty_catalog.root, folder, dirs_exist_ok=True))
         add_run(catalog)
-        add_plan(catalog, {"-".join(cell): (cell[0], cell[1], cell[2]) for cell in table})
-        present = [outcome("-".join(cell), *cell, status) for cell, status in table.items() if status]
-        catalog.commit("outcomes", "all", present)
+        images = sorted({image for _, _, image in table})
+        units = {f"{defense}-{attack}": (defense, attack, images) for defense, attack, _ in table}
+        add_plan(catalog, units)
+        for key, (defense, attack, _) in units.items():
+            statuses = {image: table[defense, attack, image] for image in images}
+            add_outcomes(catalog, key, defense, attack, {image: each for image, each in statuses.items() if each})
         answers = {each["defense"]: each for each in _rows(catalog, "FROM worst_case")}
     expected = {defense: _worst_case(table, defense) for defense, _, _ in table}
     assert set(answers) == set(expected)

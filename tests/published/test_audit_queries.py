@@ -44,9 +44,12 @@ def nine(defense: str, attacks: Sequence[str] = NINE_ATTACKS, run: str = "run") 
 
 def test_a_row_has_the_papers_columns_in_the_papers_order() -> None:
     (row,) = answer("table8", nine("loir-2"))
-    assert list(row) == ["run_id", "model", "eps", "defense", "n", "clean", *NINE_ATTACKS, "iwwc", "audited"]
+    names, worst = ["run_id", "model", "eps", "defense", "n", "clean"], ["iwwc", "low", "high", "audited"]
+    assert list(row) == [*names, *NINE_ATTACKS, *worst]
     # What skipped an image has no share; the image counts as broken in the worst case.
     assert (row["n"], row["clean"], row["aa"], row["iwwc"]) == (4, 75.0, 50.0, 25.0)
+    # The Wilson interval of one image of four.
+    assert (row["low"], row["high"]) == (4.56, 69.94)
     assert [row[attack] for attack in NINE_ATTACKS[1:]] == [None] * 8
     assert row["audited"] is None, "no audit is not the same as an audit that broke nothing"
 
@@ -86,6 +89,15 @@ def test_an_image_without_a_verdict_has_no_share_and_no_worst_case() -> None:
     audited = [*nine("loir-2"), *rows("loir-2", "audit-line", [R, S, S])]
     (row,) = answer("table8", audited)
     assert (row["iwwc"], row["audited"]) == (25.0, None)
+
+
+def test_an_attack_that_failed_as_a_whole_leaves_no_worst_case() -> None:
+    failed = rows("loir-2", "audit-line", [E, E, E, E])
+    for audits in (failed, [*failed, *rows("loir-2", "audit-square-eot", [R, S, S, M])]):
+        (row,) = answer("table8", [*nine("loir-2"), *audits])
+        assert (row["iwwc"], row["audited"]) == (25.0, None)
+    (row,) = answer("table8", [*nine("none", DIRECT), *rows("none", "tr-aa", [E, E, E, E])])
+    assert (row["iwwc"], row["low"], row["high"]) == (None, None, None)
 
 
 def test_runs_stand_apart_and_each_image_counts_once() -> None:
