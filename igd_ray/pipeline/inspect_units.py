@@ -3,11 +3,11 @@
 Is it random, blind to gradients, dependent on its batch; and do gradient attacks follow its loss?
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from igd_ray.attacks.apgd import APGD
 from igd_ray.checks import (
@@ -24,7 +24,7 @@ from igd_ray.checks import (
     not_measurable,
 )
 from igd_ray.defenses.specs import DefenseSpec
-from igd_ray.identity import derive_seed, unit_key
+from igd_ray.identity import content_hash, derive_seed, unit_key
 from igd_ray.judging import judge
 from igd_ray.pipeline.setup import Context
 from igd_ray.pipeline.unit import Rows, Shard
@@ -61,6 +61,10 @@ class InspectionUnit:
             seed=self.seed,
         )
 
+    def split(self) -> "tuple[InspectionUnit]":
+        """Return a unit that looks at half of the images only, for when memory does not suffice for all at once."""
+        return (replace(self, shard=self.shard.halves()[0]),)
+
     def compute(self, context: Context) -> dict[str, Rows]:
         """Run the checks."""
         images, labels = context.images(self.shard.images, self.shard.start, self.shard.stop)
@@ -86,19 +90,19 @@ class GradientCheckUnit:
     point is judged by an evaluation of its own. The gradients of a random defense are not averaged (EoT 1): a step in
     the direction of one draw is a step all the same, and that of twenty would cost twenty times as much.
 
-    It has no parts: what it compares it compares on all of its images together.
-
     Attributes:
         defense: what is attacked.
         shard: a few images, such as the inspected ones.
         threat: the evaluation's.
         seed: the run's seed.
+        batch: how many images memory suffices for at once; all by default.
     """
 
     defense: DefenseSpec
     shard: Shard
     threat: ThreatModel
     seed: int
+    batch: int | None = None
 
     kind = "gradient-check"
     tables = (TABLE,)
@@ -115,12 +119,18 @@ class GradientCheckUnit:
             epsilon=self.threat.epsilon,
             attacks=[[dict(attack.settings), threat.epsilon] for attack, threat in self._attacks],
             seed=self.seed,
+            **({"batch": self.batch} if self.batch else {}),
         )
 
     @property
     def _attacks(self) -> tuple[tuple[APGD, ThreatModel], ...]:
         few, many = APGD("ce", steps=FEW_STEPS), APGD("ce", steps=MANY_STEPS)
         return (few, self.threat), (many, self.threat), (few, large_threat(self.threat))
+
+    def split(self) -> "tuple[GradientCheckUnit, ...]":
+        """Return a unit that attacks half as many images at once, and compares on all of them; none below one."""
+        images = len(self.shard.ids) if self.batch is None else self.batch
+        return () if images < 2 else (replace(self, batch=(images + 1) // 2),)
 
     def most_passes(self, num_classes: int) -> tuple[int, int]:
         """Return upper bounds of its forward and backward passes of one image through the base model."""
@@ -131,29 +141,36 @@ class GradientCheckUnit:
 
     def compute(self, context: Context) -> dict[str, Rows]:
         """Attack and compare."""
-        images, labels = context.images(self.shard.images, self.shard.start, self.shard.stop)
-        generator = torch.Generator()
-        target = build_defense(self.defense, context, generator)
-        correct = judge(target, images, generator, seed=derive_seed(self.key, "clean")).predictions[0] == labels
-        if correct.any():
-            findings = self._compare(target, images[correct], labels[correct], generator)
+        size = self.batch or len(self.shard.ids)
+        starts = range(self.shard.start, self.shard.stop, size)
+        batches = [self._broken(context, start, min(start + size, self.shard.stop)) for start in starts]
+        few, many, large = (torch.cat([batch[number] for batch in batches]) for number in range(len(self._attacks)))
+        if len(few):
+            findings = [
+                check_more_steps(only_few=int((few & ~many).sum()), only_many=int((many & ~few).sum())),
+                check_large_epsilon(int((~large).sum()), len(large)),
+            ]
         else:
-            why = f"none of {len(images)} images is right without an attack"
+            why = f"none of {len(self.shard.ids)} images is right without an attack"
             findings = [not_measurable(check, why) for check in ("more-steps", "large-epsilon")]
         model = context.setup.model.label
         return {TABLE: [finding_row(finding, self.key, None, model, self.defense.label, None) for finding in findings]}
 
-    def _compare(self, target: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> list[Finding]:
+    def _broken(self, context: Context, start: int, stop: int) -> list[Tensor]:
+        """Return which of the images start…stop that the defense gets right each attack breaks, bool [n] each."""
+        key = self.key if self.batch is None else content_hash([self.key, start])
+        images, labels = context.images(self.shard.images, start, stop)
+        generator = torch.Generator()
+        target = build_defense(self.defense, context, generator)
+        correct = judge(target, images, generator, seed=derive_seed(key, "clean")).predictions[0] == labels
+        if not correct.any():
+            return [correct[correct]] * len(self._attacks)
         broken = []
         for attack, threat in self._attacks:
-            generator.manual_seed(derive_seed(self.key, "noise"))
-            start = torch.Generator().manual_seed(derive_seed(self.key, "attack"))
-            broken.append(attack(target, images, labels, threat=threat, generator=start).broken)
-        few, many, large = broken
-        return [
-            check_more_steps(only_few=int((few & ~many).sum()), only_many=int((many & ~few).sum())),
-            check_large_epsilon(int((~large).sum()), len(images)),
-        ]
+            generator.manual_seed(derive_seed(key, "noise"))
+            begin = torch.Generator().manual_seed(derive_seed(key, "attack"))
+            broken.append(attack(target, images[correct], labels[correct], threat=threat, generator=begin).broken)
+        return broken
 
 
 def base_passes(defense: DefenseSpec, images: int, queries: int, gradients: int) -> tuple[int, int]:

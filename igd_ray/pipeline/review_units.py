@@ -1,6 +1,6 @@
 """Units that look again at the points an attack left in the catalog: are they allowed, are they images of 8 bits?"""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -36,11 +36,13 @@ class Reviewed(NamedTuple):
         outcomes: the key of the unit whose verdicts count.
         points: the key of the unit that keeps the points: of a transfer the one on the base model, otherwise the same.
         shard: the images.
+        is_half: memory did not suffice for all of the units' images at once, of which these are some.
     """
 
     outcomes: str
     points: str
     shard: Shard
+    is_half: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,18 @@ class ReviewUnit:
             defense=self.defense.defense_id,
             norm=self.threat.norm.value,
             epsilon=self.threat.epsilon,
-            parts=[[part.outcomes, part.points] for part in self.parts],
+            parts=[[part.outcomes, part.points, *([part.shard.digest] if part.is_half else [])] for part in self.parts],
             seed=self.seed,
         )
+
+    def split(self) -> "tuple[ReviewUnit, ...]":
+        """Return a unit that has half a shard at a time in memory, and reviews all of them; none below one image."""
+        parts = tuple(
+            part._replace(shard=half, is_half=True) if len(part.shard.ids) > 1 else part
+            for part in self.parts
+            for half in (part.shard.halves() if len(part.shard.ids) > 1 else (part.shard,))
+        )
+        return () if parts == self.parts else (replace(self, parts=parts),)
 
     def most_passes(self, num_classes: int) -> tuple[int, int]:
         """Return upper bounds of its forward and backward passes of one image through the base model."""

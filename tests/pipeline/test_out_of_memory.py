@@ -1,13 +1,18 @@
 """Without memory for a shard, its halves are attacked instead, and everything that builds on it goes on."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from runs import run_evaluation
+from torch import Tensor
 
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.pipeline.agenda import SOURCE_FAILED
 from igd_ray.pipeline.attack_units import AttackUnit
+from igd_ray.pipeline.inspect_units import GradientCheckUnit, InspectionUnit
+from igd_ray.pipeline.review_units import ReviewUnit
 from igd_ray.pipeline.setup import Context
 from igd_ray.pipeline.unit import Rows
 
@@ -77,3 +82,44 @@ def test_a_part_that_fails_fails_what_builds_on_it_until_a_later_run_makes_up_fo
     # Both halves are asked for again, of which one is there, the transfer and the reviews.
     again = run_evaluation(tmp_path / "results", **CHANGES)
     assert (again.computed, again.failed) == (5, ())
+
+
+def test_checks_take_fewer_images_at_once_and_their_findings_belong_to_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fitting(whole: Callable[[Any, Context], dict[str, Rows]]) -> Callable[[Any, Context], dict[str, Rows]]:
+        def compute(unit: Any, context: Context) -> dict[str, Rows]:
+            with monkeypatch.context() as patch:
+                patch.setattr(Context, "images", few)
+                return whole(unit, context)
+
+        return compute
+
+    images = Context.images
+
+    def few(context: Context, name: str, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        if stop - start > 4:
+            raise MemoryError
+        return images(context, name, start, stop)
+
+    changes = {"n": 16, "shard_size": 8, "defenses": "none", "attacks": "apgd-ce,tr-apgd-ce-5"}
+    catalog = Catalog(tmp_path / "results")
+    for kind in (InspectionUnit, GradientCheckUnit, ReviewUnit):
+        monkeypatch.setattr(kind, "compute", fitting(kind.compute))
+    # The first look's check of gradients is made beside dear attacks only.
+    monkeypatch.setattr("igd_ray.pipeline.planned_checks.GRADIENT_CHECK_SHARE", 0)
+    assert not run_evaluation(catalog.root, **changes).failed
+    parts = run_query(
+        catalog,
+        """
+        SELECT kind, count(DISTINCT checks.unit_key) AS parts
+        FROM checks
+        JOIN unit_parts ON part_key = checks.unit_key
+        JOIN stored_run_units AS units ON units.unit_key = unit_parts.unit_key AND units.run_id = checks.run_id
+        GROUP BY ALL
+        """,
+    ).to_pylist()
+    assert {row["kind"]: row["parts"] for row in parts} == {"inspection": 1, "gradient-check": 1, "review": 2}
+    messages = run_query(catalog, "SELECT message FROM checks WHERE \"check\" = 'large-epsilon'")["message"].to_pylist()
+    assert "of 16" in messages[0]
+    assert run_evaluation(catalog.root, **changes).computed == 0
