@@ -4,6 +4,7 @@ import multiprocessing
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from igd_ray.cluster.executor import RayExecutor
 from igd_ray.errors import IgdError
@@ -23,7 +24,7 @@ class NoOpUnit:
     needs: frozenset[str] = frozenset()
     shard = Shard("test", 0, 0, (), "")
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The hash of its number."""
         return content_hash(["no-op", self.number])

@@ -1,7 +1,6 @@
 """The lease loop by itself, on workers that only pretend: what is lost comes back, what kills is given up."""
 
 import time
-import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.cluster.leases import MOST_CRASHES, MOST_LOSSES, Died, Event, LeaseLoop, Ready, Reported
+from igd_ray.cluster.simulated import LoopCost, loop_cost
 from igd_ray.errors import IgdError
 from igd_ray.pipeline.agenda import SOURCE_FAILED
 from igd_ray.pipeline.attempts import AttemptLog
@@ -163,9 +163,25 @@ def test_a_unit_whose_workers_always_die_is_quarantined(catalog: Catalog, death:
     ]
 
 
-def test_an_error_is_tried_once_more_and_then_reported(catalog: Catalog) -> None:
-    reports, _ = run(catalog, [NoOp("u")], lambda unit, _: wrong(unit))
+def test_an_error_is_tried_once_more_on_another_worker_and_then_reported(catalog: Catalog) -> None:
+    reports, workers = run(catalog, [NoOp("u")], lambda unit, _: wrong(unit), workers=1)
     assert [(report.error, report.attempt) for report in reports] == [("ValueError: no", 2)]
+    assert workers.leased == [(0, "u"), (1, "u")]
+
+
+def test_a_worker_that_answers_errors_at_once_does_not_drain_the_units(catalog: Catalog) -> None:
+    # As with a mount that is gone, or a CUDA context that an error of a kernel left unusable.
+    broken = 0
+
+    def answer(unit: Unit, attempt: int) -> UnitReport:
+        worker, _ = workers.leased[-1]
+        return wrong(unit) if worker == broken else fine(unit)
+
+    workers = Pretended(2, answer)
+    loop = LeaseLoop(workers, AttemptLog(catalog), Splitter(catalog))
+    reports = list(loop.run([NoOp(f"u{index}") for index in range(12)]))
+    assert [report.error for report in reports] == [None] * 12
+    assert [worker for worker, _ in workers.leased].count(broken) == 1
 
 
 def test_a_hung_unit_is_taken_from_its_worker_at_the_deadline(catalog: Catalog) -> None:
@@ -334,22 +350,15 @@ def test_what_a_killed_driver_left_open_is_lost_after_two_minutes(catalog: Catal
 
 
 @pytest.mark.parametrize("length", [1, 17], ids=["free", "chains"])
-def test_ten_thousand_units_take_linear_time_and_little_memory(catalog: Catalog, length: int) -> None:
-    def cost(total: int) -> tuple[float, int]:
-        log = AttemptLog(catalog)
-        loop = LeaseLoop(Pretended(64, lambda unit, _: fine(unit)), log, Splitter(catalog))
-        keys = [f"unit-{length}-{total}-{index}" for index in range(total)]
+def test_ten_thousand_units_take_linear_time_and_little_memory(tmp_path: Path, length: int) -> None:
+    def cost(total: int) -> LoopCost:
+        keys = [f"unit-{index}" for index in range(total)]
         units = [after(key, *keys[index - 1 : index] if index % length else ()) for index, key in enumerate(keys)]
-        started = time.process_time()
-        tracemalloc.start()
-        done = sum(1 for _ in loop.run(units))
-        _, peak = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        assert done == total
-        return time.process_time() - started, peak
+        return loop_cost(tmp_path / f"{total}", units, slots=64)
 
-    small, few_bytes = cost(2_000)
-    large, many_bytes = cost(10_000)
-    assert large < 5 * small * 2
+    few, many = cost(2_000), cost(10_000)
+    assert (few.units, many.units) == (2_000, 10_000)
+    # A loop of quadratic time would take five times as long a unit.
+    assert many.seconds_per_unit < 2.5 * few.seconds_per_unit
     # The driver keeps a counter a unit and the attempts of one file, and no more.
-    assert many_bytes - few_bytes < 8_000 * 300
+    assert many.bytes - few.bytes < 8_000 * 300
