@@ -5,15 +5,19 @@ import os
 import shutil
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
+import pyarrow as pa
 from packaging.requirements import Requirement
 
-from igd_ray.errors import first_line
+from igd_ray.catalog import Catalog
+from igd_ray.catalog.places import Folder, Place
+from igd_ray.errors import IgdError, first_line
 from igd_ray.report import print_table
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
@@ -50,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         _packages,
         _versions,
         _gpu,
-        lambda: _disk(Path(arguments.catalog)),
+        lambda: _catalog(arguments.catalog),
         _ray,
         _dashboard,
     ]
@@ -107,7 +111,29 @@ def _gpu() -> list[Diagnosis]:
     return [Diagnosis("gpu", OK, "none; attacks run on the CPU")]
 
 
-def _disk(folder: Path) -> list[Diagnosis]:
+def _catalog(name: str) -> list[Diagnosis]:
+    """Look whether results can be written to the catalog `name` by writing something, and whether there is room."""
+    try:
+        catalog = Catalog(name)
+        catalog.check_usable()
+        if isinstance(catalog.place, Folder):
+            return _folder(catalog.place.root)
+        _write_and_delete(catalog.place)
+    except (IgdError, OSError, pa.ArrowException) as error:
+        advice = "choose another place with --catalog; in a bucket, allow these credentials to read, write and delete"
+        return [Diagnosis("catalog", PROBLEM, f"{name}: {first_line(error)}", advice)]
+    return [Diagnosis("catalog", OK, f"{name} can be written")]
+
+
+def _write_and_delete(place: Place) -> None:
+    name = f".igd-doctor-{uuid.uuid4().hex}"
+    place.write(name, b"")
+    place.delete(name)
+    if place.exists(name):
+        raise IgdError(f"{name} was written, but cannot be deleted")
+
+
+def _folder(folder: Path) -> list[Diagnosis]:
     existing = folder.resolve()
     while not existing.exists():
         existing = existing.parent
@@ -140,19 +166,22 @@ def _ray() -> list[Diagnosis]:
     else:
         found = f"RAY_ADDRESS={address}" if address else "a local Ray on the loopback, ended with the command"
         diagnoses.append(Diagnosis("ray address", OK, found))
-    diagnoses.append(_token(address))
+    diagnoses.append(_token())
     return diagnoses
 
 
-def _token(address: str) -> Diagnosis:
+def _token() -> Diagnosis:
     mode = os.environ.get("RAY_AUTH_MODE", "")
     in_words = bool(os.environ.get("RAY_AUTH_TOKEN"))
     file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     if mode != "token":
-        if not address:
+        named = [os.environ.get("RAY_ADDRESS", ""), os.environ.get("RAY_API_SERVER_ADDRESS", "")]
+        clusters = [address for address in named if address not in ("", "local")]
+        if not clusters:
             return Diagnosis("ray token", OK, "not needed for a local Ray")
-        advice = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH on every node"
-        return Diagnosis("ray token", WARNING, "a cluster without token authentication", advice)
+        advice = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH on every node, and restart its Ray"
+        state = WARNING if all(map(_is_on_loopback, clusters)) else PROBLEM
+        return Diagnosis("ray token", state, f"no token authentication for {' and '.join(clusters)}", advice)
     if in_words:
         return Diagnosis("ray token", OK, "set")
     if not file.is_file():
@@ -167,13 +196,27 @@ def _dashboard() -> list[Diagnosis]:
     """Look where jobs would be submitted to, and whether a dashboard here listens beyond the loopback."""
     advice = "start the head with --dashboard-host 127.0.0.1 and reach it through `ray dashboard` or ssh -L"
     api = os.environ.get("RAY_API_SERVER_ADDRESS", "")
-    if api and urlsplit(api).hostname not in LOOPBACKS:
+    if api and not _is_on_loopback(api):
         found = f"RAY_API_SERVER_ADDRESS={api}: tokens would cross the network unencrypted"
         return [Diagnosis("ray dashboard", PROBLEM, found, advice)]
-    port = (urlsplit(api).port if api else None) or DASHBOARD_PORT
+    port = (_split(api).port if api else None) or DASHBOARD_PORT
     if _listens_beyond_loopback(port):
         return [Diagnosis("ray dashboard", PROBLEM, f"port {port} is open to the network", advice)]
     return [Diagnosis("ray dashboard", OK, "not open to the network")]
+
+
+def _is_on_loopback(address: str) -> bool:
+    """Tell whether `address` is a URL or HOST:PORT of the loopback; "auto" and what cannot be read are not."""
+    try:
+        parts = _split(address)
+        _ = parts.port  # raises if it is no number
+    except ValueError:
+        return False
+    return parts.hostname in LOOPBACKS
+
+
+def _split(address: str) -> SplitResult:
+    return urlsplit(address if "//" in address else f"//{address}")
 
 
 def _listens_beyond_loopback(port: int) -> bool:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,6 +27,16 @@ LABEL_COLUMNS = ("label", "fine_label")
 # "test.parquet" and "test-00000-of-00001.parquet" hold the split "test"; "digits.parquet" does not say.
 SPLIT_IN_NAME = re.compile(r"^(train|test|val|valid|validation)(?=$|[-_.])")
 SPLIT_OF_OTHER_NAMES = "test"
+
+# More than the training split of ImageNet has.
+MOST_ROWS = 2_000_000
+
+# Encoded images hardly compress: what grows more than this, beyond some megabytes, is made to fill the memory.
+MOST_GROWTH = 100
+GROWTH_THAT_IS_FINE = 16 * 2**20
+
+# How much of a column is read ahead.
+BUFFER_BYTES = 64 * 1024
 
 
 class EncodedReader:
@@ -57,20 +67,22 @@ def load_parquet(request: Request) -> LabeledImages:
 
     The column `img` or `image` is a struct with the field `bytes`; the labels are integers in `label` or
     `fine_label`. Class names are the request's; or those of Hugging Face's metadata; or the numbers up to the
-    largest label in the file. Only the row groups that hold wanted rows are read, and none is decoded yet.
+    largest label in the file. Images are read row by row up to the last wanted one, and none is decoded yet.
 
     Raises:
         InputError: if there is no such file or split; it is not Parquet, or damaged; a column is missing or has
-            the wrong type; a label is null or outside the class names; or an image is null.
+            the wrong type; a label is null or outside the class names; an image is null; or the file has more than
+            `MOST_ROWS` rows, or grows more than `MOST_GROWTH` times when it is read.
     """
     path = file_of_split(request)
     with _reading(path):
-        file = pq.ParquetFile(path, page_checksum_verification=True)
+        file = pq.ParquetFile(path, page_checksum_verification=True, buffer_size=BUFFER_BYTES)
     with file:
         schema = file.schema_arrow
         image_column = _find_column(path, schema, IMAGE_COLUMNS, "image")
         label_column = _find_column(path, schema, LABEL_COLUMNS, "label")
         _check_image_type(path, schema.field(image_column))
+        _check_size(path, file.metadata, {f"{image_column}.bytes", label_column})
         rows = request.window.rows(file.metadata.num_rows, str(request))
         labels = _read_labels(path, file, label_column)
         class_names = (
@@ -155,6 +167,24 @@ def _check_image_type(path: Path, field: pa.Field) -> None:
     )
 
 
+def _check_size(path: Path, metadata: pq.FileMetaData, columns: Collection[str]) -> None:
+    """Check what the file says of itself, before any of it is decompressed."""
+    if metadata.num_rows > MOST_ROWS:
+        raise InputError(f"{path}: {metadata.num_rows} rows exceed the limit of {MOST_ROWS}; split the file")
+    groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
+    chunks = [group.column(column) for group in groups for column in range(group.num_columns)]
+    _check_growth(path, sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in columns))
+
+
+def _check_growth(path: Path, grown: int) -> None:
+    size = path.stat().st_size
+    if grown > max(GROWTH_THAT_IS_FINE, MOST_GROWTH * size):
+        raise InputError(
+            f"{path}: its {size} bytes grow to {grown} or more, beyond the limit of {MOST_GROWTH} times; "
+            "store images as PNG or JPEG"
+        )
+
+
 def _read_labels(path: Path, file: pq.ParquetFile, column: str) -> npt.NDArray[np.int64]:
     kind = file.schema_arrow.field(column).type
     if not pa.types.is_integer(kind):
@@ -211,11 +241,25 @@ def _read_encoded(path: Path, file: pq.ParquetFile, column: str, rows: range) ->
                 first = start
             groups.append(group)
         start = stop
+    stored = _stored(path, file, column, groups)
+    encoded: list[bytes] = []
+    grown = 0
+    for row, content in zip(range(first, rows.stop), stored, strict=False):
+        if row < rows.start:
+            continue
+        if content is None:
+            raise InputError(f"{path}: row {row} has no image bytes; store the images in the file, not as paths")
+        grown += len(content)
+        _check_growth(path, grown)
+        encoded.append(content)
+    if len(encoded) < len(rows):
+        raise InputError(f"{path}: row {rows.start + len(encoded)} is missing; copy the file again")
+    return encoded
+
+
+def _stored(path: Path, file: pq.ParquetFile, column: str, groups: Sequence[int]) -> Iterator[bytes | None]:
+    """Yield the images' bytes, one row at a time: every row may repeat a large one that is stored once."""
     with _reading(path):
-        images = file.read_row_groups(groups, columns=[f"{column}.bytes"]).column(column)
-        encoded: list[bytes | None] = pc.struct_field(images.slice(rows.start - first, len(rows)), "bytes").to_pylist()
-    present = [content for content in encoded if content is not None]
-    if len(present) < len(rows):
-        missing = rows.start + (encoded.index(None) if None in encoded else len(encoded))
-        raise InputError(f"{path}: row {missing} has no image bytes; store the images in the file, not as paths")
-    return present
+        for batch in file.iter_batches(batch_size=1, row_groups=groups, columns=[f"{column}.bytes"], use_threads=False):
+            (content,) = pc.struct_field(batch.column(0), "bytes").to_pylist()
+            yield content

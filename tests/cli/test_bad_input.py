@@ -154,7 +154,7 @@ FILE = ["--model", "net.py:net", "--weights", "grey.safetensors"]
         (["evaluate", "--config", "none.yaml"], "settings: no file at none.yaml"),
         (["evaluate", "--config", "settings.yaml"], "unknown setting 'sigmaa'"),
         (["evaluate", "--config", "list.yaml"], "must map names to values"),
-        (["evaluate", "--config", "code.yaml"], "is not YAML"),
+        (["evaluate", "--config", "code.yaml"], "is not plain YAML"),
         (["evaluate", "--classes", "names.txt"], "no file at names.txt"),
         (["evaluate", "--ranking", "0123"], "has no '0123' in rankings"),
         (["rank", "--method", "loire"], "method must be one of loir, cdir, random"),

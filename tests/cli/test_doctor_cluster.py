@@ -36,13 +36,39 @@ def test_a_token_is_for_its_owner_only(diagnosis, tmp_path: Path, mode: int, sta
     assert ("chmod 600" in row["advice"]) == (state == "problem")
 
 
-def test_a_missing_token_and_a_cluster_without_tokens(diagnosis, tmp_path: Path) -> None:
+def test_a_missing_token(diagnosis, tmp_path: Path) -> None:
     missing = str(tmp_path / "none")
     row = diagnosis("ray token", RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=missing)
     assert (row["state"], missing in row["found"]) == ("problem", True)
-    row = diagnosis("ray token", RAY_AUTH_MODE="", RAY_ADDRESS="127.0.0.1:6399")
-    assert row["state"] == "warning"
-    assert "RAY_AUTH_MODE=token" in row["advice"]
+
+
+@pytest.mark.parametrize("name", ["RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"])
+@pytest.mark.parametrize(
+    ("address", "state"),
+    [
+        ("127.0.0.1:6399", "warning"),
+        ("http://localhost:8299", "warning"),
+        ("[::1]:6399", "warning"),
+        ("local", "ok"),
+        ("10.0.0.7:6399", "problem"),
+        ("http://head.example:8265", "problem"),
+        ("ray://10.0.0.7:10001", "problem"),
+        ("auto", "problem"),
+        ("http://127.0.0.1:port", "problem"),
+    ],
+)
+def test_a_cluster_without_tokens(diagnosis, name: str, address: str, state: str) -> None:
+    row = diagnosis("ray token", **{name: address})
+    assert row["state"] == state
+    assert (state == "ok") == (row["advice"] == "")
+    if state != "ok":
+        assert address in row["found"]
+        assert "RAY_AUTH_MODE=token" in row["advice"]
+
+
+def test_one_cluster_beyond_the_loopback_is_enough(diagnosis) -> None:
+    row = diagnosis("ray token", RAY_ADDRESS="127.0.0.1:6399", RAY_API_SERVER_ADDRESS="http://10.0.0.7:8265")
+    assert row["state"] == "problem"
 
 
 def test_a_dashboard_beyond_the_loopback(diagnosis) -> None:

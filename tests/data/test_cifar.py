@@ -1,147 +1,183 @@
-"""CIFAR through torchvision, on a tiny archive of the published layout; and the table of data specs."""
+"""CIFAR in its binary version, on a tiny archive of the published layout; and the table of data specs."""
 
 import hashlib
+import io
 import pickle
+import tarfile
+from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
-import torchvision
-from torchvision.datasets import CIFAR10, CIFAR100
+from torchvision.datasets import CIFAR10 as TORCHVISION_CIFAR10
 
-from igd_ray.data import load_images
+from igd_ray.data import cifar, load_images
+from igd_ray.data.class_names import CIFAR10, CIFAR100
 from igd_ray.errors import InputError
-
-NAMES = ["ant", "bee", "cat"]
-
-
-class RunsCode:
-    """Its pickle creates the file `path` when it is read."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, tuple[Path]]:
-        return Path.touch, (self.path,)
-
-
-def store(path: Path, content: object) -> str:
-    """Pickle `content` to `path` and return the file's MD5 digest."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(pickle.dumps(content))
-    return hashlib.md5(path.read_bytes()).hexdigest()
 
 
 def rows(count: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, 3 * 32 * 32), dtype=np.uint8)
 
 
+def records(pixels: np.ndarray, *labels: list[int]) -> bytes:
+    """Each image's labels, a byte each, and its pixels."""
+    return np.concatenate([np.array(labels, np.uint8).T, pixels], axis=1).tobytes()
+
+
+def pack(path: Path, contents: dict[str, bytes]) -> str:
+    """Write an archive of these files and return its MD5 digest."""
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in contents.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
 @pytest.fixture
-def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A CIFAR-10 of 2 + 2 training and 3 test images whose digests count as the published ones."""
-    folder = tmp_path / CIFAR10.base_folder
-    train = [
-        ["data_batch_1", store(folder / "data_batch_1", {"data": rows(2, 1), "labels": [0, 2]})],
-        ["data_batch_2", store(folder / "data_batch_2", {"data": rows(2, 2), "labels": [1, 1]})],
-    ]
-    test = [["test_batch", store(folder / "test_batch", {"data": rows(3, 3), "labels": [2, 0, 1]})]]
-    meta = {"filename": "batches.meta", "key": "label_names"}
-    meta["md5"] = store(folder / "batches.meta", {"label_names": NAMES})
-    monkeypatch.setattr(CIFAR10, "train_list", train)
-    monkeypatch.setattr(CIFAR10, "test_list", test)
-    monkeypatch.setattr(CIFAR10, "meta", meta)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a CIFAR-10 of 5 × 2 training and 3 test images, whose digest counts as the published one."""
+    inside = "cifar-10-batches-bin"
+    contents = {
+        f"{inside}/batches.meta.txt": b"airplane",
+        f"{inside}/test_batch.bin": records(rows(3, 0), [2, 0, 9]),
+        # Not in the order of their names.
+        **{f"{inside}/data_batch_{n}.bin": records(rows(2, n), [n, n - 1]) for n in (2, 1, 4, 3, 5)},
+    }
+    digest = pack(tmp_path / "cifar-10-binary.tar.gz", contents)
+    monkeypatch.setattr(cifar, "CIFAR10", replace(cifar.CIFAR10, md5=digest))
     return tmp_path
 
 
-def test_pixels_labels_and_names_are_the_archive_s(archive: Path) -> None:
-    data = load_images(f"cifar10:{archive}", split="train")
-    expected = np.concatenate([rows(2, 1), rows(2, 2)]).reshape(4, 3, 32, 32)
+def test_pixels_labels_and_names_are_the_archive_s(folder: Path) -> None:
+    data = load_images(f"cifar10:{folder}", split="train")
+    expected = np.concatenate([rows(2, n) for n in range(1, 6)]).reshape(10, 3, 32, 32)
     assert data.images.is_contiguous()
     assert torch.equal(data.images, torch.from_numpy(expected) / 255)
-    assert data.labels.tolist() == [0, 2, 1, 1]
+    assert data.labels.tolist() == [1, 0, 2, 1, 3, 2, 4, 3, 5, 4]
     assert data.labels.dtype == torch.int64
-    assert data.class_names == tuple(NAMES)
+    assert data.class_names == CIFAR10
 
 
-def test_pixels_are_torchvision_s_tensors(archive: Path) -> None:
-    reference = CIFAR10(archive, train=False, transform=torchvision.transforms.ToTensor())
-    data = load_images(f"cifar10:{archive}", n=2)
-    assert torch.equal(data.images, torch.stack([reference[0][0], reference[1][0]]))
-    assert data.labels.tolist() == [2, 0]
+def test_images_labels_and_ids_are_those_of_the_python_version(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / TORCHVISION_CIFAR10.base_folder
+    python.mkdir()
+    contents = {"test_batch": {"data": rows(3, 0), "labels": [2, 0, 9]}, "batches.meta": {"label_names": list(CIFAR10)}}
+    for name, content in contents.items():
+        (python / name).write_bytes(pickle.dumps(content))
+    digest = {name: hashlib.md5((python / name).read_bytes()).hexdigest() for name in contents}
+    monkeypatch.setattr(TORCHVISION_CIFAR10, "test_list", [["test_batch", digest["test_batch"]]])
+    meta = {"filename": "batches.meta", "key": "label_names", "md5": digest["batches.meta"]}
+    monkeypatch.setattr(TORCHVISION_CIFAR10, "train_list", [])
+    monkeypatch.setattr(TORCHVISION_CIFAR10, "meta", meta)
+    reference = TORCHVISION_CIFAR10(tmp_path, train=False)
+    data = load_images(f"cifar10:{folder}")
+    pixels = reference.data.transpose(0, 3, 1, 2)
+    assert torch.equal(data.images, torch.from_numpy(np.ascontiguousarray(pixels)) / 255)
+    assert data.labels.tolist() == reference.targets
+    assert data.class_names == tuple(reference.classes)
+    digests = [hashlib.sha256(image.tobytes()).hexdigest()[:8] for image in pixels]
+    assert data.ids == tuple(f"cifar10-test-{row:06d}-{digests[row]}" for row in range(3))
 
 
-def test_ids_hold_split_row_and_digest_of_the_pixels(archive: Path) -> None:
-    digest = hashlib.sha256(rows(3, 3)[1].tobytes()).hexdigest()[:8]
-    assert load_images(f"cifar10:{archive}").ids[1] == f"cifar10-test-000001-{digest}"
+def test_the_first_n_are_the_beginning_of_all(folder: Path) -> None:
+    assert load_images(f"cifar10:{folder}", n=2).ids == load_images(f"cifar10:{folder}").ids[:2]
 
 
-def test_the_folder_inside_may_be_given_too(archive: Path) -> None:
-    inside = load_images(f"cifar10:{archive / CIFAR10.base_folder}")
-    assert inside.fingerprint == load_images(f"cifar10:{archive}").fingerprint
-
-
-def test_the_spec_without_a_folder_reads_igd_data_or_data(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = load_images(f"cifar10:{archive}").fingerprint
-    monkeypatch.setenv("IGD_DATA", str(archive))
+def test_the_spec_without_a_folder_reads_igd_data_or_data(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = load_images(f"cifar10:{folder}").fingerprint
+    monkeypatch.setenv("IGD_DATA", str(folder))
     assert load_images("cifar10").fingerprint == expected
     monkeypatch.delenv("IGD_DATA")
-    (archive / "data").mkdir()
-    (archive / CIFAR10.base_folder).rename(archive / "data" / CIFAR10.base_folder)
-    monkeypatch.chdir(archive)
+    (folder / "data").mkdir()
+    (folder / "cifar-10-binary.tar.gz").rename(folder / "data" / "cifar-10-binary.tar.gz")
+    monkeypatch.chdir(folder)
     assert load_images("cifar10").fingerprint == expected
 
 
 def test_cifar100_has_its_fine_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / CIFAR100.base_folder
-    digest = store(folder / "test", {"data": rows(2, 4), "fine_labels": [1, 0], "coarse_labels": [5, 5]})
-    meta = {"filename": "meta", "key": "fine_label_names", "md5": store(folder / "meta", {"fine_label_names": NAMES})}
-    monkeypatch.setattr(CIFAR100, "train_list", [])
-    monkeypatch.setattr(CIFAR100, "test_list", [["test", digest]])
-    monkeypatch.setattr(CIFAR100, "meta", meta)
+    contents = {"cifar-100-binary/test.bin": records(rows(2, 4), [5, 5], [1, 99])}
+    digest = pack(tmp_path / "cifar-100-binary.tar.gz", contents)
+    monkeypatch.setattr(cifar, "CIFAR100", replace(cifar.CIFAR100, md5=digest))
     data = load_images(f"cifar100:{tmp_path}")
-    assert data.labels.tolist() == [1, 0]
+    assert data.labels.tolist() == [1, 99]
+    assert data.class_names == CIFAR100
+    assert torch.equal(data.images, torch.from_numpy(rows(2, 4).reshape(2, 3, 32, 32)) / 255)
     assert data.ids[0].startswith("cifar100-test-000000-")
 
 
-@pytest.mark.parametrize("name", ["test_batch", "data_batch_2", "batches.meta"])
-def test_an_altered_file_is_refused_and_never_unpickled(archive: Path, name: str) -> None:
-    store(archive / CIFAR10.base_folder / name, RunsCode(archive / "ran"))
-    with pytest.raises(
-        InputError, match=r"expected the published files .* missing or damaged; write cifar10 to download"
-    ):
-        load_images(f"cifar10:{archive}")
-    assert not (archive / "ran").exists()
-    pickle.loads((archive / CIFAR10.base_folder / name).read_bytes())
-    assert (archive / "ran").exists()  # so the file would have run its code
+def test_an_altered_archive_is_refused(folder: Path) -> None:
+    archive = folder / "cifar-10-binary.tar.gz"
+    archive.write_bytes(archive.read_bytes() + b"x")
+    with pytest.raises(InputError, match=r"published cifar-10-binary.tar.gz in .*MD5 digest is .* delete it; write"):
+        load_images(f"cifar10:{folder}")
+
+
+def test_the_pickles_of_the_python_version_are_never_read(tmp_path: Path) -> None:
+    class RunsCode:
+        def __reduce__(self) -> tuple[object, tuple[Path]]:
+            return Path.touch, (tmp_path / "ran",)
+
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    for name in ("test_batch", "batches.meta"):
+        (tmp_path / "cifar-10-batches-py" / name).write_bytes(pickle.dumps(RunsCode()))
+    with pytest.raises(InputError, match=r"No such file .*write cifar10 to download it.* pickles, is never read"):
+        load_images(f"cifar10:{tmp_path}")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_download_gets_its_name_when_it_is_complete(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = tmp_path_factory.mktemp("empty")
+    content = (folder / "cifar-10-binary.tar.gz").read_bytes()
+
+    def download(url: str, root: Path, filename: str, md5: str) -> None:
+        assert url == "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+        assert md5 == hashlib.md5(content).hexdigest()
+        assert not (root / "cifar-10-binary.tar.gz").exists()
+        (root / filename).write_bytes(content)
+
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", download)
+    monkeypatch.setenv("IGD_DATA", str(empty))
+    assert len(load_images("cifar10")) == 3
+    assert [path.name for path in empty.iterdir()] == ["cifar-10-binary.tar.gz"]
 
 
 def test_a_folder_is_never_downloaded_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(CIFAR10, "download", lambda self: pytest.fail("tried to download"))
-    with pytest.raises(InputError, match="missing or damaged"):
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", lambda *_, **__: pytest.fail("tried to download"))
+    with pytest.raises(InputError, match="No such file"):
         load_images(f"cifar10:{tmp_path}")
 
 
-def test_a_failed_download_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: CIFAR10) -> None:
+def test_a_failed_download_is_one_clear_line_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(url: str, root: Path, filename: str, md5: str) -> None:
+        (root / filename).write_bytes(b"half")
         raise URLError("no route")
 
-    monkeypatch.setattr(CIFAR10, "download", fail)
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", fail)
     monkeypatch.setenv("IGD_DATA", str(tmp_path))
-    with pytest.raises(InputError, match=r"the download failed \(<urlopen error no route>\); or give .* parquet:FILE"):
+    with pytest.raises(InputError, match=r"failed \(<urlopen error no route>\); .* parquet:FILE"):
         load_images("cifar10")
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_names_for_another_number_of_classes_are_refused(archive: Path) -> None:
-    assert load_images(f"cifar10:{archive}", class_names=["x", "y", "z"]).class_names == ("x", "y", "z")
-    with pytest.raises(InputError, match="has 3 classes, but 10 names were given"):
-        load_images(f"cifar10:{archive}", class_names="cifar10")
+def test_names_for_another_number_of_classes_are_refused(folder: Path) -> None:
+    assert load_images(f"cifar10:{folder}", class_names=list("abcdefghij")).class_names == tuple("abcdefghij")
+    with pytest.raises(InputError, match="has 10 classes, but 100 names were given"):
+        load_images(f"cifar10:{folder}", class_names="cifar100")
 
 
-def test_another_split_is_refused(archive: Path) -> None:
+def test_another_split_is_refused(folder: Path) -> None:
     with pytest.raises(InputError, match="must be one of train, test, not 'tset'; did you mean 'test'"):
-        load_images(f"cifar10:{archive}", split="tset")
+        load_images(f"cifar10:{folder}", split="tset")
 
 
 # The table of specs
