@@ -74,6 +74,7 @@ _COLUMNS: Mapping[str, list[pa.Field]] = {
         pa.field("queries", _LONG),
         pa.field("forwards", _LONG),
         pa.field("backwards", _LONG),
+        # Of the attack. Each point is judged with the seed that `igd verify` derives from the unit's key and its name.
         pa.field("seed", _LONG),
         pa.field("judge_draws", _INT),
         pa.field("broken_any", _FLAG),
