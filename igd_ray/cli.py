@@ -49,8 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"igd: error: {_one_line(error)}", file=sys.stderr)
         return FAILED
-    except KeyboardInterrupt:
-        print("igd: stopped; every finished unit is kept, run the same command again to go on", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        said = str(interrupt) or "stopped; every finished unit is kept, run the same command again to go on"
+        print(f"igd: {said}", file=sys.stderr)
         return INTERRUPTED
 
 

@@ -31,10 +31,7 @@ WITH yielded AS (
     JOIN unit_parts AS parts ON parts.part_key = failed.unit_key
     GROUP BY parts.unit_key
 ), tries AS (
-    SELECT
-        parts.unit_key,
-        bool_or(outcome = 'running') AS running,
-        arg_max(outcome, started_at) IN ('crashed', 'timeout') AS deadly
+    SELECT parts.unit_key, bool_or(outcome = 'running') AS running
     FROM attempts
     JOIN unit_parts AS parts ON parts.part_key = attempts.unit_key
     GROUP BY parts.unit_key
@@ -44,8 +41,8 @@ SELECT
     CASE
         WHEN done THEN 'done'
         WHEN running THEN 'running'
-        -- Given up because its workers died or hung, not because of an error of its own.
-        WHEN failures IS NOT NULL AND deadly THEN 'quarantined'
+        -- Given up because its workers died, hung or were lost, not because of an error of its own.
+        WHEN error LIKE 'quarantined: %' THEN 'quarantined'
         WHEN failures IS NOT NULL THEN 'failed'
         ELSE 'planned'
     END AS state,

@@ -25,8 +25,9 @@ class RayExecutor:
 
     Args:
         setup: what every worker is built from; its images go to the object store once.
-        actors: how many; one a GPU, or one a CPU, by default, and more as nodes join.
-        device: "auto" takes GPUs where the cluster has some, "cpu" none, "cuda" only GPUs.
+        actors: how many; one a GPU, or one a CPU, by default, and on another's cluster one more, which waits for a
+            node to join.
+        device: "auto" takes GPUs where the cluster has some, or had some, "cpu" none, "cuda" only GPUs.
         num_gpus: logical GPUs of a local Ray; the machine's by default.
         seconds: how long a unit may take before it is taken for hung; six hours by default.
     """

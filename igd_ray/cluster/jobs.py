@@ -2,13 +2,18 @@
 
 import asyncio
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from igd_ray.errors import IgdError, first_line
 
-# How the Jobs server says that it wants another token, or one at all.
-REFUSALS = ("401", "403", "Unauthorized", "Unauthenticated", "Forbidden")
+# A dashboard that has not answered for so long is given up.
+MINUTES_WITHOUT_ANSWER = 5
+
+# Between two questions whether the job has ended, or whether the dashboard answers again.
+SECONDS_BETWEEN_QUESTIONS = 2.0
 
 
 def run_job(address: str, folder: Path, entrypoint: Sequence[str], *, name: str) -> int:
@@ -21,7 +26,9 @@ def run_job(address: str, folder: Path, entrypoint: Sequence[str], *, name: str)
         name: the submission's id.
 
     Raises:
-        IgdError: if no cluster answers, the token is refused, or the job cannot be started.
+        IgdError: if no cluster answers, or none for minutes later on; the token is refused; or the job cannot be
+            started, or ends without an exit code.
+        KeyboardInterrupt: saying that the job runs on, if it is followed no longer.
     """
     import shlex
 
@@ -38,16 +45,16 @@ def run_job(address: str, folder: Path, entrypoint: Sequence[str], *, name: str)
             f"no Ray cluster takes jobs at {address} ({first_line(error)}); open the tunnel to its dashboard, and set "
             "RAY_API_SERVER_ADDRESS"
         ) from error
+    except AuthenticationError as error:
+        raise _refusal(address) from error
     except (RuntimeError, OSError, ValueError, RayError) as error:
-        if isinstance(error, AuthenticationError) or any(word in str(error) for word in REFUSALS):
-            raise IgdError(
-                f"the cluster at {address} refuses this token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the "
-                "file with the cluster's"
-            ) from error
         raise IgdError(f"the cluster at {address} did not take the job: {first_line(error)}") from error
-    print(f"job {name}; stop it with: ray job stop {name}", file=sys.stderr, flush=True)
-    asyncio.run(_follow(client, name))
-    details = client.get_job_info(name)
+    stop = f"ray job stop --address {address} {name}"
+    print(f"job {name}; stop it with: {stop}", file=sys.stderr, flush=True)
+    try:
+        details = _follow(client, address, name)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"no longer following job {name}, which runs on; stop it with: {stop}") from None
     if details.status == JobStatus.SUCCEEDED:
         return 0
     code = details.driver_exit_code
@@ -56,6 +63,78 @@ def run_job(address: str, folder: Path, entrypoint: Sequence[str], *, name: str)
     return int(code)
 
 
-async def _follow(client: object, name: str) -> None:
-    async for text in client.tail_job_logs(name):  # type: ignore[attr-defined]
-        print(text, end="", flush=True)
+def _refusal(address: str) -> IgdError:
+    return IgdError(
+        f"the cluster at {address} wants its token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the file that "
+        "holds it"
+    )
+
+
+def _follow(client: Any, address: str, name: str) -> Any:
+    """Print the job's log until the job ends, over as many connections as that takes; return its details.
+
+    Raises:
+        IgdError: if the dashboard stays away, refuses the token, or no longer knows the job.
+    """
+    printed = 0
+    while True:
+        details = _details(client, address, name)
+        if details.status.is_terminal():
+            print(_whole_log(client, name)[printed:], end="", flush=True)
+            return details
+        printed = asyncio.run(_print_log(client, name, printed))
+        time.sleep(SECONDS_BETWEEN_QUESTIONS)
+
+
+def _details(client: Any, address: str, name: str) -> Any:
+    """Return what the cluster says about the job, asking until the dashboard answers or has been away for too long."""
+    from ray.exceptions import AuthenticationError
+
+    start = time.monotonic()
+    while True:
+        try:
+            return client.get_job_info(name)
+        except AuthenticationError as error:
+            raise _refusal(address) from error
+        except (RuntimeError, OSError) as error:
+            if "status code 404" in str(error):
+                raise IgdError(
+                    f"the cluster at {address} no longer knows job {name}, so its head was started anew; every "
+                    "finished unit is kept, submit it again to go on"
+                ) from error
+            if time.monotonic() - start >= 60 * MINUTES_WITHOUT_ANSWER:
+                raise IgdError(
+                    f"{address} has not answered for {MINUTES_WITHOUT_ANSWER} minutes ({first_line(error)}); job "
+                    f"{name} runs on without this connection: open the tunnel again, and follow it with: ray job logs "
+                    f"--address {address} --follow {name}"
+                ) from error
+        time.sleep(SECONDS_BETWEEN_QUESTIONS)
+
+
+async def _print_log(client: Any, name: str, printed: int) -> int:
+    """Print the log beyond its first `printed` characters until the connection ends; return how many are printed."""
+    position = 0
+    async for text in _log(client, name):
+        print(text[max(0, printed - position) :], end="", flush=True)
+        position += len(text)
+    return max(position, printed)
+
+
+async def _log(client: Any, name: str) -> AsyncIterator[str]:
+    """Yield the log from its beginning as it grows, until the connection ends or breaks."""
+    import aiohttp
+
+    try:
+        async for text in client.tail_job_logs(name):
+            yield text
+    except (RuntimeError, OSError, aiohttp.ClientError):
+        return
+
+
+def _whole_log(client: Any, name: str) -> str:
+    """Return the log of a job that has ended; nothing where it is gone with its node."""
+    try:
+        log: str = client.get_job_logs(name)
+    except (RuntimeError, OSError):
+        return ""
+    return log

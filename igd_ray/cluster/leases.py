@@ -21,7 +21,7 @@ MOST_CRASHES = 3
 # A unit that lost its node this often is given up as well; with spot nodes that is nothing unusual for a long one.
 MOST_LOSSES = 10
 
-# An error of its own is tried once more, on any worker: it may have been the machine's.
+# An error of its own is tried once more, on another worker: it may have been the machine's.
 MOST_ERRORS = 2
 
 # A unit is taken for hung after this long unless settings say otherwise: the longest published budgets take hours.
@@ -142,7 +142,7 @@ class LeaseLoop:
                 if self._leases or self._idle:
                     quiet_since = time.monotonic()
                 elif time.monotonic() - quiet_since > SECONDS_BEFORE_NOTICE:
-                    print("waiting for the Ray cluster to have room for a worker", file=sys.stderr, flush=True)
+                    print("waiting for a worker: there is no room yet, or it loads", file=sys.stderr, flush=True)
                     quiet_since = time.monotonic()
         finally:
             # Whoever still has a unit is ended with it: nobody waits for its report any more.
@@ -194,7 +194,9 @@ class LeaseLoop:
         if parts:
             yield self._divided(unit, parts, report)
         elif report.error is not None and self._again(unit, self._errors, MOST_ERRORS):
-            return
+            # It may be the worker's error: neither this unit nor another one goes to it again.
+            self._workers.end(event.worker)
+            self._forget(event.worker)
         else:
             yield from self._agenda.settle(report)
 

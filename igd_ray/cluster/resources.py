@@ -26,12 +26,17 @@ def plan_actors(
     device: str = "auto",
     elastic: bool = False,
     share: float = 1.0,
+    gpus_seen: bool = False,
 ) -> ActorPlan:
     """Decide on actors for a cluster with resources `cluster`, as `ray.cluster_resources()` gives them.
 
-    With GPUs, an actor a GPU; without, an actor a CPU. More `actors` than that share the GPUs or CPUs, or, on an
-    `elastic` cluster, wait for nodes to join: what they ask for is what an autoscaler goes by. Where an actor needs
-    but a `share` of a GPU and their number was not asked for, there are as many as GPUs and CPUs have room for.
+    With GPUs, an actor a GPU; without, an actor a CPU. More `actors` than that share the GPUs or CPUs. Where an actor
+    needs but a `share` of a GPU and their number was not asked for, there are as many as GPUs and CPUs have room for.
+
+    On an `elastic` cluster actors ask for whole CPUs, and whole GPUs or that `share`, and wait for nodes to join: what
+    they ask for is what an autoscaler goes by. Unless told how many `actors`, one more than there is room for waits,
+    so that the cluster grows as long as there are units, a node after the other. Once `gpus_seen`, "auto" takes no CPU
+    again when GPUs are lost, but waits for them.
 
     Raises:
         InputError: if fewer than one actor was asked for, or, unless `elastic`, there is no CPU, or no GPU where
@@ -40,20 +45,28 @@ def plan_actors(
     cpus, gpus = cluster.get("CPU", 0.0), cluster.get("GPU", 0.0)
     if actors is not None and actors < 1:
         raise InputError(f"actors must be at least 1, not {actors}")
-    if share < 1 and actors is None and device != "cpu" and gpus >= 1:
-        return ActorPlan(max(int(gpus), min(int(gpus) * int(1 / share), int(cpus))), 1.0, share)
     if elastic:
-        on_gpus = device == "cuda" or (device == "auto" and gpus >= 1)
-        return ActorPlan(actors or max(1, int(gpus if on_gpus else cpus)), 1.0, 1.0 if on_gpus else 0.0)
+        on_gpus = device == "cuda" or (device == "auto" and (gpus >= 1 or gpus_seen))
+        if actors is not None:
+            return ActorPlan(actors, 1.0, 1.0 if on_gpus else 0.0)
+        room = _room(cpus, gpus, share) if on_gpus else int(cpus)
+        return ActorPlan(room + 1, 1.0, share if on_gpus else 0.0)
     if device == "cuda" and gpus < 1:
         raise InputError("--device cuda: the Ray cluster has no GPU; use --device cpu or add a GPU node")
     if device == "cpu":
         gpus = 0.0
     if cpus < 1:
         raise InputError("the Ray cluster has no CPU for actors; wait for a worker node, or start one")
+    if share < 1 and actors is None and gpus >= 1:
+        return ActorPlan(_room(cpus, gpus, share), 1.0, share)
     if actors is None:
         actors = int(gpus) if gpus >= 1 else int(cpus)
     return ActorPlan(actors, num_cpus=_share(cpus, actors), num_gpus=_share(gpus, actors) if gpus >= 1 else 0.0)
+
+
+def _room(cpus: float, gpus: float, share: float) -> int:
+    """How many actors with a CPU and a `share` of a GPU there is room for; at least one a GPU."""
+    return max(int(gpus), min(int(gpus) * int(1 / share), int(cpus)))
 
 
 def _share(total: float, actors: int) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
-from igd_ray.errors import InputError
+from igd_ray.errors import IgdError, InputError, first_line
 
 LOOPBACK = "127.0.0.1"
 
@@ -59,6 +59,25 @@ def _require_listener(address: str) -> None:
         ) from None
 
 
+def _init(ray: ModuleType, **options: object) -> None:
+    """Start Ray, or attach to it.
+
+    Raises:
+        IgdError: saying why it did not work.
+    """
+    try:
+        ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:  # Ray has no type for a node that does not come up
+        ray.shutdown()
+        place = options["address"]
+        advice = (
+            "is the machine busy? try again, or --executor local"
+            if place == "local"
+            else "has it the token of RAY_AUTH_TOKEN_PATH, and this Ray's version?"
+        )
+        raise IgdError(f"Ray ({place}) did not start: {first_line(error)}; {advice}") from error
+
+
 @contextmanager
 def ray_session(*, num_cpus: int | None = None, num_gpus: int | None = None) -> Iterator[ModuleType]:
     """While open, Ray runs: the cluster that RAY_ADDRESS names, one that runs already, or a local one.
@@ -68,6 +87,7 @@ def ray_session(*, num_cpus: int | None = None, num_gpus: int | None = None) -> 
 
     Raises:
         InputError: if RAY_ADDRESS is an HTTP address, which only Ray's job commands take, or nothing answers there.
+        IgdError: if Ray does not start, or the cluster does not take this process.
     """
     address = os.environ.get("RAY_ADDRESS", "")
     if address.startswith("http"):
@@ -81,16 +101,15 @@ def ray_session(*, num_cpus: int | None = None, num_gpus: int | None = None) -> 
         return
     if address:
         _require_listener(address)
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        _init(ray, address=address)
     else:
-        ray.init(
+        _init(
+            ray,
             address="local",
             num_cpus=num_cpus,
             num_gpus=num_gpus,
             include_dashboard=False,
             _node_ip_address=LOOPBACK,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
         )
     try:
         yield ray

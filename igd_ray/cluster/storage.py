@@ -2,12 +2,14 @@
 
 import secrets
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
 
 from igd_ray.catalog import Catalog
-from igd_ray.errors import IgdError
+from igd_ray.errors import IgdError, first_line
+from igd_ray.pipeline.unit import BrokenWorkerError
 
 PREFIX = "storage-"
 
@@ -72,7 +74,20 @@ class CatalogKeeper:
     """The driver's catalog for workers that do not see it; an actor on the driver's node."""
 
     def __init__(self, root: str) -> None:
-        self._catalog = Catalog(root)
+        self._root = root
+
+    @cached_property
+    def _catalog(self) -> Catalog:
+        # Opened when first asked for: of an actor whose construction fails Ray keeps no more than a traceback.
+        return Catalog(self._root)
+
+    def check(self) -> None:
+        """Verify that the catalog can be opened on this node.
+
+        Raises:
+            InputError: if it cannot.
+        """
+        self._catalog.check()
 
     def has(self, table: str, key: str) -> bool:
         """Tell whether a result is committed."""
@@ -88,10 +103,10 @@ class CatalogKeeper:
 
 
 class KeptCatalog(Catalog):
-    """A worker's catalog that asks the driver's node."""
+    """A worker's catalog that asks the driver's node; nothing is opened on this one, which may not be able to."""
 
     def __init__(self, root: str, keeper: Any) -> None:
-        super().__init__(root)
+        self._name = root
         self._keeper = keeper
 
     def has(self, table: str, key: str) -> bool:
@@ -115,3 +130,7 @@ class KeptCatalog(Catalog):
             return ray.get(getattr(self._keeper, method).remote(*arguments))
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
+        except ray.exceptions.RayError as error:
+            raise BrokenWorkerError(
+                f"its way to the catalog is gone, {type(error).__name__}: {first_line(error)}"
+            ) from None

@@ -1,8 +1,10 @@
 """Workers on Ray: actors that hold a model replica each, as many as the cluster has room for."""
 
+import math
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,14 +15,23 @@ from igd_ray.cluster.shipping import Parcel, pack, unpack
 from igd_ray.cluster.storage import CatalogKeeper, KeptCatalog, StorageCheck, answer
 from igd_ray.errors import FOREIGN_MESSAGE_LENGTH, IgdError, InputError, first_line
 from igd_ray.pipeline.setup import ImageArrays, WorkerSetup
-from igd_ray.pipeline.unit import Unit, UnitReport, host_name
+from igd_ray.pipeline.unit import BrokenWorkerError, Unit, UnitReport, host_name
 from igd_ray.pipeline.worker import Worker
 
 # How often the driver looks whether nodes have joined or left.
 SECONDS_BETWEEN_LOOKS = 2.0
 
-# Workers that die one after another before their first unit: then none will start.
+# Starts that fail one after another while no worker is ready: then none will start.
 MOST_FAILED_STARTS = 6
+
+# The pause before the start after a failed one: it doubles with each, up to the second.
+SECONDS_BEFORE_START, MOST_SECONDS_BEFORE_START = 0.5, 60.0
+
+# What a worker has, once it runs, for files and for a look at the catalog: storage that is gone may never answer.
+SECONDS_TO_BEGIN = 15 * 60.0
+
+# What the keeper of the catalog has to start and answer.
+SECONDS_FOR_KEEPER = 60.0
 
 
 @dataclass(frozen=True)
@@ -57,20 +68,25 @@ class WorkerActor:
             # Ray counts shares of a GPU, but limits nobody to them.
             torch.cuda.set_per_process_memory_fraction(share_of_gpu, 0)
 
-    def begin(self, worker: int, images: list[Any], parcels: list[Parcel], question: tuple[str, str]) -> Placement:
+    def place(self) -> Placement:
+        """Say where this is, which shows that there was room for it."""
+        return Placement(os.getpid(), host_name(), self._device, self._accelerators, device_memory(self._device))
+
+    def begin(self, worker: int, images: list[Any], parcels: list[Parcel], question: tuple[str, str]) -> None:
         """Take images and files from the object store, and show whether this node shares the driver's storage."""
         import ray
 
         arrays: dict[str, ImageArrays] = ray.get(images[0])
         self._setup = self._setup.with_files(unpack(ray, parcels))
         self._setup.images.update(arrays)
-        self._worker = Worker(self._setup, self._device)
-        answer(Catalog(self._setup.catalog), question, worker)
-        return Placement(os.getpid(), host_name(), self._device, self._accelerators, device_memory(self._device))
+        # Without an answer, as from a node without the credentials of the storage, the driver's node commits.
+        with suppress(InputError):
+            answer(Catalog(self._setup.catalog), question, worker)
 
-    def commit_through(self, keeper: Any) -> None:
-        """Read and commit on the driver's node from now on."""
-        self._worker = Worker(self._setup, self._device, KeptCatalog(self._setup.catalog, keeper))
+    def serve(self, keeper: Any | None) -> None:
+        """Run units from now on; where there is a `keeper`, read and commit through it, on the driver's node."""
+        catalog = None if keeper is None else KeptCatalog(self._setup.catalog, keeper)
+        self._worker = Worker(self._setup, self._device, catalog)
 
     def run(self, unit: Unit, attempt: int) -> UnitReport:
         """Compute and commit `unit`."""
@@ -88,10 +104,19 @@ def device_memory(device: str) -> int:
 
 @dataclass(frozen=True)
 class Call:
-    """An answer that is waited for: of which worker, and to which unit; None while the worker begins."""
+    """An answer that is waited for.
+
+    Attributes:
+        worker: of which worker.
+        unit: to which unit; None while the worker starts.
+        placement: where the worker begins; None while there may be no room for it yet.
+        until: when the worker is taken for hung.
+    """
 
     worker: int
-    unit: Unit | None
+    unit: Unit | None = None
+    placement: Placement | None = None
+    until: float = math.inf
 
 
 class RayWorkers:
@@ -117,13 +142,14 @@ class RayWorkers:
         self._setup = ray.put(setup.without_images())
         self._actors: dict[int, Any] = {}
         self._shares: dict[int, float] = {}
-        self._share = 1.0
-        # Whether a share of a GPU has been too small once.
-        self._needs_all = False
+        # The largest share of a GPU that a unit was seen to need; none was measured yet.
+        self._needed = 0.0
+        self._gpus_seen = False
         self._calls: dict[Any, Call] = {}
         self._keeper: Any = None
         self._started = 0
         self._failed_starts = 0
+        self._start_after = 0.0
         self._looked = 0.0
         self.placements: dict[int, Placement] = {}
         self.plan = self._look()
@@ -132,7 +158,9 @@ class RayWorkers:
         """Start the actors that there is room for, and replace those that are gone."""
         if time.monotonic() - self._looked > SECONDS_BETWEEN_LOOKS:
             self.plan = self._look()
-        while len(self._actors) < self.plan.actors:
+        if time.monotonic() < self._start_after:
+            return
+        for _ in range(self.plan.actors - sum(share == self.plan.num_gpus for share in self._shares.values())):
             self._start()
 
     def lease(self, worker: int, unit: Unit, attempt: int) -> None:
@@ -146,19 +174,24 @@ class RayWorkers:
             IgdError: if no worker can start.
         """
         timeout = min(timeout, SECONDS_BETWEEN_LOOKS)
-        if not self._calls:
+        answered: list[Any] = []
+        if self._calls:
+            answered, waiting = self._ray.wait(list(self._calls), num_returns=1, timeout=timeout)
+            if answered and waiting:
+                answered += self._ray.wait(waiting, num_returns=len(waiting), timeout=0)[0]
+        else:
             time.sleep(timeout)
-            return []
-        references = list(self._calls)
-        answered, waiting = self._ray.wait(references, num_returns=1, timeout=timeout)
-        if answered and waiting:
-            answered += self._ray.wait(waiting, num_returns=len(waiting), timeout=0)[0]
-        return [event for reference in answered for event in self._events_of(reference)]
+        happened = [self._event(reference) for reference in answered]
+        return [event for event in happened if event is not None] + self._end_overdue() + self._end_misfits()
 
     def end(self, worker: int) -> None:
-        """Kill a worker; no event of it follows."""
-        self._ray.kill(self._actors[worker])
-        self._forget(worker)
+        """Kill a worker, unless it is gone; no event of it follows."""
+        if worker in self._actors:
+            self._ray.kill(self._actors.pop(worker))
+            del self._shares[worker]
+            self.placements.pop(worker, None)
+            for reference in [reference for reference, call in self._calls.items() if call.worker == worker]:
+                del self._calls[reference]
 
     def close(self) -> None:
         """Kill all workers."""
@@ -171,7 +204,15 @@ class RayWorkers:
     def _look(self) -> ActorPlan:
         self._looked = time.monotonic()
         resources = self._ray.cluster_resources()
-        return plan_actors(resources, actors=self._asked, device=self._device, elastic=self._elastic, share=self._share)
+        self._gpus_seen = self._gpus_seen or resources.get("GPU", 0.0) >= 1
+        return plan_actors(
+            resources,
+            actors=self._asked,
+            device=self._device,
+            elastic=self._elastic,
+            share=self._needed or 1.0,
+            gpus_seen=self._gpus_seen,
+        )
 
     def _start(self) -> None:
         plan = self.plan
@@ -181,31 +222,8 @@ class RayWorkers:
         worker = self._started
         self._started += 1
         self._shares[worker] = plan.num_gpus
-        actor = self._actors[worker] = remote.remote(self._setup, plan.num_gpus)
-        begun = actor.begin.remote(worker, self._images, self._parcels, self._check.ask())
-        self._calls[begun] = Call(worker, None)
-
-    def _events_of(self, reference: Any) -> list[Event]:
-        event = self._event(reference)
-        if event is None:
-            return []
-        if not isinstance(event, Reported) or not event.report.memory:
-            return [event]
-        worker, report = event.worker, event.report
-        if report.out_of_memory and self._shares[worker] < 1:
-            # A whole GPU may be enough: only there is a unit split.
-            self._needs_all, self._share = True, 1.0
-            self.plan = self._look()
-            self.end(worker)
-            return [Died(worker, "a share of a GPU was not enough", "lost")]
-        if self._share == 1 and not self._needs_all:
-            self._share = share_of_gpu(report.memory, self.placements[worker].memory)
-            self.plan = self._look()
-        if self._shares[worker] == self.plan.num_gpus:
-            return [event]
-        # It makes room for actors that take another share.
-        self.end(worker)
-        return [event, Died(worker, "replaced")]
+        self._actors[worker] = remote.remote(self._setup, plan.num_gpus)
+        self._calls[self._actors[worker].place.remote()] = Call(worker)
 
     def _event(self, reference: Any) -> Event | None:
         call = self._calls.pop(reference, None)
@@ -214,63 +232,145 @@ class RayWorkers:
         errors = self._ray.exceptions
         try:
             answer = self._ray.get(reference)
-        except errors.RayTaskError as error:
-            if call.unit is None:
-                self.end(call.worker)
-                return self._not_started(call.worker, error.cause)
-            # The worker turns its own exceptions into reports: this one came from around it.
-            return Reported(call.worker, _failure(call.unit, error.cause))
         except errors.RayError as error:
-            # Whether or not the actor still runs somewhere, nobody waits for it any more.
-            self.end(call.worker)
-            if call.unit is None:
-                return self._not_started(call.worker, error)
-            return Died(call.worker, _reason(error), self._outcome(error))
-        if call.unit is None:
-            return self._begun(call.worker, answer)
-        return Reported(call.worker, answer)
+            return self._failed(call, error.cause if isinstance(error, errors.RayTaskError) else error)
+        if call.unit is not None:
+            return self._weighed(Reported(call.worker, answer))
+        if call.placement is not None:
+            return self._begun(call.worker, call.placement)
+        begun = self._actors[call.worker].begin.remote(call.worker, self._images, self._parcels, self._check.ask())
+        self._calls[begun] = Call(call.worker, placement=answer, until=time.monotonic() + SECONDS_TO_BEGIN)
+        return None
 
-    def _outcome(self, error: Exception) -> Literal["crashed", "lost", "memory"]:
-        # Of actors, Ray says the cause in words only.
-        if isinstance(error, self._ray.exceptions.OutOfMemoryError) or "OUT_OF_MEMORY" in str(error):
-            return "memory"
-        return "lost" if "its node has died" in str(error) or "preempted" in str(error) else "crashed"
+    def _failed(self, call: Call, error: Exception) -> Event:
+        """Return what an exception instead of an answer means."""
+        if call.unit is not None and not isinstance(error, self._ray.exceptions.RayError | BrokenWorkerError):
+            # The worker turns its own exceptions into reports: this one came from around it.
+            return Reported(call.worker, _failure(call.unit, error))
+        # Whether or not the actor still runs somewhere, nobody waits for it any more.
+        self.end(call.worker)
+        reason, outcome = _reason(error), interruption(self._ray.exceptions, error)
+        if call.unit is None:
+            self._not_started(reason, counts=outcome != "lost")
+        return Died(call.worker, reason, outcome)
+
+    def _not_started(self, reason: str, *, counts: bool = True) -> None:
+        """Wait before another start; one that failed with its node `counts` for nothing.
+
+        Raises:
+            IgdError: if no worker can start.
+        """
+        now = time.monotonic()
+        if counts and now >= self._start_after:  # those that were started together count once
+            self._failed_starts += 1
+            if self._failed_starts >= MOST_FAILED_STARTS and not self.placements:
+                raise IgdError(f"no worker can start, {reason}")
+        pause = SECONDS_BEFORE_START * 2 ** min(self._failed_starts, MOST_FAILED_STARTS + 1)
+        self._start_after = max(self._start_after, now + min(pause, MOST_SECONDS_BEFORE_START))
 
     def _begun(self, worker: int, placement: Placement) -> Ready:
         self._failed_starts = 0
+        self._start_after = 0.0
         self.placements[worker] = placement
-        if not self._check.confirms(worker):
-            self._actors[worker].commit_through.remote(self._kept())
+        keeper = None if self._check.confirms(worker) else self._kept()
+        self._actors[worker].serve.remote(keeper)
         return Ready(worker, placement.process, placement.host)
 
-    def _not_started(self, worker: int, error: Exception) -> Died:
-        if isinstance(error, InputError):
-            raise error
-        self._failed_starts += 1
-        if self._failed_starts >= MOST_FAILED_STARTS:
-            raise IgdError(f"no worker can start, {type(error).__name__}: {first_line(error)}")
-        return Died(worker, str(error))
+    def _weighed(self, event: Reported) -> Event:
+        """Learn from a report which share of a GPU units need."""
+        worker, report = event.worker, event.report
+        if not report.memory:
+            return event
+        without = report.out_of_memory and self._shares[worker] < 1
+        share = 1.0 if without else share_of_gpu(report.memory, self.placements[worker].memory)
+        if share > self._needed:
+            self._needed = share
+            self.plan = self._look()
+        if without and self._shares[worker] < self.plan.num_gpus:
+            # A larger share may be enough: only where there is none is a unit split.
+            self.end(worker)
+            return Died(worker, "a share of a GPU was not enough", "lost")
+        return event
+
+    def _end_overdue(self) -> list[Event]:
+        """End workers that hang before their first unit."""
+        late = [call for call in self._calls.values() if call.until <= time.monotonic()]
+        for call in late:
+            assert call.placement is not None
+            self.end(call.worker)
+            self._not_started(
+                f"on {call.placement.host} it did not begin within {SECONDS_TO_BEGIN:g} s: check that the node reaches "
+                f"the catalog {self._catalog} and its temporary folder"
+            )
+        return [Died(call.worker, "did not begin") for call in late]
+
+    def _end_misfits(self) -> list[Event]:
+        """End workers without a unit whose share of a GPU is another than planned: others can use what they hold."""
+        busy = {call.worker for call in self._calls.values() if call.unit is not None}
+        misfits = [
+            worker for worker, share in self._shares.items() if share != self.plan.num_gpus and worker not in busy
+        ]
+        for worker in misfits:
+            self.end(worker)
+        return [Died(worker, "replaced") for worker in misfits]
 
     def _kept(self) -> Any:
-        """Return the keeper of the catalog, on this node."""
-        if self._keeper is None:
-            here = self._ray.get_runtime_context().get_node_id()
-            strategy = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=False)
-            remote = self._ray.remote(CatalogKeeper).options(num_cpus=0, scheduling_strategy=strategy)
-            self._keeper = remote.remote(self._catalog)
+        """Return the keeper of the catalog, on this node; another one if it has died.
+
+        Raises:
+            IgdError: if there can be none.
+        """
+        if self._keeper is not None and self._keeps():
+            return self._keeper
+        here = self._ray.get_runtime_context().get_node_id()
+        strategy = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=False)
+        remote = self._ray.remote(CatalogKeeper).options(num_cpus=0, scheduling_strategy=strategy)
+        self._keeper = remote.remote(self._catalog)
+        if not self._keeps():
+            raise IgdError(
+                f"nodes do not share the catalog {self._catalog}, and no process for its commits starts on the "
+                "driver's node; look into Ray's logs there"
+            )
         return self._keeper
 
-    def _forget(self, worker: int) -> None:
-        self._actors.pop(worker, None)
-        self._shares.pop(worker, None)
-        self.placements.pop(worker, None)
-        for reference in [reference for reference, call in self._calls.items() if call.worker == worker]:
-            del self._calls[reference]
+    def _keeps(self) -> bool:
+        """Tell whether the keeper answers.
+
+        Raises:
+            InputError: if it cannot open the catalog.
+        """
+        errors = self._ray.exceptions
+        try:
+            self._ray.get(self._keeper.check.remote(), timeout=SECONDS_FOR_KEEPER)
+        except errors.RayTaskError as error:
+            raise error.cause from None
+        except errors.RayError:
+            return False
+        return True
+
+
+def interruption(errors: Any, error: Exception) -> Literal["crashed", "lost", "memory"]:
+    """Return what became of a worker, as `Died` names it, from an exception of its actor.
+
+    Only a process that died by itself may have died of its unit; a node, an object or an answer is lost for other
+    reasons.
+
+    Args:
+        errors: the module `ray.exceptions`.
+    """
+    # Of actors, Ray says the cause in words only.
+    if isinstance(error, errors.OutOfMemoryError) or "OUT_OF_MEMORY" in str(error):
+        return "memory"
+    if isinstance(error, errors.ActorDiedError | errors.WorkerCrashedError):
+        with_node = "its node has died" in str(error) or "preempted" in str(error)
+        return "lost" if with_node else "crashed"
+    return "lost" if isinstance(error, errors.RayError | BrokenWorkerError) else "crashed"
 
 
 def _reason(error: Exception) -> str:
     """Return the line of Ray's message that says why an actor is gone."""
-    lines = [line for line in str(error).splitlines() if line.startswith("The actor is dead because")]
+    starts = ("The actor is dead because", "The actor died because")
+    lines = [line for line in str(error).splitlines() if line.startswith(starts)]
     return lines[0][:FOREIGN_MESSAGE_LENGTH] if lines else f"{type(error).__name__}: {first_line(error)}"
 
 

@@ -15,6 +15,7 @@ import yaml
 import igd_ray
 from igd_ray.cluster.jobs import run_job
 from igd_ray.commands.flags import Parser, given_settings
+from igd_ray.commands.verify import MOVED
 from igd_ray.config import (
     EvaluateSettings,
     RankSettings,
@@ -33,7 +34,13 @@ SETTINGS: dict[str, type[StudySettings]] = {
     "search": SearchSettings,
     "evaluate": EvaluateSettings,
 }
-VERBS = (*SETTINGS, "report")
+
+# Verbs that read a catalog and take no settings file: their flags that take a value.
+READERS = {
+    "report": ("catalog", "run_id", "output"),
+    "verify": ("catalog", "run_id", "sample", "device", *MOVED),
+}
+VERBS = (*SETTINGS, *READERS)
 
 # Settings that name a file of this machine, which goes along.
 FILES = ("weights", "classes", "prompts", "clip", "clip_weights")
@@ -80,15 +87,12 @@ def stage(verb: str, words: list[str], folder: Path) -> list[str]:
     command.add_arguments(parser)
     arguments = parser.parse_args(words)
     flags = [flag for flag, name in (("--json", "json"), ("--dry-run", "dry_run")) if getattr(arguments, name, False)]
-    if verb == "report":
-        values: dict[str, object] = {
-            name: getattr(arguments, name)
-            for name in ("catalog", "run_id", "output")
-            if getattr(arguments, name, None) is not None
-        }
-        flags += [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
-        if "output" in values:
-            _require_absolute("--output", str(values["output"]))
+    if verb in READERS:
+        values: dict[str, object] = {name: getattr(arguments, name, None) for name in READERS[verb]}
+        values = {name: value for name, value in values.items() if value is not None}
+        _require_absolute("--output", str(values.get("output", "/")))
+        _require_reachable_data(str(values.get("data", "")))
+        flags += [f"--{name.replace('_', '-')}={value}" for name, value in _take_along(values, folder).items()]
     else:
         if "import_from" in arguments:
             raise InputError("igd rank --import-from computes nothing; run it here, with the catalog of the cluster")

@@ -67,7 +67,6 @@ def load_folder(request: Request) -> LabeledImages:
     root = Path(request.location).expanduser()
     if not root.is_dir():
         raise InputError(f"{root}: expected a folder, but {'it is a file' if root.exists() else 'there is none'}")
-    root = root.absolute()  # workers that read the files have other working directories
     split_root, found = _split_and_classes(root, request)
     class_names = request.class_names or found
     for name in found:

@@ -47,13 +47,13 @@ class Agenda:
             unique.setdefault(unit.key, unit)
         self._unfinished = set(unique)
         self._ready: list[tuple[int, Unit]] = []
-        self._running: set[str] = set()
+        # The places among those that are ready that running units had.
+        self._running: dict[str, int] = {}
         # Who waits for a key.
         self._dependents: dict[str, list[Blocked]] = {}
-        self._first, self._last = 0, -1
-        for unit in unique.values():
-            self._last += 1
-            self._add(unit, self._last)
+        self._first = 0
+        for order, unit in enumerate(unique.values()):
+            self._add(unit, order)
 
     def __bool__(self) -> bool:
         """Tell whether a unit waits or runs."""
@@ -73,21 +73,19 @@ class Agenda:
         while last and family(passed[-1][1]) != last and self._ready and len(passed) < LOOK_AHEAD:
             passed.append(heappop(self._ready))
         alike = bool(last) and family(passed[-1][1]) == last
-        _, unit = passed.pop(-1 if alike else 0)
+        order, unit = passed.pop(-1 if alike else 0)
         for entry in passed:
             heappush(self._ready, entry)
-        self._running.add(unit.key)
+        self._running[unit.key] = order
         return unit
 
     def put_back(self, unit: Unit) -> None:
-        """Have a running unit wait again, behind all others."""
-        self._running.remove(unit.key)
-        self._last += 1
-        heappush(self._ready, (self._last, unit))
+        """Have a running unit wait again, in its former place: the first ones are the long ones."""
+        heappush(self._ready, (self._running.pop(unit.key), unit))
 
     def replace(self, unit: Unit, parts: Sequence[Unit]) -> None:
         """Have `parts` wait in the place of a running unit, before all others; it is done when they all are."""
-        self._running.remove(unit.key)
+        del self._running[unit.key]
         new = {part.key: part for part in parts if part.key not in self._unfinished}
         self._unfinished |= new.keys()
         self._first -= len(new)
@@ -98,7 +96,7 @@ class Agenda:
 
     def done(self, key: str) -> None:
         """Note that a running unit is done: what waited for nothing else is ready."""
-        self._running.remove(key)
+        del self._running[key]
         settled = [key]
         while settled:
             key = settled.pop()
@@ -115,7 +113,7 @@ class Agenda:
 
     def failed(self, key: str) -> list[Unit]:
         """Note that a running unit failed; return the waiting ones that can therefore never run, now removed."""
-        self._running.remove(key)
+        del self._running[key]
         doomed = []
         lost = [key]
         self._unfinished.remove(key)

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from igd_ray.catalog import Catalog
 from igd_ray.data import LabeledImages
-from igd_ray.data.images import ArrayReader
-from igd_ray.errors import IgdError
+from igd_ray.errors import IgdError, InputError
 from igd_ray.models import load_model, model_fingerprint, model_sources
 
 if TYPE_CHECKING:
@@ -55,21 +55,34 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class ClipSource:
-    """How to load the CLIP model."""
+    """How to load the CLIP model, and what a replica must be.
+
+    Attributes:
+        spec, weights: as `load_clip` takes them.
+        identity: of the model that the driver has planned with; None before.
+    """
 
     spec: str
     weights: str | None
+    identity: dict[str, Any] | None = field(default=None, repr=False)
 
     def load(self, device: str) -> "Clip":
-        """Load it on `device`."""
+        """Load it on `device`.
+
+        Raises:
+            IgdError: if it is not the driver's model.
+        """
         # Imported here because open_clip takes seconds to import, and only CD-IR needs it.
         from igd_ray.models.clip import load_clip
 
-        return load_clip(self.spec, weights=self.weights, device=device)
+        clip = load_clip(self.spec, weights=self.weights, device=device)
+        if self.identity is not None and clip.identity != self.identity:
+            raise IgdError(f"the replica of the CLIP {self.spec} is another model than the run's")
+        return clip
 
 
-# Sets of more decoded bytes (a byte a value) than this are decoded by each worker, shard by shard.
-LARGEST_DECODED_BYTES = 256 * 2**20
+# The most that one set may weigh in the driver, and once more in the object store of every node.
+MOST_GIBIBYTES = 4.0
 
 # Decoded values that are read at a time: 1024 CIFAR images.
 BATCH_VALUES = 1024 * 3 * 32 * 32
@@ -77,54 +90,49 @@ BATCH_VALUES = 1024 * 3 * 32 * 32
 
 @dataclass(frozen=True)
 class ImageArrays:
-    """Images that travel to other processes: as arrays, without a copy; or, of large sets, undecoded.
+    """Images that travel to other processes as arrays: decoded once, and without a copy on any node.
 
     Attributes:
-        pixels: float32 [n, C, H, W] in [0, 1]; uint8 where that loses nothing; for a large set the undecoded images:
-            files, which every worker must reach as it reaches the catalog, or the encoded bytes of a Parquet file.
+        pixels: float32 [n, C, H, W] in [0, 1]; uint8 where that loses nothing.
         labels: int64 [n].
         ids: n stable strings.
         class_names: one a class.
         dataset: the data's spec.
     """
 
-    pixels: np.ndarray | LabeledImages
-    labels: np.ndarray
+    pixels: npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
     ids: tuple[str, ...]
     class_names: tuple[str, ...]
     dataset: str
 
     @classmethod
     def of(cls, images: LabeledImages) -> "ImageArrays":
-        """Read all of `images`; of a large set keep none, as the pass is only to find the unreadable ones.
-
-        Digests do not tell whether an image decodes, so even a large set is decoded once before anything is written.
+        """Read all of `images`.
 
         Raises:
-            InputError: naming an image that cannot be read.
+            InputError: if they are too many, or naming one that cannot be read.
         """
-        values = math.prod(images.shape)
-        size = max(1, BATCH_VALUES // values)
-        # Images of an array are decoded already.
-        if len(images) * values > LARGEST_DECODED_BYTES and not isinstance(images.reader, ArrayReader):
-            for _ in images.batches(size):
-                pass
-            return cls(images, images.labels.numpy(), images.ids, images.class_names, images.spec)
-        chunks = []
-        for batch, _ in images.batches(size):
-            levels = (batch * 255).round()
+        shape = images.shape
+        weight = len(images) * math.prod(shape) / 2**30
+        if weight > MOST_GIBIBYTES:
+            raise InputError(
+                f"{images.spec} ({images.split}): {len(images)} images of {list(shape)} take {weight:.1f} GiB, a set "
+                f"may take {MOST_GIBIBYTES:g}; take fewer with --n, --probe-n or --search-n"
+            )
+        pixels: npt.NDArray[Any] = np.empty((len(images), *shape), np.uint8)
+        start = 0
+        for batch, _ in images.batches(max(1, BATCH_VALUES // math.prod(shape))):
+            levels = (batch * 255).round().to(torch.uint8)
             # Eight-bit images stay eight-bit: a quarter of the memory, and exactly the same floats again.
-            exact = torch.equal(levels.to(torch.uint8).to(torch.float32) / 255, batch)
-            chunks.append(levels.to(torch.uint8).numpy() if exact else batch.numpy())
-        if any(chunk.dtype != np.uint8 for chunk in chunks):
-            chunks = [chunk.astype(np.float32) / 255 if chunk.dtype == np.uint8 else chunk for chunk in chunks]
-        return cls(np.concatenate(chunks), images.labels.numpy(), images.ids, images.class_names, images.spec)
+            if pixels.dtype == np.uint8 and not torch.equal(levels.to(torch.float32) / 255, batch):
+                pixels = pixels.astype(np.float32) / 255
+            pixels[start : start + len(batch)] = levels if pixels.dtype == np.uint8 else batch
+            start += len(batch)
+        return cls(pixels, images.labels.numpy(), images.ids, images.class_names, images.spec)
 
     def slice(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Return (images float32 [n, C, H, W] in [0, 1], labels int64 [n]) of a shard, as copies."""
-        if isinstance(self.pixels, LabeledImages):
-            part = self.pixels.select(slice(start, stop))
-            return next(part.batches(len(part)))
         pixels = torch.from_numpy(self.pixels[start:stop].copy())
         images = pixels.to(torch.float32) / 255 if pixels.dtype == torch.uint8 else pixels
         return images, torch.from_numpy(self.labels[start:stop].copy())
@@ -175,7 +183,7 @@ class WorkerSetup:
             model = replace(model, weights=str(places[Path(model.weights)]))
         if clip is not None and clip.spec.endswith(".json"):
             weights = Path(clip.weights) if clip.weights else Path(clip.spec).with_suffix(".safetensors")
-            clip = ClipSource(str(places[Path(clip.spec)]), str(places[weights]))
+            clip = replace(clip, spec=str(places[Path(clip.spec)]), weights=str(places[weights]))
         elif clip is not None and clip.weights is not None:
             clip = replace(clip, weights=str(places[Path(clip.weights)]))
         return replace(self, model=model, clip=clip)

@@ -5,6 +5,7 @@ Everything that can be wrong with model, data and layer is found here, before an
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -421,7 +422,7 @@ class Study:
                 model=self.source,
                 catalog=self.catalog.address,
                 images=self._executor_images,
-                clip=self.clip if self._uses_clip else None,
+                clip=replace(self.clip, identity=self._loaded_clip.identity) if self._uses_clip else None,
             )
             self._executor = self._stack.enter_context(self._make_executor(setup))
         return self._executor

@@ -119,26 +119,35 @@ def is_done(catalog: Catalog, unit: Unit) -> bool:
     return all(catalog.has(table, unit.key) for table in unit.tables)
 
 
+class BrokenWorkerError(Exception):
+    """A worker cannot go on, for a reason that lies in none of its units."""
+
+
 def execute(unit: Unit, context: Context, attempt: int = 1) -> UnitReport:
     """Compute and commit `unit`, its last table last.
 
     What an interrupted attempt left in the tables before is written again, so that all rows are of one attempt.
     An exception becomes a report: an error is an error, and other units go on.
+
+    Raises:
+        BrokenWorkerError: if this worker can run no unit any more.
     """
     started = time.perf_counter()
     error = None
     out_of_memory = False
-    if not is_done(context.catalog, unit):
-        try:
+    try:
+        if not is_done(context.catalog, unit):
             tables = unit.compute(context)
             for table in unit.tables:
                 rows = tables[table]
                 if "attempt" in SCHEMAS[table].names:
                     rows = [{**row, "attempt": attempt} for row in rows]
                 context.catalog.commit(table, unit.key, rows, replace=table != unit.tables[-1])
-        except Exception as exception:  # any failure of the science is the unit's, not the worker's
-            error = f"{type(exception).__name__}: {first_line(exception)}"
-            out_of_memory = is_out_of_memory(exception)
+    except BrokenWorkerError:
+        raise
+    except Exception as exception:  # any failure of the science is the unit's, not the worker's
+        error = f"{type(exception).__name__}: {first_line(exception)}"
+        out_of_memory = is_out_of_memory(exception)
     seconds = time.perf_counter() - started
     return UnitReport(unit.key, unit.kind, len(unit.shard.ids), seconds, error, attempt, out_of_memory)
 

@@ -25,13 +25,9 @@ class Worker:
         """Compute and commit `unit`, tried for the `attempt`-th time."""
         on_gpu = self.device.startswith("cuda")
         if on_gpu:
+            # What earlier units, or a failed attempt, left cached counts for nothing and stands in nobody's way.
+            torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         with reproducible():
             report = execute(unit, self._context, attempt)
-        if not on_gpu:
-            return report
-        report = replace(report, memory=torch.cuda.max_memory_reserved())
-        if report.out_of_memory:
-            # What the failed attempt cached must not stand in the way of its smaller parts.
-            torch.cuda.empty_cache()
-        return report
+        return replace(report, memory=torch.cuda.max_memory_reserved()) if on_gpu else report

@@ -46,13 +46,27 @@ def test_modules_beside_the_factory_go_along_beside_it(tmp_path: Path) -> None:
     }
 
 
+def test_a_verification_takes_its_flags_and_files_along(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text("# a model")
+    folder = tmp_path / "job"
+    folder.mkdir()
+    model = f"{tmp_path / 'net.py'}:factory"
+    words = stage("verify", ["--catalog", "/shared/results", "--run", "abc", "--sample", "4", "--model", model], folder)
+    given = dict(word.removeprefix("--").split("=", 1) for word in words)
+    file, _, factory = given.pop("model").partition(":")
+    assert given == {"catalog": "/shared/results", "run-id": "abc", "sample": "4", "device": "auto"}
+    assert ((folder / file).read_text(), factory) == ("# a model", "factory")
+    assert not (folder / "settings.yaml").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "takes one of rank, train, search, evaluate, report, not nothing"),
+        ([], "takes one of rank, train, search, evaluate, report, verify, not nothing"),
         (["evalute"], "did you mean 'evaluate'"),
         (["evaluate"], "--catalog results: a job runs in a copy"),
         (["evaluate", "--catalog", "s3://bucket/results", "--data", "folder:mine"], "--data mine: a job runs"),
+        (["verify", "--catalog", "results"], "--catalog results: a job runs"),
         (["report", "--catalog", "/shared/results", "--output", "report.html"], "--output report.html: a job runs"),
         (["evaluate", "--catalog", "/shared/results", "--attacks", "nonsense"], "nonsense"),
         (["evaluate", "--catalog", "/shared/results", "--model", "none.py:f"], "cannot read none.py"),

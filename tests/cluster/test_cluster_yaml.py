@@ -67,6 +67,16 @@ def test_ray_accepts_it(config: dict[str, Any]) -> None:
     validate(config)
 
 
+def test_with_the_lines_below_4_workers_have_credentials_for_the_catalog(cloud: str) -> None:
+    name = {"aws": "IamInstanceProfile", "gcp": "serviceAccounts"}[cloud]
+    text = re.sub(rf"^( *)# ({name}: )", r"\1\2", CLOUDS[cloud], flags=re.MULTILINE)
+    config = yaml.safe_load(text)
+    validate(config)
+    assert name in config["available_node_types"]["gpu_worker"]["node_config"]
+    # Ray gives the head of an AWS cluster a profile of its own, which may not pass one on.
+    assert (name in config["available_node_types"]["head"]["node_config"]) == (cloud == "aws")
+
+
 def test_rays_validation_is_alive(config: dict[str, Any]) -> None:
     with pytest.raises(Exception, match="idle_timout_minutes"):
         validate({**config, "idle_timout_minutes": 5})

@@ -1,13 +1,16 @@
-"""Jobs on a real head with tokens: submitted with the token, refused without."""
+"""A real head with a token: jobs and drivers that have it are let in, others are refused."""
 
 import os
+import re
 import secrets
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,24 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 SMALL = ["--probe-n", "150", "--search-n", "60", "--method", "random"]
 
+# The flags of README's command, which runs in the repository's root.
+README_FLAGS = re.search(r"^ray job submit (.*?) -- ", (REPOSITORY / "README.md").read_text(), re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head on the loopback.
+
+    Attributes:
+        address: what RAY_ADDRESS names.
+        allowed: the environment of one who has the token.
+        strangers: environments of those who do not: one with another token, one with none.
+    """
+
+    address: str
+    allowed: dict[str, str]
+    strangers: tuple[dict[str, str], dict[str, str]]
+
 
 def free_port() -> int:
     with socket.socket() as listener:
@@ -30,24 +51,25 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A head on the loopback; yields the environment of one who may use it."""
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    """The head that all tests of this file share."""
     token = tmp_path_factory.mktemp("token") / "token"
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
-    dashboard = free_port()
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment |= {
+    port, dashboard = free_port(), free_port()
+    nobody = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    nobody |= {
         **LOCAL_ENVIRONMENT,
+        "HOME": str(tmp_path_factory.mktemp("home")),  # where Ray looks for a token that nothing names
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(REPOSITORY),
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_API_SERVER_ADDRESS": f"http://{LOOPBACK}:{dashboard}",
     }
+    environment = {**nobody, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    impostor = {**nobody, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
     command = [str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats", "--num-cpus=2"]
     command += [f"--node-ip-address={LOOPBACK}", f"--dashboard-host={LOOPBACK}", f"--dashboard-port={dashboard}"]
-    command += [f"--port={free_port()}", f"--dashboard-agent-listen-port={free_port()}"]
+    command += [f"--port={port}", f"--dashboard-agent-listen-port={free_port()}"]
     command += [f"--temp-dir={tmp_path_factory.mktemp('ray', numbered=True)}"]
     log = tmp_path_factory.mktemp("head") / "log"
     with log.open("w") as output:
@@ -58,7 +80,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(1)
-        yield environment
+        yield Head(f"{LOOPBACK}:{port}", environment, (impostor, nobody))
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(timeout=60)
@@ -70,10 +92,9 @@ def run(command: list[str], environment: dict[str, str], folder: Path = REPOSITO
 
 
 def submit(environment: dict[str, str], entrypoint: list[str]) -> tuple[int, str]:
-    """Submit by Ray's own command; the text is "not ready" while nothing answers."""
-    command = [str(BIN / "ray"), "job", "submit", "--working-dir", str(REPOSITORY)]
-    command += ["--runtime-env-json", '{"excludes": [".git", "results", ".venv", "tests"]}', "--", *entrypoint]
-    code, text = run(command, environment)
+    """Submit by the command in README; the text is "not ready" while nothing answers."""
+    assert README_FLAGS is not None
+    code, text = run([str(BIN / "ray"), "job", "submit", *shlex.split(README_FLAGS[1]), "--", *entrypoint], environment)
     return code, "not ready" if "Failed to connect" in text or "No available agent" in text else text
 
 
@@ -81,23 +102,34 @@ def igd(environment: dict[str, str], words: list[str], folder: Path) -> tuple[in
     return run([sys.executable, "-m", "igd_ray.cli", "submit", *words], environment, folder)
 
 
-def without_token(environment: dict[str, str]) -> dict[str, str]:
-    wrong = {name: value for name, value in environment.items() if name != "RAY_AUTH_TOKEN_PATH"}
-    return {**wrong, "RAY_AUTH_TOKEN": "0" * 64}
-
-
-def test_ray_job_submit_runs_a_job_with_the_token_only(head: dict[str, str], tmp_path: Path) -> None:
+def test_ray_job_submit_runs_a_job_with_the_token_only(head: Head, tmp_path: Path) -> None:
     catalog = tmp_path / "results"
     entrypoint = ["python", "jobs/rank.py", *SMALL, "--catalog", str(catalog)]
-    code, text = submit(without_token(head), entrypoint)
-    assert code != 0, text
-    assert not catalog.exists()
-    code, text = submit(head, entrypoint)
+    for stranger in head.strangers:
+        code, text = submit(stranger, entrypoint)
+        assert code != 0, text
+        assert "Authentication" in text
+        assert not catalog.exists()
+    code, text = submit(head.allowed, entrypoint)
     assert code == 0, text
     assert len(Catalog(catalog).keys("rankings")) == 1
 
 
-def test_igd_submit_brings_files_follows_the_log_and_passes_the_exit_code(head: dict[str, str], tmp_path: Path) -> None:
+def test_a_driver_attaches_with_the_token_only(head: Head, tmp_path: Path) -> None:
+    catalog = tmp_path / "results"
+    command = [sys.executable, "-m", "igd_ray.cli", "rank", "--probe-n", "50", "--catalog", str(catalog)]
+    for stranger in head.strangers:
+        code, text = run(command, {**stranger, "RAY_ADDRESS": head.address, "RAY_NUM_REDIS_GET_RETRIES": "2"})
+        assert code == 1, text
+        assert "InvalidAuthToken" in text
+        assert text.count("igd: error") == 1
+        assert not Catalog(catalog).keys("rankings")
+    code, text = run(command, {**head.allowed, "RAY_ADDRESS": head.address})
+    assert code == 0, text
+    assert len(Catalog(catalog).keys("rankings")) == 1
+
+
+def test_igd_submit_brings_files_follows_the_log_and_passes_the_exit_code(head: Head, tmp_path: Path) -> None:
     catalog = tmp_path / "results"
     # The factory's file is of this folder, which the job does not have.
     (tmp_path / "mine.py").write_text(
@@ -109,16 +141,17 @@ def test_igd_submit_brings_files_follows_the_log_and_passes_the_exit_code(head: 
 
     save_file(load_model("demo").state_dict(), tmp_path / "mine.safetensors")
     words = ["rank", *SMALL, "--model", "mine.py:factory", "--weights", "mine.safetensors", "--catalog", str(catalog)]
-    code, text = igd(without_token(head), words, tmp_path)
-    assert code == 1, text
-    assert "refuses this token" in text
-    assert text.count("igd: error") == 1
-    assert not catalog.exists()
-    code, text = igd(head, words, tmp_path)
+    for stranger in head.strangers:
+        code, text = igd(stranger, words, tmp_path)
+        assert code == 1, text
+        assert "wants its token" in text
+        assert text.count("igd: error") == 1
+        assert not catalog.exists()
+    code, text = igd(head.allowed, words, tmp_path)
     assert code == 0, text
     assert "top_neurons" in text
     assert len(Catalog(catalog).keys("rankings")) == 1
     # What fails there, fails here.
-    code, text = igd(head, ["rank", *SMALL, "--layer", "nowhere", "--catalog", str(catalog)], tmp_path)
+    code, text = igd(head.allowed, ["rank", *SMALL, "--layer", "nowhere", "--catalog", str(catalog)], tmp_path)
     assert code == 2, text
     assert "nowhere" in text

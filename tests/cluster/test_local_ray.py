@@ -9,7 +9,7 @@ from runs import settings_for
 from igd_ray.cluster import RayExecutor, ray_session
 from igd_ray.cluster.resources import ActorPlan, allocated_device, plan_actors, share_of_gpu
 from igd_ray.cluster.workers import Placement
-from igd_ray.errors import InputError
+from igd_ray.errors import IgdError, InputError
 from igd_ray.pipeline.setup import WorkerSetup
 from igd_ray.pipeline.study import Study
 
@@ -31,8 +31,18 @@ def test_more_actors_than_cpus_or_gpus_share_them_and_fit(actors: int) -> None:
 def test_an_elastic_cluster_is_asked_for_whole_cpus_and_gpus_and_waited_for() -> None:
     assert plan_actors({"CPU": 2.0}, actors=3, elastic=True) == ActorPlan(3, 1.0, 0.0)
     assert plan_actors({}, actors=4, device="cuda", elastic=True) == ActorPlan(4, 1.0, 1.0)
+    # One more than there is room for waits, so that the cluster grows.
     assert plan_actors({}, elastic=True) == ActorPlan(1, 1.0, 0.0)
-    assert plan_actors({"CPU": 8.0, "GPU": 2.0}, elastic=True) == ActorPlan(2, 1.0, 1.0)
+    assert plan_actors({"CPU": 8.0}, elastic=True) == ActorPlan(9, 1.0, 0.0)
+    assert plan_actors({}, device="cuda", elastic=True) == ActorPlan(1, 1.0, 1.0)
+    assert plan_actors({"CPU": 8.0, "GPU": 2.0}, elastic=True) == ActorPlan(3, 1.0, 1.0)
+    assert plan_actors({"CPU": 8.0, "GPU": 2.0}, elastic=True, share=0.25) == ActorPlan(9, 1.0, 0.25)
+
+
+def test_an_elastic_cluster_that_lost_its_gpus_is_waited_for() -> None:
+    assert plan_actors({"CPU": 4.0}, elastic=True, gpus_seen=True) == ActorPlan(1, 1.0, 1.0)
+    assert plan_actors({"CPU": 4.0}, elastic=True, gpus_seen=True, actors=3) == ActorPlan(3, 1.0, 1.0)
+    assert plan_actors({"CPU": 4.0}, elastic=True, gpus_seen=True, device="cpu") == ActorPlan(5, 1.0, 0.0)
 
 
 def test_actors_share_a_gpu_as_far_as_the_measured_peak_and_the_cpus_allow() -> None:
@@ -59,6 +69,26 @@ def test_the_device_follows_the_allocation_not_the_machine(monkeypatch: pytest.M
     assert allocated_device({"GPU": []}) == "cpu"
     assert allocated_device({}) == "cpu"
     assert allocated_device({"GPU": ["3"]}) == "cuda:0"
+
+
+@pytest.mark.parametrize(
+    ("address", "advice"),
+    [
+        ("", "Ray (local) did not start: raylet timed out; is the machine busy?"),
+        ("127.0.0.1:1", "has it the token"),
+    ],
+)
+def test_a_ray_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch, address: str, advice: str) -> None:
+    def init(**_options: object) -> None:
+        raise Exception("raylet timed out\nat length")
+
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.setattr("igd_ray.cluster.session._require_listener", lambda _address: None)
+    with pytest.raises(IgdError) as error, ray_session():
+        pass
+    assert advice in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_an_http_address_is_refused_with_what_to_set_instead(monkeypatch: pytest.MonkeyPatch) -> None:

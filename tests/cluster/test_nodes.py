@@ -15,6 +15,7 @@ from runs import settings_for
 
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.cluster import RayExecutor
+from igd_ray.cluster.resources import ActorPlan
 from igd_ray.pipeline.setup import WorkerSetup
 from igd_ray.pipeline.study import Study
 from igd_ray.pipeline.unit import Shard, UnitReport
@@ -92,3 +93,34 @@ def test_a_lost_node_is_done_without_and_a_new_one_is_put_to_use(cluster: Any, t
     assert counts.pop("done") == UNITS
     # The lost node had one unit at most in flight.
     assert sum(counts.values()) <= 1
+
+
+def test_a_gpu_that_joins_takes_the_place_of_cpus(cluster: Any, tmp_path: Path) -> None:
+    with Study(settings_for(tmp_path / "results")) as study:
+        study.catalog.create()
+        setup = WorkerSetup(study.source, str(study.catalog.root), {})
+    nodes = [cluster.add_node(num_cpus=1, node_ip_address="127.0.0.1")]
+
+    def wait_for(devices: list[str]) -> None:
+        until = time.monotonic() + 120
+        while [place.device for place in executor.workers.placements.values()] != devices:
+            assert time.monotonic() < until
+            executor.workers.grow()
+            executor.workers.events(timeout=1)
+
+    try:
+        with RayExecutor(setup) as executor:
+            wait_for(["cpu"])
+            nodes.append(cluster.add_node(num_cpus=1, num_gpus=1, node_ip_address="127.0.0.1"))
+            wait_for(["cuda:0"])
+            # Another one waits for a node of its own.
+            assert executor.workers.plan == ActorPlan(2, 1.0, 1.0)
+            cluster.remove_node(nodes.pop(), allow_graceful=False)
+            until = time.monotonic() + 60
+            while executor.workers.plan != ActorPlan(1, 1.0, 1.0):
+                assert time.monotonic() < until
+                executor.workers.grow()
+                executor.workers.events(timeout=1)
+    finally:
+        for node in nodes:
+            cluster.remove_node(node)

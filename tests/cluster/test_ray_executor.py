@@ -224,3 +224,31 @@ def test_workers_that_do_not_see_the_catalog_commit_on_the_drivers_node(
     assert rows(tmp_path / "results") == expected
     assert not (tmp_path / "elsewhere").exists()
     assert list((tmp_path / "results").glob(".*")) == [], "the question of who shares the storage is cleared away"
+
+
+def test_the_keeper_of_the_catalog_may_die_and_costs_no_unit_an_attempt_of_its_own(
+    session: None, expected: list[dict[str, object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        WorkerSetup, "without_images", lambda self: replace(self, images={}, catalog=str(tmp_path / "elsewhere"))
+    )
+    killed: list[object] = []
+
+    class Unkept(RayExecutor):
+        """Kills the keeper once, while units are in flight."""
+
+        def run(self, units):
+            reports = super().run(units)
+            if len(units) > 4 and not killed:
+                yield next(reports)
+                killed.append(self.workers._keeper)
+                ray.kill(self.workers._keeper)
+            yield from reports
+
+    catalog = tmp_path / "results"
+    summary = run_evaluation(catalog, executor=lambda setup: Unkept(setup, actors=2))
+    assert len(killed) == 1
+    assert not summary.failed
+    assert rows(catalog) == expected
+    outcomes = run_query(Catalog(catalog), "SELECT outcome FROM attempts")["outcome"].to_pylist()
+    assert set(outcomes) == {"done", "lost"}

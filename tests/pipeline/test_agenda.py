@@ -46,6 +46,7 @@ class Model:
 
     def __post_init__(self) -> None:
         self.given = {unit.key: unit for unit in self.waiting}
+        self.order = list(self.given)
 
     def is_finished(self, key: str) -> bool:
         if key not in self.given:
@@ -71,6 +72,10 @@ class Model:
         self.given |= {part.key: part for part in parts}
         self.parts[unit.key] = [part.key for part in parts]
         self.waiting = [*parts, *self.waiting]
+        self.order = [*(part.key for part in parts), *self.order]
+
+    def put_back(self, unit: Step) -> None:
+        self.waiting = sorted([*self.waiting, unit], key=lambda each: self.order.index(each.key))
 
 
 @st.composite
@@ -125,7 +130,7 @@ def test_every_unit_ends_once_after_its_needs_or_is_doomed_by_a_failure(
                 agenda.replace(unit, parts)
             case "back":
                 returned.add(unit.key)
-                model.waiting.append(unit)
+                model.put_back(unit)
                 agenda.put_back(unit)
     assert not running
     assert not model.waiting
@@ -145,6 +150,15 @@ def test_a_worker_gets_the_first_unit_or_one_like_its_last_that_is_near(kinds: l
         assert agenda.take(f"{wish}//" if wish else "") == expected
         waiting.remove(expected)
     assert agenda.take() is None
+
+
+def test_a_unit_that_is_put_back_has_its_former_place() -> None:
+    agenda = Agenda([step("longest"), step("long"), step("short")])
+    longest, long = agenda.take(), agenda.take()
+    assert (longest, long) == (step("longest"), step("long"))
+    agenda.put_back(step("long"))
+    agenda.put_back(step("longest"))
+    assert [agenda.take() for _ in range(3)] == [step("longest"), step("long"), step("short")]
 
 
 def test_a_unit_waits_while_what_it_needs_runs() -> None:

@@ -11,12 +11,16 @@ from igd_ray.report.terminal import print_table
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-# Every run there is finished, but for rows that belong to none: attacks on the base model, kept to compare costs.
-PROGRESS = """
+# Rows of APGD with EoT on the base model as published, 20 gradients a step though there they are equal: kept to compare
+# costs, and of no run.
+PUBLISHED_EOT = "published-eot"
+
+# Every run there is finished.
+PROGRESS = f"""
 CREATE VIEW progress AS
 SELECT DISTINCT run_id, 1 AS planned, 1 AS done, 0 AS running, 0 AS quarantined, 0 AS failed
 FROM outcomes
-WHERE run_id <> 'published-eot'
+WHERE run_id <> '{PUBLISHED_EOT}'
 """
 
 
