@@ -6,8 +6,24 @@ from pathlib import Path
 from igd_ray.catalog.schemas import SCHEMAS
 from igd_ray.errors import InputError, did_you_mean
 
+# A file name that no shell, URL or pattern reads as anything else; a leading dot would hide the file.
+KEY = "[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}"
+
 # How the names of merged files start.
 MERGED = "_merged-"
+
+# Where a column holds the key of the result that a row belongs to, a row counts only in the file of that name. So a
+# copy under another name counts nowhere, and what was merged twice counts once.
+KEY_COLUMNS = {
+    "runs": "run_id",
+    "outcomes": "unit_key",
+    "adversarials": "unit_key",
+    "noise": "unit_key",
+    "rankings": "ranking_id",
+    "arrays": "unit_key",
+    "searches": "search_id",
+    "splits": "unit_key",
+}
 
 
 def _folder(name: str) -> Path:
@@ -52,12 +68,21 @@ def _rows(folder: str, table: str, remote: Collection[str]) -> str:
         return f"SELECT * FROM remote_{table}"
     if table == "compacted":
         return f"SELECT * FROM read_parquet('{folder}/compacted/*.parquet')"
+    file = "parse_filename(filename)"
+    name = f"left({file}, -8)"
+    if table in KEY_COLUMNS:
+        key = KEY_COLUMNS[table]
+        in_merged = f"({key}, {file}) IN (SELECT (key, file) FROM merged)"
+        in_single = f"{key} = {name} AND {key} NOT IN (SELECT key FROM merged)"
+    else:
+        in_merged = f"{file} IN (SELECT file FROM merged)"
+        in_single = f"regexp_full_match({name}, '{KEY}') AND {name} NOT IN (SELECT key FROM merged)"
     return f"""
-WITH merged AS MATERIALIZED (SELECT key, file FROM stored_compacted WHERE table_name = '{table}')
+WITH merged AS MATERIALIZED (
+    SELECT key, min(file) AS file FROM stored_compacted WHERE table_name = '{table}' GROUP BY key
+)
 SELECT * EXCLUDE (filename) FROM read_parquet('{folder}/{table}/*.parquet', filename = true)
-WHERE CASE
-    WHEN starts_with(parse_filename(filename), '{MERGED}') THEN parse_filename(filename) IN (SELECT file FROM merged)
-    ELSE left(parse_filename(filename), -8) NOT IN (SELECT key FROM merged) END"""
+WHERE CASE WHEN starts_with({file}, '{MERGED}') THEN {in_merged} ELSE {in_single} END"""
 
 
 def as_pattern(path: str) -> str:

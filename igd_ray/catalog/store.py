@@ -3,19 +3,23 @@
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from igd_ray.catalog.places import Folder, place_of
 from igd_ray.catalog.schemas import SCHEMA_VERSION, SCHEMAS
-from igd_ray.catalog.sources import MERGED, view_statements
+from igd_ray.catalog.sources import KEY, MERGED, view_statements
 from igd_ray.errors import IgdError, InputError, did_you_mean, first_line
 
-# A file name that no shell, URL or pattern reads as anything else; a leading dot would hide the file.
-_KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
+Found = TypeVar("Found")
+
+_KEY = re.compile(KEY)
 
 # The zero-row file that lets a pattern over a table without results succeed.
 _EMPTY = "_empty"
@@ -24,6 +28,10 @@ _MARKER, _VIEWS = "catalog.json", "views.sql"
 
 # Where half-written and foreign files go, out of the way of every query.
 QUARANTINE = "quarantine"
+
+
+class UnreadableError(InputError):
+    """A result that is not committed, or whose file was damaged."""
 
 
 class Catalog:
@@ -39,8 +47,9 @@ class Catalog:
             raise InputError("the catalog has no name; name a folder, as in --catalog results")
         self._name = str(root)
         self.place = place_of(root)
-        self._merged_by: list[str] | None = None
+        self._merged_by: set[str] | None = None
         self._merged: dict[tuple[str, str], tuple[str, int | None]] = {}
+        self._foreign: set[str] = set()
 
     @property
     def root(self) -> Path:
@@ -150,7 +159,37 @@ class Catalog:
         """Return the keys of the parts that the unit `key` was split into; none if it was not."""
         if not self.place.exists(_file_name("splits", key)) and ("splits", key) not in self.merged():
             return ()
-        return tuple(self.read("splits", key)["part_key"].to_pylist())
+        return self._parts(key)
+
+    def _parts(self, key: str) -> tuple[str, ...]:
+        rows = self.read_if_whole("splits", key)
+        return () if rows is None else tuple(rows["part_key"].to_pylist())
+
+    def whole(self, table: str, keys: Iterable[str]) -> set[str]:
+        """Return those of `keys` whose results in `table` are committed, whole or in parts, by listing, not asking.
+
+        In a folder the end of each file is read as well, as a disk may lose what it said was written; damaged ones are
+        set aside. An object is seen whole or not at all, so that in an object store its name is enough.
+
+        Raises:
+            IgdError: if a file cannot be read.
+        """
+        # In this order: a small file is deleted only after it is merged.
+        single, merged, split = self.single_keys(table), self.merged(), self.keys("splits")
+
+        @cache
+        def sound(file: str) -> bool:
+            return not isinstance(self.place, Folder) or self._is_sound(table, file)
+
+        def is_whole(key: str) -> bool:
+            if (table, key) in merged and sound(merged[table, key][0]):
+                return True
+            if key in single and sound(f"{key}.parquet"):
+                return True
+            parts = self._parts(key) if key in split else ()
+            return bool(parts) and all(is_whole(part) for part in parts)
+
+        return {key for key in keys if is_whole(key)}
 
     def write_note(self, name: str, text: str) -> None:
         """Write `text` beside the tables under a hidden `name`, over an earlier one.
@@ -178,103 +217,180 @@ class Catalog:
 
     def keys(self, table: str) -> set[str]:
         """Return the keys of all committed results of `table`."""
-        return self._single_keys(table) | {key for merged_table, key in self.merged() if merged_table == table}
+        return self.single_keys(table) | {key for merged_table, key in self.merged() if merged_table == table}
 
-    def files(self, table: str) -> list[str]:
-        """Return the names of the files in the folder of `table` whose rows count."""
-        # In this order: a merged file is announced only after it is there.
-        merged = {key: file for (merged_table, key), (file, _) in self.merged().items() if merged_table == table}
-        single = self._single_keys(table) - set(merged)
-        return [f"{_EMPTY}.parquet", *sorted(set(merged.values())), *(f"{key}.parquet" for key in sorted(single))]
+    def files(self, table: str) -> dict[str, list[int] | None]:
+        """Return the files of `table` whose rows count, each with the row groups that do; None for all."""
+        single = self.unmerged(table)
+        groups: dict[str, list[int]] = {}
+        for (merged_table, _), (file, group) in self.merged().items():
+            if merged_table == table and group is not None:
+                groups.setdefault(file, []).append(group)
+        return {**groups, **{f"{key}.parquet": None for key in sorted(single)}}
 
     def merged(self) -> Mapping[tuple[str, str], tuple[str, int | None]]:
-        """Return where the results are that `igd compact` has merged: (table, key) → (file, row group)."""
-        announced = self.place.names("compacted")
+        """Return where the results are that `igd compact` has merged: (table, key) → (file, row group).
+
+        A result in several merged files counts in the first of them by name. What announces a merged file that is gone
+        or damaged is set aside, so that its results count where they still are, or are computed anew.
+
+        Raises:
+            IgdError: if a file cannot be read.
+        """
+        announced = self.single_keys("compacted")
         if announced != self._merged_by:
+            found: list[tuple[str, str, str, int | None]] = []
+            for name in sorted(announced):
+                announcement = self.read_if_whole("compacted", name)
+                rows = [] if announcement is None else announcement.to_pylist()
+                if all(self._is_sound(*file) for file in sorted({(row["table_name"], row["file"]) for row in rows})):
+                    found += [(row["file"], row["table_name"], row["key"], row["row_group"]) for row in rows]
+                else:
+                    self._drop(f"compacted/{name}.parquet", "announced a merged file that is gone or damaged")
             self._merged = {}
-            for name in announced:
-                if name.endswith(".parquet") and name[0] not in "._":
-                    for row in self.read("compacted", name.removesuffix(".parquet")).to_pylist():
-                        self._merged[row["table_name"], row["key"]] = row["file"], row["row_group"]
+            for file, table_name, key, group in sorted(found, key=lambda each: each[0]):
+                self._merged.setdefault((table_name, key), (file, group))
             self._merged_by = announced
         return self._merged
 
-    def _single_keys(self, table: str) -> set[str]:
-        suffix = ".parquet"
-        names = (name for name in self.place.names(_known(table)) if name.endswith(suffix) and name[0] != ".")
-        return {name.removesuffix(suffix) for name in names if not name.startswith(MERGED)} - {_EMPTY}
+    def names(self, table: str) -> list[str]:
+        """Return the names of the Parquet files of `table`, whole or not, that igd-ray may have written.
+
+        One of another name, as of the copy that a synchronising tool makes, is said on stderr once.
+        """
+        ours = []
+        for name in self.place.names(_known(table)):
+            if not name.endswith(".parquet") or name.startswith("."):
+                continue
+            if _KEY.fullmatch(name.removesuffix(".parquet")):
+                ours.append(name)
+            elif f"{table}/{name}" not in self._foreign:
+                self._foreign.add(f"{table}/{name}")
+                print(f"{self}/{table}/{name} is no result of igd-ray: not read", file=sys.stderr)
+        return ours
+
+    def unmerged(self, table: str) -> set[str]:
+        """Return the keys of the results of `table` that have a file each of their own, and count there."""
+        # In this order: a small file is deleted only after it is merged.
+        single, merged = self.single_keys(table), self.merged()
+        return {key for key in single if (table, key) not in merged}
+
+    def single_keys(self, table: str) -> set[str]:
+        """Return the keys of the results of `table` that have a file each of their own, whether it counts or not."""
+        return {name.removesuffix(".parquet") for name in self.names(table) if not name.startswith(MERGED)} - {_EMPTY}
 
     def read(self, table: str, key: str) -> pa.Table:
         """Return the rows of the result `key` of `table`; of a unit that was split, those of its parts.
 
         Raises:
-            InputError: if it is not committed, or the file is half-written or from elsewhere; it is then moved to
+            UnreadableError: if it is not committed, or the file is half-written or from elsewhere; it is then moved to
                 the folder `quarantine`.
+            IgdError: if it cannot be read, which may pass.
         """
         name = _file_name(table, key)
-        if not self.place.exists(name):
-            if table != "compacted" and (table, key) in self.merged():
-                file, group = self.merged()[table, key]
-                return self._read_group(table, file, group)
-            parts = self.parts(key) if table != "splits" else ()
-            if parts:
-                return pa.concat_tables(self.read(table, part) for part in parts)
-            raise InputError(f"the catalog {self} has no {key!r} in {table}")
         try:
-            with self._open(table, name) as file:
-                return file.read()
-        except (OSError, pa.ArrowException) as error:
+            return self.load(table, name, pq.ParquetFile.read)
+        except FileNotFoundError:
+            pass
+        except UnreadableError as error:
             self._set_aside(name)
-            raise InputError(
+            raise UnreadableError(
                 f"{self}/{name} was half-written or not from igd-ray and is in {QUARANTINE} now; run the same command "
                 "again, which computes it anew"
             ) from error
+        if table != "compacted" and (table, key) in self.merged():
+            file, group = self.merged()[table, key]
+            return self._read_group(table, file, group)
+        parts = self.parts(key) if table not in ("splits", "compacted") else ()
+        if not parts:
+            raise UnreadableError(f"the catalog {self} has no {key!r} in {table}")
+        return pa.concat_tables(self.read(table, part) for part in parts)
+
+    def read_if_whole(self, table: str, key: str) -> pa.Table | None:
+        """Return the rows of the result `key` of `table`, or None, with a line on stderr, if its file was damaged."""
+        try:
+            return self.read(table, key)
+        except UnreadableError as error:
+            print(str(error).partition(";")[0], file=sys.stderr)
+            return None
 
     def _read_group(self, table: str, file: str, group: int | None) -> pa.Table:
         if group is None:
             return SCHEMAS[table].empty_table()
         try:
-            with self._open(table, f"{table}/{file}") as merged:
-                return merged.read_row_group(group)
-        except (OSError, pa.ArrowException) as error:
-            raise InputError(
+            return self.load(table, f"{table}/{file}", lambda merged: merged.read_row_group(group))
+        except (FileNotFoundError, UnreadableError) as error:
+            raise UnreadableError(
                 f"{self}/{table}/{file} is damaged: {first_line(error)}; restore it from a copy"
             ) from error
 
     def quarantine(self) -> list[str]:
-        """Move every half-written or foreign file of a table to the folder `quarantine`; return their names.
+        """Move every half-written or foreign file of a table to `quarantine`, said on stderr; return what is gone now.
 
         Raises:
             InputError: naming a file that cannot be moved.
+            IgdError: naming a file that cannot be read, which may pass.
         """
-        moved = []
-        for table in SCHEMAS:
-            for file in self.place.names(table):
-                # Hidden and temporary names are seen by patterns, too, but not what a writer has not finished.
-                if file.endswith(".parquet"):
-                    name = f"{table}/{file}"
-                    try:
-                        self._open(table, name).close()
-                    except FileNotFoundError:
-                        continue
-                    except (OSError, pa.ArrowException):
-                        self._set_aside(name)
-                        moved.append(name)
+        moved = [
+            f"{table}/{file}"
+            for table in SCHEMAS
+            for file in self.place.names(table)
+            # Hidden and foreign names are seen by patterns, too, but not what a writer has not finished.
+            if file.endswith(".parquet") and not self._is_sound(table, file)
+        ]
+        self.merged()  # what announced one of them is moved as well
         return moved
 
-    def _open(self, table: str, name: str) -> pq.ParquetFile:
-        """Open a file of `table`, verified from its end to be whole and to have the schema of the table.
+    def _is_sound(self, table: str, file: str) -> bool:
+        """Tell whether the end of a file is that of a file of `table`; one that is damaged is set aside."""
+        name = f"{table}/{file}"
+        try:
+            self.load(table, name, lambda _: None)
+        except FileNotFoundError:
+            return False
+        except UnreadableError:
+            self._drop(name, "was half-written or not from igd-ray")
+            return False
+        return True
+
+    def load(self, table: str, name: str, take: Callable[[pq.ParquetFile], Found]) -> Found:
+        """Return what `take` finds in the file `name` of `table`.
+
+        An error on the way proves nothing: the storage may be out of reach. A file is damaged only if all of its bytes
+        came and they are no Parquet of this table.
 
         Raises:
-            OSError, pyarrow.ArrowException: if it is not.
+            FileNotFoundError: if there is none.
+            UnreadableError: if it is damaged.
+            IgdError: if it cannot be read, which may pass.
         """
-        file = self.place.open_parquet(name)
-        if not file.schema_arrow.equals(SCHEMAS[table], check_metadata=True):
-            file.close()
-            raise pa.ArrowInvalid(f"{name} has another schema")
-        return file
+        try:
+            return _take(table, self.place.open_parquet(name), take)
+        except FileNotFoundError:
+            raise
+        except (OSError, pa.ArrowException):
+            content = self._content(name)
+        try:
+            return _take(table, pq.ParquetFile(pa.BufferReader(content)), take)
+        except pa.ArrowMemoryError:
+            raise
+        except (OSError, pa.ArrowException) as error:
+            raise UnreadableError(first_line(error)) from error
+
+    def _content(self, name: str) -> bytes:
+        try:
+            return self.place.read(name)
+        except FileNotFoundError:
+            raise
+        except (OSError, pa.ArrowException) as error:
+            raise IgdError(f"cannot read {self}/{name}: {first_line(error)}; try again") from error
+
+    def _drop(self, name: str, why: str) -> None:
+        self._set_aside(name)
+        print(f"{self}/{name} {why}: now in {QUARANTINE}", file=sys.stderr)
 
     def _set_aside(self, name: str) -> None:
+        self._merged_by = None  # it may be a file that announces, or one that was merged
         try:
             if name.endswith(f"/{_EMPTY}.parquet"):
                 table = name.partition("/")[0]
@@ -286,6 +402,18 @@ class Catalog:
                 f"{self}/{name} is half-written or not from igd-ray; move it away or delete it and run the same "
                 "command again, which computes it anew"
             ) from error
+
+
+def _take(table: str, file: pq.ParquetFile, take: Callable[[pq.ParquetFile], Found]) -> Found:
+    """Return what `take` finds in an open file, verified to have the schema of `table`, and close it.
+
+    Raises:
+        OSError, pyarrow.ArrowException: if it has another schema, or is damaged where `take` looks.
+    """
+    with file:
+        if not file.schema_arrow.equals(SCHEMAS[table], check_metadata=True):
+            raise pa.ArrowInvalid("it has another schema")
+        return take(file)
 
 
 def _file_name(table: str, key: str) -> str:

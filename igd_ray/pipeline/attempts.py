@@ -115,5 +115,7 @@ class AttemptLog:
         """Return how often each unit was tried by sessions before."""
         counts: Counter[str] = Counter()
         for key in self._catalog.keys(TABLE):
-            counts.update(self._catalog.read(TABLE, key)["unit_key"].to_pylist())
+            rows = self._catalog.read_if_whole(TABLE, key)
+            if rows is not None:
+                counts.update(rows["unit_key"].to_pylist())
         return counts

@@ -10,7 +10,7 @@ from igd_ray.catalog import Catalog
 from igd_ray.errors import IncompleteError
 from igd_ray.pipeline.executor import Executor
 from igd_ray.pipeline.progress import Progress
-from igd_ray.pipeline.unit import Unit, UnitReport, host_name, is_done
+from igd_ray.pipeline.unit import Unit, UnitReport, host_name
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,18 @@ class RunSummary:
 
 
 def pending(catalog: Catalog, units: Sequence[Unit]) -> list[Unit]:
-    """Return the units without committed rows, each key once, in order."""
+    """Return the units without committed rows, each key once, in order; a damaged file holds none, and is set aside.
+
+    Raises:
+        IgdError: if a file cannot be read.
+    """
     unique = {unit.key: unit for unit in units}
-    return [unit for unit in unique.values() if not is_done(catalog, unit)]
+    keys: dict[str, list[str]] = {}
+    for unit in unique.values():
+        for table in unit.tables:
+            keys.setdefault(table, []).append(unit.key)
+    whole = {table: catalog.whole(table, wanted) for table, wanted in keys.items()}
+    return [unit for unit in unique.values() if not all(unit.key in whole[table] for table in unit.tables)]
 
 
 def run_units(executor: Executor, catalog: Catalog, units: Sequence[Unit], *, title: str) -> RunSummary:

@@ -8,10 +8,10 @@ from igd_ray.pipeline.unit import Unit
 
 
 class Divisible(Protocol):
-    """A unit that can be run as two smaller ones, with keys of their own."""
+    """A unit that can be run as others, which take less memory and have keys of their own."""
 
     def split(self) -> Sequence[Unit]:
-        """Return the two."""
+        """Return those; none if it is as small as can be."""
         ...
 
 
@@ -29,11 +29,15 @@ class Splitter:
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
+        # Listed once: in an object store each look costs as much as a small unit.
+        self._split: set[str] | None = None
         self._most_images: dict[str, int] = {}
 
     def fitting(self, unit: Unit) -> list[Unit]:
         """Return `unit`, or the parts that stand for it."""
-        known = self._catalog.has("splits", unit.key)
+        if self._split is None:
+            self._split = self._catalog.keys("splits")
+        known = unit.key in self._split
         most = self._most_images.get(family(unit))
         if not known and (most is None or len(unit.shard.ids) <= most):
             return [unit]
@@ -51,7 +55,9 @@ class Splitter:
         if not hasattr(unit, "split") or len(unit.shard.ids) < 2:
             return []
         parts = list(cast(Divisible, unit).split())
-        if commit:
+        if parts and commit:
             rows = [{"unit_key": unit.key, "part_key": part.key, "images": len(part.shard.ids)} for part in parts]
             self._catalog.commit("splits", unit.key, rows)
+            if self._split is not None:
+                self._split.add(unit.key)
         return parts
