@@ -16,8 +16,8 @@ from igd_ray.pipeline.setup import ImageArrays, WorkerSetup
 from igd_ray.pipeline.study import Study
 from igd_ray.pipeline.verbs import plan_evaluation_of
 
-# Units of APGD on this many images, with few steps: a second or so each on the CIFAR model.
-SHARD_IMAGES, ATTACK = 8, "apgd-ce-20"
+# Units of APGD on this many images: a second or so each on the CIFAR model.
+SHARD_IMAGES, ATTACK = 8, "apgd-ce"
 
 # Units without work: leased to actors, and to as many simulated workers as a cluster may have.
 NO_OPS, SIMULATED_NO_OPS, SIMULATED_WORKERS = 1000, (1000, 10_000), 64

@@ -281,3 +281,27 @@ def test_images_come_back_from_arrays_exactly(tmp_path: Path) -> None:
         assert torch.equal(labels, study.test.labels[3:9])
         images.zero_()
         assert torch.equal(arrays.slice(3, 9)[0], study.test.images[3:9]), "a shard must be a copy"
+
+
+def test_what_others_need_runs_first_then_the_dearest(tmp_path: Path) -> None:
+    changes = {"defenses": "none,loir-8", "attacks": "clean,apgd-ce-5,apgd-ce-50,square-20,tr-apgd-ce-5,tr-apgd-cw-50"}
+    settings = settings_for(tmp_path / "r", **changes, n=8, shard_size=8)
+    with Study(settings) as study:
+        units = plan_evaluation_of(study, settings).plan.units
+    order = [(unit.kind, unit.defense.label, unit.attack.label) for unit in units if hasattr(unit, "attack")]
+    attacking = [entry for entry in order if entry[0] != "review"]
+    assert attacking == [
+        ("attack", "none", "clean"),
+        ("attack", "none", "tr-apgd-cw-50"),
+        ("attack", "none", "apgd-ce-50"),
+        ("attack", "none", "square-20"),
+        ("attack", "none", "tr-apgd-ce-5"),
+        ("attack", "none", "apgd-ce-5"),
+        ("transfer", "loir-8", "tr-apgd-ce-5"),
+        ("transfer", "loir-8", "tr-apgd-cw-50"),
+        ("attack", "loir-8", "apgd-ce-50"),
+        ("attack", "loir-8", "square-20"),
+        ("attack", "loir-8", "apgd-ce-5"),
+        ("attack", "loir-8", "clean"),
+    ]
+    assert order[len(attacking) :] == [entry for entry in order if entry[0] == "review"]
