@@ -402,7 +402,8 @@ def search_in_sequence(
         if given is not None and number == 0:
             points = given[rows]
         else:
-            points = _search_standing(attack, target, images[rows], labels[rows], threat, seed)
+            points, spared = _search_standing(attack, target, images[rows], labels[rows], threat, seed)
+            attacked[rows[spared]] = False
         # An image without a point has not been broken, whatever a random target says of it now.
         moved = (points != images[rows]).flatten(1).any(dim=1)
         wrong = (predicted_classes(target, points) != labels[rows]) & moved
@@ -420,16 +421,19 @@ def search_in_sequence(
 
 def _search_standing(
     attack: Attack, target: CountedTarget, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int
-) -> Tensor:
-    """Return the points of `attack`, [N, C, H, W]; it is run again for images that noise made wrong at its look."""
+) -> tuple[Tensor, Tensor]:
+    """Return the points of `attack`, [N, C, H, W], and the rows that noise made wrong at all of its looks, int64 [n].
+
+    It is run again for images that noise made wrong at a look.
+    """
     points = images.clone()
     rows = torch.arange(len(images), device=images.device)
     for _ in range(MOST_LOOKS):
         target.await_look(len(rows))
         points[rows] = attack.search(target, images[rows], labels[rows], threat, seed).images.detach()
         if not attack.leaves_misclassified or target.first_look is None:
-            break
+            return points, rows[:0]
         rows = rows[target.first_look != labels[rows]]
         if len(rows) == 0:
             break
-    return points
+    return points, rows

@@ -22,7 +22,7 @@ from igd_ray.errors import IgdError, first_line
 
 INDEX = "compacted"
 
-# A merged file has at most this much, uncompressed, and at least two results.
+# A merged file has hardly more than this, uncompressed.
 MOST_BYTES = 256 * 2**20
 
 # A query that listed files before a merged one was there has started to read after this long.

@@ -31,9 +31,11 @@ def connect(catalog: Catalog) -> duckdb.DuckDBPyConnection:
 
     Raises:
         InputError: if `catalog` is not there, or is of another schema version.
+        IgdError: if what was merged cannot be read.
         duckdb.Error: if a file is half-written.
     """
     catalog.check()
+    catalog.merged()  # sets aside what announces a merged file that is gone, before SQL goes by it
     # An empty temporary folder: DuckDB would allow reading and writing there.
     connection = duckdb.connect(":memory:", config={"temp_directory": "", "python_enable_replacements": False})
     try:

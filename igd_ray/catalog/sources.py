@@ -12,8 +12,8 @@ KEY = "[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}"
 # How the names of merged files start.
 MERGED = "_merged-"
 
-# Where a column holds the key of the result that a row belongs to, a row counts only in the file of that name. So a
-# copy under another name counts nowhere, and what was merged twice counts once.
+# Where a column holds the key of the result that a row belongs to, a row of a folder's file counts only in the file of
+# that name. So a copy under another name counts nowhere, and what was merged twice counts once.
 KEY_COLUMNS = {
     "runs": "run_id",
     "outcomes": "unit_key",
@@ -22,6 +22,7 @@ KEY_COLUMNS = {
     "rankings": "ranking_id",
     "arrays": "unit_key",
     "searches": "search_id",
+    "refinements": "search_id",
     "splits": "unit_key",
 }
 
@@ -67,7 +68,9 @@ def _rows(folder: str, table: str, remote: Collection[str]) -> str:
     if table in remote:
         return f"SELECT * FROM remote_{table}"
     if table == "compacted":
-        return f"SELECT * FROM read_parquet('{folder}/compacted/*.parquet')"
+        return f"""
+SELECT * EXCLUDE (filename) FROM read_parquet('{folder}/compacted/*.parquet', filename = true)
+WHERE regexp_full_match(left(parse_filename(filename), -8), '{KEY}')"""
     file = "parse_filename(filename)"
     name = f"left({file}, -8)"
     if table in KEY_COLUMNS:

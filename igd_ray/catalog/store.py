@@ -149,11 +149,11 @@ class Catalog:
         return True
 
     def has(self, table: str, key: str) -> bool:
-        """Tell whether the result `key` of `table` is committed, whole or in parts."""
-        if self.place.exists(_file_name(table, key)) or (table, key) in self.merged():
-            return True
-        parts = self.parts(key)
-        return bool(parts) and all(self.has(table, part) for part in parts)
+        """Tell whether the result `key` of `table` is committed; of a unit that was split, whether its parts are."""
+        parts = self.parts(key) if table != "splits" else ()
+        if parts:
+            return all(self.has(table, part) for part in parts)
+        return self.place.exists(_file_name(table, key)) or (table, key) in self.merged()
 
     def parts(self, key: str) -> tuple[str, ...]:
         """Return the keys of the parts that the unit `key` was split into; none if it was not."""
@@ -166,7 +166,7 @@ class Catalog:
         return () if rows is None else tuple(rows["part_key"].to_pylist())
 
     def whole(self, table: str, keys: Iterable[str]) -> set[str]:
-        """Return those of `keys` whose results in `table` are committed, whole or in parts, by listing, not asking.
+        """Return those of `keys` whose results in `table` are committed, as `has` tells, by listing, not asking.
 
         In a folder the end of each file is read as well, as a disk may lose what it said was written; damaged ones are
         set aside. An object is seen whole or not at all, so that in an object store its name is enough.
@@ -182,12 +182,12 @@ class Catalog:
             return not isinstance(self.place, Folder) or self._is_sound(table, file)
 
         def is_whole(key: str) -> bool:
+            parts = self._parts(key) if key in split else ()
+            if parts:
+                return all(is_whole(part) for part in parts)
             if (table, key) in merged and sound(merged[table, key][0]):
                 return True
-            if key in single and sound(f"{key}.parquet"):
-                return True
-            parts = self._parts(key) if key in split else ()
-            return bool(parts) and all(is_whole(part) for part in parts)
+            return key in single and sound(f"{key}.parquet")
 
         return {key for key in keys if is_whole(key)}
 
@@ -397,6 +397,8 @@ class Catalog:
                 self.place.write(name, _parquet(SCHEMAS[table].empty_table()))
             else:
                 self.place.move(name, f"{QUARANTINE}/{name}")
+        except FileNotFoundError:
+            return  # another process has set it aside
         except (OSError, IgdError) as error:
             raise InputError(
                 f"{self}/{name} is half-written or not from igd-ray; move it away or delete it and run the same "

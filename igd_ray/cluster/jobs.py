@@ -16,6 +16,10 @@ MINUTES_WITHOUT_ANSWER = 5
 SECONDS_BETWEEN_QUESTIONS = 2.0
 
 
+# A log that says nothing for so long is asked for anew.
+SECONDS_OF_SILENCE = 60.0
+
+
 def run_job(address: str, folder: Path, entrypoint: Sequence[str], *, name: str) -> int:
     """Upload `folder`, run `entrypoint` in it on the cluster at `address`, print its log; return its exit code.
 
@@ -124,10 +128,12 @@ async def _log(client: Any, name: str) -> AsyncIterator[str]:
     """Yield the log from its beginning as it grows, until the connection ends or breaks."""
     import aiohttp
 
+    stream = client.tail_job_logs(name)
     try:
-        async for text in client.tail_job_logs(name):
-            yield text
-    except (RuntimeError, OSError, aiohttp.ClientError):
+        # A connection may end without a word. After a silence the job is asked after, and followed anew.
+        while True:
+            yield await asyncio.wait_for(anext(stream), SECONDS_OF_SILENCE)
+    except (StopAsyncIteration, TimeoutError, RuntimeError, OSError, aiohttp.ClientError):
         return
 
 

@@ -74,7 +74,7 @@ class Workers(Protocol):
     """Where leased units run. A worker has a number that no other ever gets."""
 
     def grow(self) -> None:
-        """Start the workers that there is room for, and replace those that are gone."""
+        """Start the workers that are wanted, and replace those that are gone; asked for while none is idle."""
         ...
 
     def lease(self, worker: int, unit: Unit, attempt: int) -> None:
@@ -86,7 +86,7 @@ class Workers(Protocol):
         ...
 
     def end(self, worker: int) -> None:
-        """Kill a worker; no event of it follows."""
+        """Kill a worker, unless it is gone; no event of it follows."""
         ...
 
 
@@ -130,10 +130,13 @@ class LeaseLoop:
         self._crashes: Counter[str] = Counter()
         self._losses: Counter[str] = Counter()
         self._errors: Counter[str] = Counter()
+        self._errors_in_a_row = 0
         quiet_since = time.monotonic()
         try:
             while self._agenda:
-                self._workers.grow()
+                # A worker without a unit shows that no other one is needed.
+                if not self._idle:
+                    self._workers.grow()
                 yield from self._assign()
                 self._log.flush_if_due()
                 for event in self._workers.events(self._pause()):
@@ -194,10 +197,15 @@ class LeaseLoop:
         if parts:
             yield self._divided(unit, parts, report)
         elif report.error is not None and self._again(unit, self._errors, MOST_ERRORS):
-            # It may be the worker's error: neither this unit nor another one goes to it again.
-            self._workers.end(event.worker)
-            self._forget(event.worker)
+            # It may be the worker's error: neither this unit nor another one goes to it again. But where nobody has
+            # done anything since, it is hardly that.
+            self._errors_in_a_row += 1
+            if self._errors_in_a_row <= len(self._places) + 1:
+                self._workers.end(event.worker)
+                self._forget(event.worker)
         else:
+            if report.error is None:
+                self._errors_in_a_row = 0
             yield from self._agenda.settle(report)
 
     def _interrupted(self, unit: Unit, outcome: str, error: str) -> Iterator[UnitReport]:
@@ -219,7 +227,8 @@ class LeaseLoop:
         counts[unit.key] += 1
         if counts[unit.key] == most:
             return False
-        self._agenda.put_back(unit)
+        # What may have been the unit's own doing waits, so that a bad node does not get it again at once.
+        self._agenda.put_back(unit, last=counts is not self._losses)
         return True
 
     def _divided(self, unit: Unit, parts: Sequence[Unit], report: UnitReport) -> UnitReport:

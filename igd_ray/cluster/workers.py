@@ -149,15 +149,15 @@ class RayWorkers:
         self._keeper: Any = None
         self._started = 0
         self._failed_starts = 0
+        self._next_to_count = 0
         self._start_after = 0.0
         self._looked = 0.0
         self.placements: dict[int, Placement] = {}
         self.plan = self._look()
 
     def grow(self) -> None:
-        """Start the actors that there is room for, and replace those that are gone."""
-        if time.monotonic() - self._looked > SECONDS_BETWEEN_LOOKS:
-            self.plan = self._look()
+        """Start the actors that are planned, and replace those that are gone."""
+        self._look_if_due()
         if time.monotonic() < self._start_after:
             return
         for _ in range(self.plan.actors - sum(share == self.plan.num_gpus for share in self._shares.values())):
@@ -173,6 +173,7 @@ class RayWorkers:
         Raises:
             IgdError: if no worker can start.
         """
+        self._look_if_due()
         timeout = min(timeout, SECONDS_BETWEEN_LOOKS)
         answered: list[Any] = []
         if self._calls:
@@ -200,6 +201,10 @@ class RayWorkers:
         if self._keeper is not None:
             self._ray.kill(self._keeper)
             self._keeper = None
+
+    def _look_if_due(self) -> None:
+        if time.monotonic() - self._looked > SECONDS_BETWEEN_LOOKS:
+            self.plan = self._look()
 
     def _look(self) -> ActorPlan:
         self._looked = time.monotonic()
@@ -251,18 +256,19 @@ class RayWorkers:
         self.end(call.worker)
         reason, outcome = _reason(error), interruption(self._ray.exceptions, error)
         if call.unit is None:
-            self._not_started(reason, counts=outcome != "lost")
+            self._not_started(call.worker, reason, counts=not lost_with_node(self._ray.exceptions, error))
         return Died(call.worker, reason, outcome)
 
-    def _not_started(self, reason: str, *, counts: bool = True) -> None:
+    def _not_started(self, worker: int, reason: str, *, counts: bool = True) -> None:
         """Wait before another start; one that failed with its node `counts` for nothing.
 
         Raises:
             IgdError: if no worker can start.
         """
         now = time.monotonic()
-        if counts and now >= self._start_after:  # those that were started together count once
+        if counts and worker >= self._next_to_count:  # those that were started before an earlier failure count with it
             self._failed_starts += 1
+            self._next_to_count = self._started
             if self._failed_starts >= MOST_FAILED_STARTS and not self.placements:
                 raise IgdError(f"no worker can start, {reason}")
         pause = SECONDS_BEFORE_START * 2 ** min(self._failed_starts, MOST_FAILED_STARTS + 1)
@@ -299,8 +305,9 @@ class RayWorkers:
             assert call.placement is not None
             self.end(call.worker)
             self._not_started(
+                call.worker,
                 f"on {call.placement.host} it did not begin within {SECONDS_TO_BEGIN:g} s: check that the node reaches "
-                f"the catalog {self._catalog} and its temporary folder"
+                f"the catalog {self._catalog} and its temporary folder",
             )
         return [Died(call.worker, "did not begin") for call in late]
 
@@ -320,8 +327,10 @@ class RayWorkers:
         Raises:
             IgdError: if there can be none.
         """
-        if self._keeper is not None and self._keeps():
-            return self._keeper
+        if self._keeper is not None:
+            if self._keeps():
+                return self._keeper
+            self._ray.kill(self._keeper)
         here = self._ray.get_runtime_context().get_node_id()
         strategy = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=False)
         remote = self._ray.remote(CatalogKeeper).options(num_cpus=0, scheduling_strategy=strategy)
@@ -362,9 +371,14 @@ def interruption(errors: Any, error: Exception) -> Literal["crashed", "lost", "m
     if isinstance(error, errors.OutOfMemoryError) or "OUT_OF_MEMORY" in str(error):
         return "memory"
     if isinstance(error, errors.ActorDiedError | errors.WorkerCrashedError):
-        with_node = "its node has died" in str(error) or "preempted" in str(error)
-        return "lost" if with_node else "crashed"
+        return "lost" if lost_with_node(errors, error) else "crashed"
     return "lost" if isinstance(error, errors.RayError | BrokenWorkerError) else "crashed"
+
+
+def lost_with_node(errors: Any, error: Exception) -> bool:
+    """Tell whether an exception of an actor says that its node is gone, or cannot be reached."""
+    gone = errors.NodeDiedError | errors.LocalRayletDiedError | errors.ActorUnavailableError
+    return isinstance(error, gone) or "its node has died" in str(error) or "preempted" in str(error)
 
 
 def _reason(error: Exception) -> str:

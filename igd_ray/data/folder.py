@@ -67,6 +67,7 @@ def load_folder(request: Request) -> LabeledImages:
     root = Path(request.location).expanduser()
     if not root.is_dir():
         raise InputError(f"{root}: expected a folder, but {'it is a file' if root.exists() else 'there is none'}")
+    root = root.absolute()  # a copy of the images may be read in another working directory
     split_root, found = _split_and_classes(root, request)
     class_names = request.class_names or found
     for name in found:

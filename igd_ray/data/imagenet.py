@@ -120,7 +120,7 @@ def _root_and_preprocessing(request: Request) -> tuple[Path, str]:
         )
     if not location:
         raise InputError(f"data spec {request.spec!r} names no folder; write imagenet:DIR")
-    root = Path(location).expanduser()
+    root = Path(location).expanduser().absolute()  # a copy of the images may be read in another working directory
     if not root.is_dir():
         raise InputError(f"{root}: expected a folder with train and val in it, but there is none")
     return root, preprocessing

@@ -51,7 +51,7 @@ class Agenda:
         self._running: dict[str, int] = {}
         # Who waits for a key.
         self._dependents: dict[str, list[Blocked]] = {}
-        self._first = 0
+        self._first, self._last = 0, len(unique)
         for order, unit in enumerate(unique.values()):
             self._add(unit, order)
 
@@ -79,9 +79,13 @@ class Agenda:
         self._running[unit.key] = order
         return unit
 
-    def put_back(self, unit: Unit) -> None:
-        """Have a running unit wait again, in its former place: the first ones are the long ones."""
-        heappush(self._ready, (self._running.pop(unit.key), unit))
+    def put_back(self, unit: Unit, *, last: bool) -> None:
+        """Have a running unit wait again: in its former place, as the first ones are the long ones, or as the last."""
+        order = self._running.pop(unit.key)
+        if last:
+            self._last += 1
+            order = self._last
+        heappush(self._ready, (order, unit))
 
     def replace(self, unit: Unit, parts: Sequence[Unit]) -> None:
         """Have `parts` wait in the place of a running unit, before all others; it is done when they all are."""

@@ -49,7 +49,7 @@ def costs(catalog: Catalog, units: Sequence[Unit], *, num_classes: int) -> list[
     rows = []
     for what, members in kinds.items():
         waiting = [unit for unit in members if not is_done(catalog, unit)]
-        passes = [most_passes(unit, num_classes) for unit in waiting]
+        passes = [bound(unit, num_classes) for unit in waiting]
         rows.append(
             Cost(
                 what,
@@ -62,8 +62,21 @@ def costs(catalog: Catalog, units: Sequence[Unit], *, num_classes: int) -> list[
     return rows
 
 
+def bound(unit: Unit, num_classes: int) -> tuple[int, int]:
+    """Return upper bounds of a unit's forward and backward passes of one image through the base model.
+
+    Unlike `most_passes`, they hold however often noise spoils an attack's look at an image.
+    """
+    forwards, backwards = most_passes(unit, num_classes)
+    if isinstance(unit, AttackUnit) and unit.attack.attack is not None and unit.defense.is_random:
+        looks = (MOST_LOOKS - 1) * unit.attack.attack.wasted_queries
+        more = base_passes(unit.defense, len(unit.shard.ids), looks, 0)
+        return forwards + more[0], backwards + more[1]
+    return forwards, backwards
+
+
 def most_passes(unit: Unit, num_classes: int) -> tuple[int, int]:
-    """Return upper bounds of a unit's forward and backward passes of one image through the base model."""
+    """Return the most passes, forward and backward, that a unit takes where every attack looks at an image once."""
     images = len(unit.shard.ids)
     if isinstance(unit, AttackUnit):
         attack = unit.attack.attack
@@ -71,8 +84,6 @@ def most_passes(unit: Unit, num_classes: int) -> tuple[int, int]:
             nothing = torch.empty(0)
             attack = attack.continuing(nothing, nothing.bool())
         queries, gradients = attack.most_passes(num_classes) if attack else (0, 0)
-        if attack and unit.defense.is_random:
-            queries += (MOST_LOOKS - 1) * attack.wasted_queries
         # The clean image, the attack's own look at each point kept, and the verdicts on them.
         return base_passes(unit.defense, images, queries + 1 + _points(unit) * (1 + unit.judge_draws), gradients)
     if isinstance(unit, TransferUnit):

@@ -179,3 +179,29 @@ def test_a_truncated_result_is_not_done(filled: Catalog, capsys: pytest.CaptureF
     assert filled.whole("outcomes", ["u0", "u1"]) == {"u1"}
     assert not path.exists()
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_unit_that_was_split_is_done_with_its_parts_only(filled: Catalog) -> None:
+    """As the views have it, also where another driver has computed it whole since."""
+    (whole, *_) = sorted(filled.keys("outcomes"))
+    rows = [{"unit_key": whole, "part_key": f"{whole}-{end}", "images": 1} for end in "ab"]
+    filled.commit("splits", whole, rows)
+    assert not filled.has("outcomes", whole)
+    assert filled.whole("outcomes", [whole]) == set()
+
+
+def test_what_another_process_has_set_aside_already_is_no_error(
+    filled: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (name, *_) = sorted(filled.keys("outcomes"))
+    file = filled.root / "outcomes" / f"{name}.parquet"
+    file.write_bytes(b"junk")
+    move = type(filled.place).move
+
+    def late(place: object, source: str, target: str) -> None:
+        file.unlink()
+        move(place, source, target)
+
+    monkeypatch.setattr(type(filled.place), "move", late)
+    with pytest.raises(IgdError, match="half-written"):
+        filled.read("outcomes", name)

@@ -163,6 +163,29 @@ def test_a_unit_whose_workers_always_die_is_quarantined(catalog: Catalog, death:
     ]
 
 
+def test_errors_of_all_units_do_not_replace_workers_for_ever(catalog: Catalog) -> None:
+    # As a bad setting has it: nothing tells that workers are to blame.
+    units = [NoOp(f"u{index}") for index in range(40)]
+    reports, workers = run(catalog, units, lambda unit, _: wrong(unit), workers=2)
+    assert len(reports) == 40
+    assert len(workers.leased) == 80, "each is tried twice"
+    assert len({worker for worker, _ in workers.leased}) <= 2 + 3
+
+
+def test_no_worker_is_asked_for_while_one_is_idle(catalog: Catalog) -> None:
+    class Growing(Pretended):
+        """A cluster that starts one more worker whenever it is asked."""
+
+        def grow(self) -> None:
+            self._count = len(self._here) + 1
+            super().grow()
+
+    workers = Growing(1, lambda unit, _: fine(unit))
+    chain = [after(f"u{index}", *([f"u{index - 1}"] if index else [])) for index in range(50)]
+    assert sum(1 for _ in LeaseLoop(workers, AttemptLog(catalog), Splitter(catalog)).run(chain)) == 50
+    assert len(workers._here) <= 3
+
+
 def test_an_error_is_tried_once_more_on_another_worker_and_then_reported(catalog: Catalog) -> None:
     reports, workers = run(catalog, [NoOp("u")], lambda unit, _: wrong(unit), workers=1)
     assert [(report.error, report.attempt) for report in reports] == [("ValueError: no", 2)]

@@ -74,7 +74,10 @@ class Model:
         self.waiting = [*parts, *self.waiting]
         self.order = [*(part.key for part in parts), *self.order]
 
-    def put_back(self, unit: Step) -> None:
+    def put_back(self, unit: Step, *, last: bool) -> None:
+        if last:
+            self.order.remove(unit.key)
+            self.order.append(unit.key)
         self.waiting = sorted([*self.waiting, unit], key=lambda each: self.order.index(each.key))
 
 
@@ -130,8 +133,9 @@ def test_every_unit_ends_once_after_its_needs_or_is_doomed_by_a_failure(
                 agenda.replace(unit, parts)
             case "back":
                 returned.add(unit.key)
-                model.put_back(unit)
-                agenda.put_back(unit)
+                last = data.draw(st.booleans())
+                model.put_back(unit, last=last)
+                agenda.put_back(unit, last=last)
     assert not running
     assert not model.waiting
     divided = model.parts.keys()
@@ -152,13 +156,15 @@ def test_a_worker_gets_the_first_unit_or_one_like_its_last_that_is_near(kinds: l
     assert agenda.take() is None
 
 
-def test_a_unit_that_is_put_back_has_its_former_place() -> None:
+def test_a_unit_that_is_put_back_has_its_former_place_or_the_last() -> None:
     agenda = Agenda([step("longest"), step("long"), step("short")])
     longest, long = agenda.take(), agenda.take()
     assert (longest, long) == (step("longest"), step("long"))
-    agenda.put_back(step("long"))
-    agenda.put_back(step("longest"))
-    assert [agenda.take() for _ in range(3)] == [step("longest"), step("long"), step("short")]
+    agenda.put_back(step("long"), last=False)
+    agenda.put_back(step("longest"), last=False)
+    assert agenda.take() == step("longest")
+    agenda.put_back(step("longest"), last=True)
+    assert [agenda.take() for _ in range(3)] == [step("long"), step("short"), step("longest")]
 
 
 def test_a_unit_waits_while_what_it_needs_runs() -> None:
