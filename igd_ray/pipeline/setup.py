@@ -114,14 +114,14 @@ class ImageArrays:
             InputError: if they are too many, or naming one that cannot be read.
         """
         shape = images.shape
-        _require_room(images, 1)
+        _require_room(images, shape, 1)
         pixels: npt.NDArray[Any] = np.empty((len(images), *shape), np.uint8)
         start = 0
         for batch, _ in images.batches(max(1, BATCH_VALUES // math.prod(shape))):
             levels = (batch * 255).round().to(torch.uint8)
             # Eight-bit images stay eight-bit: a quarter of the memory, and exactly the same floats again.
             if pixels.dtype == np.uint8 and not torch.equal(levels.to(torch.float32) / 255, batch):
-                _require_room(images, 4)
+                _require_room(images, shape, 4)
                 pixels = pixels.astype(np.float32) / 255
             pixels[start : start + len(batch)] = levels if pixels.dtype == np.uint8 else batch
             start += len(batch)
@@ -134,11 +134,11 @@ class ImageArrays:
         return images, torch.from_numpy(self.labels[start:stop].copy())
 
 
-def _require_room(images: LabeledImages, bytes_of_a_value: int) -> None:
-    weight = bytes_of_a_value * len(images) * math.prod(images.shape) / 2**30
+def _require_room(images: LabeledImages, shape: tuple[int, ...], bytes_of_a_value: int) -> None:
+    weight = bytes_of_a_value * len(images) * math.prod(shape) / 2**30
     if weight > MOST_GIBIBYTES:
         raise InputError(
-            f"{images.spec} ({images.split}): {len(images)} images of {list(images.shape)} take {weight:.1f} GiB, a "
+            f"{images.spec} ({images.split}): {len(images)} images of {list(shape)} take {weight:.1f} GiB, a "
             f"set may take {MOST_GIBIBYTES:g}; take fewer with --n, --probe-n or --search-n"
         )
 
