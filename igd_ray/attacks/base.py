@@ -222,8 +222,8 @@ class Attack(ABC):
             )
         if self.guard_passes:
             self._check_deterministic(target, images)
-        # Copies: a search that wrote into the clean images would move what its points are measured against.
         target.await_look(len(images))
+        # Copies: a search that wrote into the clean images would move what its points are measured against.
         points = self.search(target, images.clone(), labels.clone(), threat, generator.initial_seed())
         kept = {self.point_name: (points.images.detach(), points.found), **points.alternatives}
         chosen = images.clone()
@@ -252,7 +252,7 @@ class Attack(ABC):
             backwards=points.backwards + extra[2],
             stages=tuple(points.stages),
             found=points.found,
-            attacked=self._attacked(target, labels) if points.attacked is None else points.attacked,
+            attacked=self._attacked(points, target, labels),
             points=kept,
         )
 
@@ -270,7 +270,9 @@ class Attack(ABC):
             )
         return even_shares(target, claimed, len(points.images), points.images.device)
 
-    def _attacked(self, target: CountedTarget, labels: Tensor) -> Tensor:
+    def _attacked(self, points: Points, target: CountedTarget, labels: Tensor) -> Tensor:
+        if points.attacked is not None:
+            return points.attacked
         if not self.leaves_misclassified or target.first_look is None:
             return torch.ones_like(labels, dtype=torch.bool)
         return target.first_look == labels
@@ -416,7 +418,8 @@ def search_in_sequence(
         for row in rows[wrong].tolist():
             stages[row] = stage
     found = torch.tensor([stage is not None for stage in stages], device=images.device)
-    return Points(adversarial, stages, found, queries, forwards, backwards, attacked=attacked)
+    # What one attack broke needs no other, also where another one left it alone.
+    return Points(adversarial, stages, found, queries, forwards, backwards, attacked=attacked | found)
 
 
 def _search_standing(
