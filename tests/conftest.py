@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pyarrow.fs
 import pytest
 import torch
 from hypothesis import settings
@@ -25,3 +26,15 @@ def shared() -> Path:
     if not (SHARED / "models" / "cifar10_resnet18_w16.safetensors").is_file():
         pytest.skip("needs ../shared, which holds the CIFAR-10 model and images")
     return SHARED
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that stands for the bucket of addresses such as s3://bucket/results."""
+    (tmp_path / "bucket").mkdir()
+
+    def stand_in(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
+        return pyarrow.fs.SubTreeFileSystem(str(tmp_path), pyarrow.fs.LocalFileSystem()), uri.partition("://")[2]
+
+    monkeypatch.setattr("igd_ray.catalog.places.filesystem_of", stand_in)
+    return tmp_path / "bucket"

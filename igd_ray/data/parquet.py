@@ -244,6 +244,7 @@ def _read_encoded(path: Path, file: pq.ParquetFile, column: str, rows: range) ->
     stored = _stored(path, file, column, groups)
     encoded: list[bytes] = []
     grown = 0
+    # Not of one length: the last row group goes on behind the wanted rows, and a damaged one ends before.
     for row, content in zip(range(first, rows.stop), stored, strict=False):
         if row < rows.start:
             continue

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pyarrow.fs
 import pytest
 from catalog_rows import add_outcomes, add_plan, add_run
 
@@ -10,18 +9,6 @@ from igd_ray.catalog import Catalog, run_query
 from igd_ray.errors import IgdError, InputError
 
 URI = "s3://bucket/results"
-
-
-@pytest.fixture
-def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder that stands for the bucket."""
-    (tmp_path / "bucket").mkdir()
-
-    def stand_in(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
-        return pyarrow.fs.SubTreeFileSystem(str(tmp_path), pyarrow.fs.LocalFileSystem()), uri.partition("://")[2]
-
-    monkeypatch.setattr("igd_ray.catalog.places.filesystem_of", stand_in)
-    return tmp_path / "bucket"
 
 
 @pytest.fixture

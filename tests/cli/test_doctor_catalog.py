@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow.fs
 import pytest
 
 from igd_ray.cli import main
@@ -22,18 +21,6 @@ def look(capsys: pytest.CaptureFixture[str]) -> Look:
         return row["state"], row["found"], row["advice"]
 
     return look_at
-
-
-@pytest.fixture
-def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder that stands for the bucket."""
-    (tmp_path / "bucket").mkdir()
-
-    def stand_in(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
-        return pyarrow.fs.SubTreeFileSystem(str(tmp_path), pyarrow.fs.LocalFileSystem()), uri.partition("://")[2]
-
-    monkeypatch.setattr("igd_ray.catalog.places.filesystem_of", stand_in)
-    return tmp_path / "bucket"
 
 
 def test_a_bucket_is_written_to_and_left_as_it_was(look: Look, bucket: Path) -> None:

@@ -12,12 +12,13 @@ import pytest
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.cli import main
 
-FLAGS = ["evaluate", "--executor=local", "--n=96", "--shard-size=4", "--attacks=apgd-ce-5"]
+FLAGS = ["evaluate", "--n=96", "--shard-size=4", "--attacks=apgd-ce-5"]
+LOCAL, RAY = ["--executor=local"], ["--executor=ray", "--actors=2", "--device=cpu"]
 
 # In a mount namespace of its own, where a test may mount: fill a small disk, then make it read-only, and take away
 # what was committed, for the test to see.
 SCRIPT = """
-mount -t tmpfs -o size={size} tmpfs {disk}
+mount -t tmpfs -o size=350k tmpfs {disk}
 {igd} --catalog {disk}/results; echo "exit $?"
 mount -o remount,ro {disk}
 {igd} --catalog {disk}/results; echo "exit $?"
@@ -26,7 +27,10 @@ cp -r {disk}/results {kept}
 
 
 @pytest.mark.slow
-def test_a_full_and_then_read_only_disk(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "workers", [pytest.param(LOCAL, id="local"), pytest.param(RAY, id="ray", marks=pytest.mark.cluster)]
+)
+def test_a_full_and_then_read_only_disk(tmp_path: Path, workers: list[str]) -> None:
     unshare = [shutil.which("unshare") or "unshare", "--map-root-user", "--mount"]
     try:
         allowed = subprocess.run([*unshare, "true"], capture_output=True).returncode == 0
@@ -36,8 +40,8 @@ def test_a_full_and_then_read_only_disk(tmp_path: Path) -> None:
         pytest.skip("needs a mount namespace of its own")
     disk, kept = tmp_path / "disk", tmp_path / "kept"
     disk.mkdir()
-    igd = " ".join([sys.executable, "-m", "igd_ray.cli", *FLAGS])
-    script = SCRIPT.format(size="350k", disk=disk, kept=kept, igd=igd)
+    igd = " ".join([sys.executable, "-m", "igd_ray.cli", *FLAGS, *workers])
+    script = SCRIPT.format(disk=disk, kept=kept, igd=igd)
     done = subprocess.run([*unshare, "sh", "-c", script], capture_output=True, text=True, timeout=300)
     assert done.stdout.splitlines() == ["exit 1", "exit 1"], done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("igd: error")]
@@ -64,7 +68,7 @@ def test_a_vanished_mount(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
     thread = threading.Thread(target=vanish)
     thread.start()
-    assert main([*FLAGS, "--catalog", str(catalog)]) == 1
+    assert main([*FLAGS, *LOCAL, "--catalog", str(catalog)]) == 1
     thread.join()
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("igd: error")]
     assert len(lines) == 1
