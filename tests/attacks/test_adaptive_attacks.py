@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from pass_counter import PassCounter
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
@@ -37,6 +36,7 @@ from igd_ray.errors import InputError
 from igd_ray.models.layers import find_layer
 from igd_ray.ranking import leave_one_out
 from igd_ray.threat import Norm, ThreatModel
+from tests.attacks.pass_counter import PassCounter
 
 ENDS = ("transfer", "white-box")
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from pass_counter import PassCounter
 from torch import Generator, Tensor, nn
 
 from igd_ray.attacks import (
@@ -28,6 +27,7 @@ from igd_ray.attacks import (
 from igd_ray.attacks.base import GRADIENT, QUERY
 from igd_ray.errors import InputError
 from igd_ray.threat import Norm, ThreatModel
+from tests.attacks.pass_counter import PassCounter
 
 # AutoAttack's constructor takes no budget; these replace its stages here. The published ones are compared with
 # pyautoattack in tests/parity.

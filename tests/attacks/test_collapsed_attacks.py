@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from pass_counter import PassCounter
 from torch import Generator, Tensor, nn
 
 from igd_ray.attacks import (
@@ -32,6 +31,7 @@ from igd_ray.attacks import (
 )
 from igd_ray.attacks.started import StartedAttack
 from igd_ray.threat import Norm, ThreatModel
+from tests.attacks.pass_counter import PassCounter
 
 # 20 is the published number, 3 the smallest whose mean of equal numbers may round to a neighbour of theirs.
 AVERAGING = [

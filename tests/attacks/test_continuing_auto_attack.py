@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from pass_counter import PassCounter
 from torch import Generator, Tensor, nn
 
 from igd_ray.attacks import APGD, FAB, Attack, AttackResult, AutoAttack, Square, TargetedAPGD, TransferAPGD, auto_attack
 from igd_ray.attacks.transfer import LAST_MISCLASSIFIED
 from igd_ray.errors import InputError
 from igd_ray.threat import Norm, ThreatModel
+from tests.attacks.pass_counter import PassCounter
 
 STEPS = 1
 SHORT = (

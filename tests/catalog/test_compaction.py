@@ -8,13 +8,13 @@ from pathlib import Path
 import duckdb
 import pyarrow.fs
 import pytest
-from catalog_rows import add_outcomes, add_plan, add_run, row
 
 from igd_ray.catalog import SCHEMAS, Catalog, ask, run_query
 from igd_ray.catalog.compaction import Compaction, _merge, compact
 from igd_ray.catalog.places import Folder
 from igd_ray.cli import main
 from igd_ray.errors import IgdError
+from tests.catalog.catalog_rows import add_outcomes, add_plan, add_run, row
 
 UNITS = [f"unit.{index}-{'ab'[index % 2]}" for index in range(12)]
 

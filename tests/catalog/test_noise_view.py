@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 import pytest
-from catalog_rows import add_run, row
 
 from igd_ray.catalog import Catalog, run_query
+from tests.catalog.catalog_rows import add_run, row
 
 Answers = Mapping[str, int | None]
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from catalog_rows import add_outcomes, add_plan, add_run
 
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.errors import IgdError, InputError
+from tests.catalog.catalog_rows import add_outcomes, add_plan, add_run
 
 URI = "s3://bucket/results"
 

@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from catalog_rows import add_outcomes, add_plan, add_run, row
 
 from igd_ray.catalog import Catalog, connect, named_queries, named_query, run_query
 from igd_ray.errors import InputError
+from tests.catalog.catalog_rows import add_outcomes, add_plan, add_run, row
 
 VIEWS = [
     "runs",

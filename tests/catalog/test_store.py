@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from catalog_rows import add_run, row
 from hypothesis import given
 from hypothesis import strategies as st
 
 from igd_ray.catalog import SCHEMA_VERSION, SCHEMAS, Catalog, run_query
 from igd_ray.errors import IgdError, InputError
+from tests.catalog.catalog_rows import add_run, row
 
 FINDING = row("checks", check="randomised", severity="warning", message="logits differ")
 

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray_cluster import local_cluster, raylet_of
-from runs import rows, run_evaluation
 from safetensors.torch import save_file
 
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.models import load_model
+from tests.cluster.ray_cluster import local_cluster, raylet_of
+from tests.pipeline.runs import rows, run_evaluation
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

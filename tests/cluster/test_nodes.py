@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 import ray
-from ray_cluster import local_cluster
-from runs import settings_for
 
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.cluster import RayExecutor
@@ -19,6 +17,8 @@ from igd_ray.cluster.resources import ActorPlan
 from igd_ray.pipeline.setup import WorkerSetup
 from igd_ray.pipeline.study import Study
 from igd_ray.pipeline.unit import Shard, UnitReport
+from tests.cluster.ray_cluster import local_cluster
+from tests.pipeline.runs import settings_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

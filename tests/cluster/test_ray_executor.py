@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import ray
 import torch
-from runs import rows, run_evaluation, settings_for
 from safetensors.torch import save_file
 
 from igd_ray.catalog import Catalog, run_query
@@ -22,6 +21,7 @@ from igd_ray.pipeline.study import Study
 from igd_ray.pipeline.unit import Shard, UnitReport, shards_of
 from igd_ray.pipeline.verbs import evaluate, plan_evaluation_of
 from igd_ray.report import write_report
+from tests.pipeline.runs import rows, run_evaluation, settings_for
 
 pytestmark = pytest.mark.cluster
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import ray.exceptions
-from fake_ray import WAITING, FakeCall, FakeRay
 from ray.core.generated.common_pb2 import ActorDiedErrorContext
 
 from igd_ray.catalog import Catalog
@@ -15,6 +14,7 @@ from igd_ray.cluster.workers import MOST_FAILED_STARTS, SECONDS_TO_BEGIN, Placem
 from igd_ray.errors import IgdError, InputError
 from igd_ray.pipeline.setup import ModelSource, WorkerSetup
 from igd_ray.pipeline.unit import BrokenWorkerError, Shard, UnitReport, execute
+from tests.cluster.fake_ray import WAITING, FakeCall, FakeRay
 
 GIB = 2**30
 NODE_DIED = "The actor died because its node has died. Node Id: 12"

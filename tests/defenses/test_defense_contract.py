@@ -6,7 +6,6 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from tiny_model import tiny_images, tiny_model
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
@@ -26,6 +25,7 @@ from igd_ray.defenses.sodef import SodefDefense, SodefHead, SodefTraining, initi
 from igd_ray.errors import InputError
 from igd_ray.models import find_layer, load_model
 from igd_ray.threat import Norm, ThreatModel
+from tests.defenses.tiny_model import tiny_images, tiny_model
 
 Build = Callable[[nn.Module, Tensor, Generator], Defense]
 

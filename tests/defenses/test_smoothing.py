@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tiny_model import tiny_images, tiny_model
 
 from igd_ray.defenses import InterpretabilityGuidedDefense, SmoothingOnly
 from igd_ray.errors import InputError
+from tests.defenses.tiny_model import tiny_images, tiny_model
 
 IMAGES = tiny_images()
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_model import tiny_images, tiny_model
 from torch import Tensor, nn
 from torch.nn import functional
 from torchdiffeq import odeint
@@ -31,6 +30,7 @@ from igd_ray.errors import InputError
 from igd_ray.models import find_layer
 from igd_ray.models.demo import demo_model
 from igd_ray.models.layers import recorded
+from tests.defenses.tiny_model import tiny_images, tiny_model
 
 A = torch.tensor([[-2.0, 0.5, 0.0], [1.0, -3.0, -0.25], [0.0, 0.75, 1.0]], dtype=torch.float64)
 Z = torch.tensor([[1.0, 0.0, 2.0], [0.5, -1.0, 0.0]], dtype=torch.float64)

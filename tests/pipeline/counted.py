@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from runs import PassCounter, settings_for
 from safetensors.torch import load_file, save_file
 
 from igd_ray.models.demo import WEIGHTS_FILE
@@ -16,6 +15,7 @@ from igd_ray.pipeline.study import Study
 from igd_ray.pipeline.threads import reproducible
 from igd_ray.pipeline.unit import execute, is_done
 from igd_ray.pipeline.verbs import Evaluation, plan_evaluation_of
+from tests.pipeline.runs import PassCounter, settings_for
 
 Passes = tuple[int, int]
 

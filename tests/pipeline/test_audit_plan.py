@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from counted import Prepared, prepare
 from torch import Tensor
 
 from igd_ray.attacks.registry import parse_attack
 from igd_ray.attacks.started import StartedAttack
 from igd_ray.pipeline.attack_units import AttackUnit
 from igd_ray.protocol import AUDIT_ATTACKS
+from tests.pipeline.counted import Prepared, prepare
 
 ORDINARY = ("square-3", "tr-apgd-ce-2", "tr-apgd-cw-2")
 AUDITS = tuple(f"{name}-2" for name in AUDIT_ATTACKS)

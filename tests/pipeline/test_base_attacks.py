@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from counted import Prepared, prepare
-from runs import rows, run_evaluation
 
 from igd_ray.attacks import APGD, FAB, AutoAttack, Square, TargetedAPGD, auto_attack
 from igd_ray.attacks.transfer import TransferEOT
@@ -14,6 +12,8 @@ from igd_ray.models.demo import WEIGHTS_FILE
 from igd_ray.pipeline.attack_units import AttackUnit, TransferUnit
 from igd_ray.pipeline.executor import LocalExecutor
 from igd_ray.pipeline.points import read_points
+from tests.pipeline.counted import Prepared, prepare
+from tests.pipeline.runs import rows, run_evaluation
 
 NOISY = """
 import torch

@@ -5,8 +5,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from counted import Prepared, model_that_is_always_wrong, prepare
-from runs import rows, run_evaluation
 
 from igd_ray.attacks import APGD, FAB, Square, TargetedAPGD, auto_attack
 from igd_ray.attacks.registry import FIXED, parse_attack
@@ -18,6 +16,8 @@ from igd_ray.pipeline.executor import LocalExecutor
 from igd_ray.pipeline.setup import Context
 from igd_ray.pipeline.unit import Rows
 from igd_ray.protocol import AUDIT_ATTACKS, NINE_ATTACKS
+from tests.pipeline.counted import Prepared, model_that_is_always_wrong, prepare
+from tests.pipeline.runs import rows, run_evaluation
 
 AUDITS = ",".join(f"{name}-2" for name in AUDIT_ATTACKS)
 SHORT = f"clean,rays-20,apgd-ce-5,tr-apgd-ce-5,tr-apgd-cw-5,tr-apgd-t-dlr-5,tr-rays-20,{AUDITS}"

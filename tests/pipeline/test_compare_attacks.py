@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from runs import settings_for
 
 from igd_ray.attacks.registry import parse_attack
 from igd_ray.catalog import Catalog
@@ -13,6 +12,7 @@ from igd_ray.defenses.specs import NONE, DefenseSpec
 from igd_ray.pipeline.attack_units import AttackUnit, TransferUnit
 from igd_ray.pipeline.evaluate import Cell, compare_attacks
 from igd_ray.pipeline.unit import Shard
+from tests.pipeline.runs import settings_for
 
 IMAGES = Shard("test", 0, 12, tuple(f"image-{number}" for number in range(12)), "digest")
 DEFENSE = DefenseSpec("loir-2", "model", "loir", k=2)

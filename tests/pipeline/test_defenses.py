@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from runs import PassCounter, rows, run_evaluation, settings_for
 
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.errors import InputError
@@ -13,6 +12,7 @@ from igd_ray.pipeline.estimate import costs
 from igd_ray.pipeline.setup import Context, ImageArrays, WorkerSetup
 from igd_ray.pipeline.study import Study
 from igd_ray.pipeline.verbs import plan_evaluation_of
+from tests.pipeline.runs import PassCounter, rows, run_evaluation, settings_for
 
 DEFENSES = "none,loir-8,cdir-8,random-8,random-drop-8,confidence-8,two-pass,smoothing-only,hedge,anti-adversary,sodef"
 QUICK = {

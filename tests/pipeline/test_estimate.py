@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
-from runs import PassCounter, run_evaluation, settings_for
 
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.pipeline.estimate import costs, most_passes, seconds_per_pass
 from igd_ray.pipeline.setup import Context, ImageArrays, WorkerSetup
 from igd_ray.pipeline.study import Study
 from igd_ray.pipeline.verbs import plan_evaluation_of
+from tests.pipeline.runs import PassCounter, run_evaluation, settings_for
 
 ATTACKS = "clean,apgd-ce-5,apgd-t-3,fab-t-2,square-20,tr-apgd-ce-5,tr-square-20"
 

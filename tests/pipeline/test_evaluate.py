@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import PassCounter, rows, run_evaluation, settings_for
 from safetensors.torch import load_file, save_file
 
 from igd_ray.attacks.apgd import APGD
@@ -21,6 +20,7 @@ from igd_ray.pipeline.setup import Context, ImageArrays, WorkerSetup
 from igd_ray.pipeline.study import Study
 from igd_ray.pipeline.unit import UnitReport, execute
 from igd_ray.pipeline.verbs import plan_evaluation_of
+from tests.pipeline.runs import PassCounter, rows, run_evaluation, settings_for
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from counted import prepare
 from torch import Tensor
 
 from igd_ray.attacks.apgd import APGD
@@ -15,6 +14,7 @@ from igd_ray.attacks.counting import CountedTarget
 from igd_ray.attacks.two_pass import TwoPass
 from igd_ray.pipeline.unit import execute
 from igd_ray.threat import Norm, ThreatModel
+from tests.pipeline.counted import prepare
 
 # So much noise that many predictions change from look to look.
 NOISY = {"sigma": "0.5", "n": 24, "shard_size": 24, "defenses": "loir-8"}

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from runs import run_evaluation
 from safetensors.torch import load_file, save_file
 
 from igd_ray.attacks import APGD, FAB, Square, TargetedAPGD, auto_attack
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.data import load_images
 from igd_ray.models.demo import DEMO_EPSILON, WEIGHTS_FILE
+from tests.pipeline.runs import run_evaluation
 
 NET = """
 from torch import nn

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from contexts import GivenModel, Threshold, shard
-from runs import PassCounter, settings_for
 from torch import Tensor, nn
 
 from igd_ray.checks import INFO, WARNING
@@ -19,6 +17,8 @@ from igd_ray.pipeline.setup import Context, ImageArrays, WorkerSetup
 from igd_ray.pipeline.study import Study
 from igd_ray.pipeline.unit import Shard, execute
 from igd_ray.threat import Norm, ThreatModel
+from tests.pipeline.contexts import GivenModel, Threshold, shard
+from tests.pipeline.runs import PassCounter, settings_for
 
 NONE = DefenseSpec("none", "m")
 SMOOTHING = DefenseSpec("smoothing-only", "m", "smoothing-only", sigma=0.1, draws=1)

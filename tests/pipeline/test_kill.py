@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from runs import rows
+
+from tests.pipeline.runs import rows
 
 # The attacks on the defense wait for those on the base model; RayS goes on long enough to be met in the middle.
 ARGUMENTS = (

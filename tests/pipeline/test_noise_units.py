@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from contexts import GivenModel, Threshold, shard
-from runs import PassCounter, settings_for
 from scipy.stats import norm
 
 from igd_ray.attacks.registry import parse_attack
@@ -21,6 +19,8 @@ from igd_ray.pipeline.setup import Context, ImageArrays, WorkerSetup
 from igd_ray.pipeline.study import Study
 from igd_ray.pipeline.unit import Shard, execute
 from igd_ray.threat import Norm, ThreatModel
+from tests.pipeline.contexts import GivenModel, Threshold, shard
+from tests.pipeline.runs import PassCounter, settings_for
 
 SIGMA = 0.1
 SMOOTHING = DefenseSpec("smoothing-only", "m", "smoothing-only", sigma=SIGMA, draws=1)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import run_evaluation
 from torch import Tensor
 
 from igd_ray.catalog import Catalog, run_query
@@ -15,6 +14,7 @@ from igd_ray.pipeline.inspect_units import GradientCheckUnit, InspectionUnit
 from igd_ray.pipeline.review_units import ReviewUnit
 from igd_ray.pipeline.setup import Context
 from igd_ray.pipeline.unit import Rows
+from tests.pipeline.runs import run_evaluation
 
 CHANGES = {"n": 16, "shard_size": 8, "defenses": "none,random-8", "attacks": "apgd-ce-5,tr-apgd-ce-5"}
 

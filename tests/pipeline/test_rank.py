@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import settings_for
 
 from igd_ray.catalog import run_query
 from igd_ray.errors import IncompleteError, InputError
@@ -16,6 +15,7 @@ from igd_ray.pipeline.ranking_units import LeaveOneOutUnit
 from igd_ray.pipeline.study import Study
 from igd_ray.pipeline.unit import shards_of
 from igd_ray.ranking import clip_dissect, leave_one_out
+from tests.pipeline.runs import settings_for
 
 
 def sharded(study: Study, method: str, size: int) -> RankingPlan:

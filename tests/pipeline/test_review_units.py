@@ -7,7 +7,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from contexts import GivenModel, Threshold, shard
 from torch import Tensor
 
 from igd_ray.attacks.registry import parse_attack
@@ -23,6 +22,7 @@ from igd_ray.pipeline.review_units import LOOKS, Reviewed, ReviewUnit
 from igd_ray.pipeline.setup import Context
 from igd_ray.pipeline.unit import execute
 from igd_ray.threat import Norm, ThreatModel
+from tests.pipeline.contexts import GivenModel, Threshold, shard
 
 NONE = DefenseSpec("none", "m")
 SMOOTHING = DefenseSpec("smoothing-only", "m", "smoothing-only", sigma=0.1, draws=1)

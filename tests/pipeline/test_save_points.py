@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from counted import Prepared, prepare
-from runs import rows, run_evaluation
 
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.pipeline.attack_units import AttackUnit, TransferUnit
 from igd_ray.pipeline.review_units import ReviewUnit
+from tests.pipeline.counted import Prepared, prepare
+from tests.pipeline.runs import rows, run_evaluation
 
 CHOICES = ("all", "broken", "none")
 DIRECT, AUDIT = ("apgd-ce-5", "rays-30"), "audit-best-start-2"

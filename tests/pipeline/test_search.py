@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import PassCounter
 
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.config import EvaluateSettings, SearchSettings, load_settings
@@ -22,6 +21,7 @@ from igd_ray.pipeline.setup import ModelSource
 from igd_ray.pipeline.study import Study
 from igd_ray.pipeline.verbs import plan_evaluation_of, search
 from igd_ray.search import Setting, Trial
+from tests.pipeline.runs import PassCounter
 
 # Three σ, the demo's eps and its parts, and two τ.
 SPACE = SearchOptions(sigmas=(0.0375, 0.075, 0.15), taus=(0.01, 1.0))

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from runs import run_evaluation, settings_for
 
 from igd_ray.attacks.registry import parse_attack
 from igd_ray.catalog import SCHEMAS, Catalog
@@ -39,6 +38,7 @@ from igd_ray.pipeline.verify import (
     verify_unit,
 )
 from igd_ray.threat import Norm, ThreatModel
+from tests.pipeline.runs import run_evaluation, settings_for
 
 Row = dict[str, object]
 FEW = {

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import duckdb
 import pyarrow as pa
-from published import PROGRESS, REPOSITORY
 
 from igd_ray.protocol import NINE_ATTACKS
+from tests.published.published import PROGRESS, REPOSITORY
 
 DIRECT = [name for name in NINE_ATTACKS if not name.startswith("tr-")]
 

@@ -2,7 +2,8 @@
 
 import duckdb
 import pyarrow as pa
-from published import REPOSITORY
+
+from tests.published.published import REPOSITORY
 
 
 def row(defense: str, attack: str, image: int, status: str, run: str, epsilon: float = 0.1) -> dict[str, object]:

@@ -2,9 +2,9 @@
 
 import pyarrow.parquet as pq
 import pytest
-from published import PUBLISHED_EOT, REPOSITORY
 
 from igd_ray.protocol import NINE_ATTACKS
+from tests.published.published import PUBLISHED_EOT, REPOSITORY
 
 Row = dict[str, object]
 

@@ -2,7 +2,8 @@
 
 import pyarrow.parquet as pq
 import pytest
-from published import REPOSITORY, blocks, printed
+
+from tests.published.published import REPOSITORY, blocks, printed
 
 TABLES = {"cifar10-defenses": "defenses", "cifar10-worst-case": "table8"}
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from published import PUBLISHED_EOT, REPOSITORY
 
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.cli import main
+from tests.published.published import PUBLISHED_EOT, REPOSITORY
 
 # The published runs' units are of 32 images; what a unit computes depends on which images it holds.
 SHARD = 32

@@ -2,16 +2,12 @@
 
 import json
 import random
-import sys
 from pathlib import Path
 
 import pytest
 
 from igd_ray.catalog import Catalog
-
-# The row builders stand beside the catalog's tests.
-sys.path.insert(0, str(Path(__file__).parents[1] / "catalog"))
-from catalog_rows import add_failure, add_plan, add_run, outcome, row
+from tests.catalog.catalog_rows import add_failure, add_plan, add_run, outcome, row
 
 IMAGES = [f"image-{index:02d}" for index in range(40)]
 

@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 
 import pytest
-from catalog_rows import add_failure, add_plan, add_run, outcome, row
 from rich.console import Console
 
 from igd_ray.catalog import Catalog
@@ -20,6 +19,7 @@ from igd_ray.report.audit import audit_sentence, audit_sentences
 from igd_ray.report.evaluation import NOT_MEASURED, asking, unmeasured
 from igd_ray.report.protocol import AUDIT_IDEAS, attack_order, audit_idea, audits_among, unplanned_audits
 from igd_ray.statistics import Comparison
+from tests.catalog.catalog_rows import add_failure, add_plan, add_run, outcome, row
 
 IMAGES = [f"{index:02d}" for index in range(20)]
 

@@ -1,0 +1,86 @@
+"""The keys of a fixed plan: every defense and attack label, every kind of unit, on the embedded model."""
+
+from pathlib import Path
+
+from igd_ray.attacks.registry import known_attacks
+from igd_ray.config import EvaluateSettings, SearchSettings, load_settings
+from igd_ray.pipeline.evaluate import run_rows
+from igd_ray.pipeline.search import SearchOptions
+from igd_ray.pipeline.study import Study
+from igd_ray.pipeline.unit import Unit
+from igd_ray.pipeline.verbs import most_refinement, plan_evaluation_of
+
+DEFENSES = "none,loir-8,cdir-8,random-8,random-drop-8,confidence-8,two-pass,smoothing-only,hedge,anti-adversary,sodef"
+SMALL = {"n": 8, "shard_size": 8, "probe_n": 200, "search_n": 100}
+KEY_DIGITS = 12
+
+EVALUATIONS: dict[str, dict[str, object]] = {
+    "full": {"defenses": DEFENSES, "attacks": ",".join([*known_attacks(), "apgd-ce-5", "audit"])},
+    "cascade": {"defenses": "none,loir-8,hedge", "attacks": "iwwc,audit", "mode": "cascade", "save_points": "broken"},
+    "shards": {"defenses": "none,loir-8", "attacks": "aa,tr-aa,audit", "shard_size": 5, "judge_draws": 3},
+    "audit of few": {"defenses": "none,loir-8", "attacks": "square-20,tr-apgd-ce-5,audit-line,audit-best-start"},
+    "changed": {
+        "defenses": "none,loir-8,confidence-8,hedge,sodef",
+        "attacks": "aa,tr-apgd-ce,audit-joint-loss",
+        "seed": 3,
+        "attack_seed": 7,
+        "eps": "4/255",
+        "sigma": "2/255",
+        "tau": 0.1,
+        "draws": 2,
+        "layer": "layer3",
+        "defense_arg": {"hedge.steps": 3, "confidence.threshold": 0.5, "sodef.steps": 5},
+    },
+}
+
+SEARCHES: dict[str, dict[str, object]] = {
+    "bisection": {"method": "loir,cdir,random"},
+    "grid": {"method": "loir", "sigmas": "0,0.5", "taus": "0.01,1", "draw_counts": "1,2", "ks": "2:9", "refine": 2},
+    "per class": {"method": "loir", "layer": "layer3", "k_mode": "per-class", "signed": True},
+}
+
+
+def planned_keys(catalog: Path) -> dict[str, str]:
+    """The first digits of every key, run id, ranking id and search id, by what it is of."""
+    keys: dict[str, str] = {}
+    for name, changes in EVALUATIONS.items():
+        settings = load_settings(EvaluateSettings, file=None, given={**SMALL, "catalog": str(catalog), **changes})
+        with Study(settings) as study:
+            evaluation = plan_evaluation_of(study, settings)
+        plan, resolved = evaluation.plan, evaluation.resolved
+        keys[f"{name} / run"] = plan.run_id
+        for defense in resolved.defenses:
+            keys[f"{name} / defense {defense.label}"] = defense.defense_id[:KEY_DIGITS]
+        for method, ranking in resolved.rankings.items():
+            keys[f"{name} / ranking {method}"] = ranking.ranking_id
+        labelled = {unit.key: unit for unit in [*plan.units, *resolved.preparations]}
+        for row in run_rows(plan, resolved.preparations):
+            unit = labelled[str(row["unit_key"])]
+            _add(keys, f"{name} / {row['defense']} / {row['attack']}", unit)
+    for name, changes in SEARCHES.items():
+        given = {"probe_n": 200, "search_n": 100, "catalog": str(catalog), **changes}
+        search = load_settings(SearchSettings, file=None, given=given)
+        options = SearchOptions(
+            sigmas=search.sigma_values,
+            taus=search.taus,
+            draws=search.draw_counts,
+            ks=search.k_values,
+            sampler=search.sampler,
+            k_mode=search.k_mode,
+            refine=search.refine,
+            refine_n=search.refine_n,
+        )
+        with Study(search) as study:
+            for method in search.method:
+                ranking = study.plan_ranking(method)
+                found = study.plan_search(ranking, tolerance=search.tolerance, options=options)
+                keys[f"{name} / {method} / search"] = found.search_id
+                keys[f"{name} / {method} / ranking"] = ranking.ranking_id
+                for unit in [*ranking.units, *found.units, *most_refinement(study, search, found)]:
+                    _add(keys, f"{name} / {method}", unit)
+    return keys
+
+
+def _add(keys: dict[str, str], what: str, unit: Unit) -> None:
+    same = sum(each.startswith(f"{what} / {unit.kind} ") for each in keys)
+    keys[f"{what} / {unit.kind} {same}"] = unit.key[:KEY_DIGITS]
