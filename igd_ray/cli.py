@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
 
-from igd_ray.commands.flags import Parser
 from igd_ray.errors import IgdError, InputError, did_you_mean
+from igd_ray.verbs.flags import Parser
 
-# One module a verb, in `igd_ray/commands/`; imported when asked for, so that `igd sql` does not wait for PyTorch.
+# One module a verb, in `igd_ray/verbs/`; imported when asked for, so that `igd sql` does not wait for PyTorch.
 VERBS = {
     "demo": "rank, search, attack and report on the embedded model, in minutes",
     "rank": "rank a layer's neurons for every class",
@@ -62,7 +62,7 @@ def _run(words: list[str]) -> int:
     verb = words[0]
     if verb not in VERBS:
         raise InputError(f"unknown verb {verb!r}; known: {', '.join(VERBS)}{did_you_mean(verb, VERBS)}")
-    command = import_module(f"igd_ray.commands.{verb}")
+    command = import_module(f"igd_ray.verbs.{verb}")
     parser = Parser(prog=f"igd {verb}", description=VERBS[verb], argument_default=argparse.SUPPRESS, allow_abbrev=False)
     command.add_arguments(parser)
     known, unknown = parser.parse_known_args(words[1:])

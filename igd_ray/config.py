@@ -13,8 +13,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from igd_ray.attacks.registry import expand_attacks, parse_attack
 from igd_ray.defenses.specs import defense_arguments, parse_defense
 from igd_ray.errors import InputError, did_you_mean, first_line
+from igd_ray.models.anatomy.layers import PENULTIMATE
 from igd_ray.models.demo import DEMO_EPSILON
-from igd_ray.models.layers import PENULTIMATE
 from igd_ray.ranking.scores import METHODS
 from igd_ray.ranking.similarity import similarity_function
 from igd_ray.threat import Norm, ThreatModel, parse_fraction

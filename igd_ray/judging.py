@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from igd_ray.models.prediction import predicted_classes
+from igd_ray.models.anatomy.prediction import predicted_classes
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,20 @@
 """Attacks: searches for misclassified points within a threat model, checked and judged by their base class."""
 
+from igd_ray.attacks.adaptive.best_start import BestStartAPGD
+from igd_ray.attacks.adaptive.detached_mask import DetachedMaskAPGD
+from igd_ray.attacks.adaptive.eot_square import EoTSquare
+from igd_ray.attacks.adaptive.joint_loss import JointLossAPGD
+from igd_ray.attacks.adaptive.line import LineAPGD
+from igd_ray.attacks.adaptive.oracle_mask import OracleMaskAPGD
+from igd_ray.attacks.adaptive.warm_start import StartedAPGD
 from igd_ray.attacks.apgd import APGD, TargetedAPGD
 from igd_ray.attacks.auto_attack import AutoAttack
 from igd_ray.attacks.base import Attack, AttackError, AttackResult
-from igd_ray.attacks.best_start import BestStartAPGD
-from igd_ray.attacks.detached_mask import DetachedMaskAPGD
-from igd_ray.attacks.eot_square import EoTSquare
 from igd_ray.attacks.fab import FAB
 from igd_ray.attacks.fgsm import FGSM
-from igd_ray.attacks.joint_loss import JointLossAPGD
-from igd_ray.attacks.line import LineAPGD
-from igd_ray.attacks.oracle_mask import OracleMaskAPGD
 from igd_ray.attacks.pgd import PGD
 from igd_ray.attacks.rays import RayS
 from igd_ray.attacks.square import Square
-from igd_ray.attacks.started import StartedAPGD
 from igd_ray.attacks.transfer import TransferAPGD, TransferEOT, TransferTargetedAPGD
 
 __all__ = [

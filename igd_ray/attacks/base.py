@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from igd_ray.attacks.counting import CountedTarget
 from igd_ray.data.images import check_images
 from igd_ray.errors import IgdError, InputError
-from igd_ray.models.prediction import predicted_classes
+from igd_ray.models.anatomy.prediction import predicted_classes
 from igd_ray.threat import DISTANCE_TOLERANCE, Norm, ThreatModel
 
 # How an attack learns of its target: by its gradients, or by asking for logits or classes only.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from igd_ray.attacks.two_pass import TwoPass
+from igd_ray.attacks.adaptive.two_pass import TwoPass
 from igd_ray.errors import InputError
 
 

@@ -11,7 +11,7 @@ from igd_ray.attacks.base import Attack, Points
 from igd_ray.attacks.counting import CountedTarget
 from igd_ray.attacks.pyautoattack import moved_points
 from igd_ray.errors import InputError
-from igd_ray.models.prediction import predicted_classes
+from igd_ray.models.anatomy.prediction import predicted_classes
 from igd_ray.threat import Norm, ThreatModel
 
 # All steps together could cross the ball's radius this many times (Madry et al.).

@@ -10,7 +10,7 @@ from igd_ray.attacks.apgd import require_positive
 from igd_ray.attacks.base import QUERY, Attack, Points
 from igd_ray.attacks.counting import CountedTarget
 from igd_ray.errors import InputError
-from igd_ray.models.prediction import predicted_classes
+from igd_ray.models.anatomy.prediction import predicted_classes
 from igd_ray.threat import Norm, ThreatModel
 
 # The binary search along a ray stops at this length, in the 2-norm, as in the authors' code.

@@ -8,22 +8,22 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from igd_ray.attacks.adaptive.best_start import BestStartAPGD
+from igd_ray.attacks.adaptive.detached_mask import CONSTANT, IDENTITY, DetachedMaskAPGD
+from igd_ray.attacks.adaptive.eot_square import EoTSquare
+from igd_ray.attacks.adaptive.joint_loss import JointLossAPGD
+from igd_ray.attacks.adaptive.line import TRANSFER, WHITE_BOX, LineAPGD
+from igd_ray.attacks.adaptive.objective import TwoPassAttack
+from igd_ray.attacks.adaptive.oracle_mask import OracleMaskAPGD
+from igd_ray.attacks.adaptive.warm_start import StartedAPGD
 from igd_ray.attacks.apgd import APGD, TargetedAPGD
 from igd_ray.attacks.auto_attack import AutoAttack
 from igd_ray.attacks.base import Attack
-from igd_ray.attacks.best_start import BestStartAPGD
-from igd_ray.attacks.climbing import TwoPassAttack
-from igd_ray.attacks.detached_mask import CONSTANT, IDENTITY, DetachedMaskAPGD
-from igd_ray.attacks.eot_square import EoTSquare
 from igd_ray.attacks.fab import FAB
 from igd_ray.attacks.fgsm import FGSM
-from igd_ray.attacks.joint_loss import JointLossAPGD
-from igd_ray.attacks.line import TRANSFER, WHITE_BOX, LineAPGD
-from igd_ray.attacks.oracle_mask import OracleMaskAPGD
 from igd_ray.attacks.pgd import PGD
 from igd_ray.attacks.rays import RayS
 from igd_ray.attacks.square import Square
-from igd_ray.attacks.started import StartedAPGD
 from igd_ray.attacks.transfer import TransferAPGD, TransferEOT, TransferTargetedAPGD
 from igd_ray.errors import InputError, did_you_mean
 from igd_ray.protocol import ATTACK_GROUPS, AUDIT_PREFIX

@@ -32,7 +32,7 @@ from igd_ray.attacks.pyautoattack import (
     untargeted_apgd,
     wrong_logits,
 )
-from igd_ray.models.prediction import predicted_classes
+from igd_ray.models.anatomy.prediction import predicted_classes
 from igd_ray.threat import ThreatModel
 
 HIGHEST_LOSS = "highest-loss"

@@ -9,8 +9,8 @@ from functools import cached_property
 from igd_ray.cluster.executor import RayExecutor
 from igd_ray.errors import IgdError
 from igd_ray.identity import content_hash
-from igd_ray.pipeline.setup import Context, WorkerSetup
-from igd_ray.pipeline.unit import Rows, Shard, Unit
+from igd_ray.units.base import Rows, Shard, Unit
+from igd_ray.units.replica import Context, WorkerSetup
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from igd_ray.cluster.session import ray_session
 from igd_ray.cluster.storage import StorageCheck
 from igd_ray.cluster.tuning import search_with_tune
 from igd_ray.cluster.workers import RayWorkers
-from igd_ray.pipeline.attempts import AttemptLog
-from igd_ray.pipeline.objective import ObjectiveSource, Record
-from igd_ray.pipeline.setup import WorkerSetup
-from igd_ray.pipeline.splitting import Splitter
-from igd_ray.pipeline.unit import Unit, UnitReport
+from igd_ray.execution.attempts import AttemptLog
+from igd_ray.execution.halving import Splitter
 from igd_ray.search import Sampler
+from igd_ray.units.base import Unit, UnitReport
+from igd_ray.units.objective import ObjectiveSource, Record
+from igd_ray.units.replica import WorkerSetup
 
 
 class RayExecutor:

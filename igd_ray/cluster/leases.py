@@ -10,10 +10,10 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
-from igd_ray.pipeline.agenda import Agenda
-from igd_ray.pipeline.attempts import AttemptLog, outcome_of
-from igd_ray.pipeline.splitting import Splitter, family
-from igd_ray.pipeline.unit import Unit, UnitReport
+from igd_ray.execution.attempts import AttemptLog, outcome_of
+from igd_ray.execution.halving import Splitter, family
+from igd_ray.execution.queue import Agenda
+from igd_ray.units.base import Unit, UnitReport
 
 # A unit whose worker died or hung this often is given up: it is likelier to be the cause than a victim.
 MOST_CRASHES = 3

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from igd_ray.catalog import Catalog
 from igd_ray.cluster.leases import Event, LeaseLoop, Ready, Reported
-from igd_ray.pipeline.attempts import AttemptLog
-from igd_ray.pipeline.splitting import Splitter
-from igd_ray.pipeline.unit import Unit, UnitReport
+from igd_ray.execution.attempts import AttemptLog
+from igd_ray.execution.halving import Splitter
+from igd_ray.units.base import Unit, UnitReport
 
 
 @dataclass

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from igd_ray.catalog import Catalog
 from igd_ray.errors import IgdError, first_line
-from igd_ray.pipeline.unit import BrokenWorkerError
+from igd_ray.units.base import BrokenWorkerError
 
 PREFIX = "storage-"
 

@@ -5,8 +5,8 @@ import tempfile
 from typing import Any
 
 from igd_ray.errors import IgdError, first_line
-from igd_ray.pipeline.objective import ObjectiveSource, Record, timed
 from igd_ray.search import Asked, Measurement, PackageSampler, Sampler, Setting, Trial
+from igd_ray.units.objective import ObjectiveSource, Record, timed
 
 # Tune's trials in flight, each in a process of its own that is used again.
 MOST_CONCURRENT = 2

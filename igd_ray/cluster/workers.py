@@ -14,9 +14,9 @@ from igd_ray.cluster.resources import ActorPlan, allocated_device, plan_actors, 
 from igd_ray.cluster.shipping import Parcel, pack, unpack
 from igd_ray.cluster.storage import CatalogKeeper, KeptCatalog, StorageCheck, answer
 from igd_ray.errors import FOREIGN_MESSAGE_LENGTH, IgdError, InputError, first_line
-from igd_ray.pipeline.setup import ImageArrays, WorkerSetup
-from igd_ray.pipeline.unit import BrokenWorkerError, Unit, UnitReport, host_name
-from igd_ray.pipeline.worker import Worker
+from igd_ray.execution.worker import Worker
+from igd_ray.units.base import BrokenWorkerError, Unit, UnitReport, host_name
+from igd_ray.units.replica import ImageArrays, WorkerSetup
 
 # How often the driver looks whether nodes have joined or left.
 SECONDS_BETWEEN_LOOKS = 2.0

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from igd_ray.defenses.interpretability_guided import InterpretabilityGuidedDefense
 from igd_ray.errors import InputError
-from igd_ray.models.layers import PENULTIMATE, Layer
+from igd_ray.models.anatomy.layers import PENULTIMATE, Layer
 
 
 class ConfidenceMaskingDefense(InterpretabilityGuidedDefense):

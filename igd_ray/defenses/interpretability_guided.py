@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from igd_ray.defenses.smoothing import Smoothed
 from igd_ray.errors import InputError
-from igd_ray.models.layers import PENULTIMATE, Layer, classifier, find_layer, recorded, scaled
+from igd_ray.models.anatomy.layers import PENULTIMATE, Layer, classifier, find_layer, recorded, scaled
 
 
 class InterpretabilityGuidedDefense(Smoothed):

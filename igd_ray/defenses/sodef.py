@@ -18,7 +18,7 @@ from torchdiffeq import odeint
 
 from igd_ray.defenses.base import Defense
 from igd_ray.errors import InputError
-from igd_ray.models.layers import PENULTIMATE, Layer, find_layer, recorded
+from igd_ray.models.anatomy.layers import PENULTIMATE, Layer, find_layer, recorded
 
 Dynamics = Callable[[Tensor], Tensor]
 State = Mapping[str, Tensor]

@@ -19,7 +19,7 @@ from igd_ray.defenses.smoothing import SmoothingOnly
 from igd_ray.defenses.sodef import SodefDefense, SodefHead, SodefTraining
 from igd_ray.errors import InputError, did_you_mean
 from igd_ray.identity import content_hash
-from igd_ray.models.layers import Layer
+from igd_ray.models.anatomy.layers import Layer
 from igd_ray.threat import parse_fraction
 
 NONE = "none"

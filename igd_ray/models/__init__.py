@@ -1,10 +1,10 @@
 """Base models: loading by spec, finding and scaling layers, cutting into prefix and suffix."""
 
+from igd_ray.models.anatomy.cutting import SplitModel
+from igd_ray.models.anatomy.layers import PENULTIMATE, Layer, find_layer, maskable_layers
 from igd_ray.models.fingerprint import model_fingerprint
-from igd_ray.models.layers import PENULTIMATE, Layer, find_layer, maskable_layers
 from igd_ray.models.loading import check_model, load_model
 from igd_ray.models.sources import model_sources
-from igd_ray.models.splitting import SplitModel
 
 __all__ = [
     "PENULTIMATE",

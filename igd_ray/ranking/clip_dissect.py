@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from igd_ray.data.images import LabeledImages
-from igd_ray.models.layers import PENULTIMATE, Layer, find_layer, recorded
+from igd_ray.models.anatomy.layers import PENULTIMATE, Layer, find_layer, recorded
 from igd_ray.ranking.prompts import class_prompts, embed_classes
 from igd_ray.ranking.scores import NeuronScores
 from igd_ray.ranking.similarity import SOFT_WPMI, default_top_k, require_top_images, similarity_function

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from igd_ray.data.images import LabeledImages
 from igd_ray.errors import InputError
-from igd_ray.models.layers import PENULTIMATE, Layer, find_layer
-from igd_ray.models.linear_suffix import is_affine, linear_changes
-from igd_ray.models.memory import PeakMemory
-from igd_ray.models.precision import full_precision
-from igd_ray.models.splitting import Prefix, SplitModel
+from igd_ray.models.anatomy.cutting import Prefix, SplitModel
+from igd_ray.models.anatomy.layers import PENULTIMATE, Layer, find_layer
+from igd_ray.models.anatomy.linear_suffix import is_affine, linear_changes
+from igd_ray.models.anatomy.memory import PeakMemory
+from igd_ray.models.anatomy.precision import full_precision
 from igd_ray.ranking.scores import NeuronScores
 
 # Bytes that re-running the suffix may take beside the model and what its prefix left: as many neurons share a call

@@ -13,7 +13,7 @@ from igd_ray.search.samplers import (
     grid,
     random_settings,
 )
-from igd_ray.search.settings import Measurement, Noise, Setting, Trial, best_trials, most_accurate
+from igd_ray.search.space import Measurement, Noise, Setting, Trial, best_trials, most_accurate
 
 __all__ = [
     "Asked",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from igd_ray.defenses.masks import class_masks
 from igd_ray.errors import InputError
-from igd_ray.search.settings import Measurement, Noise, Setting
+from igd_ray.search.space import Measurement, Noise, Setting
 
 
 class CachedObjective:

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from igd_ray.errors import InputError
 from igd_ray.search.bisection import Bisection, ClassBisections
-from igd_ray.search.settings import Measurement, Setting, Trial
+from igd_ray.search.space import Measurement, Setting, Trial
 
 KMode = Literal["shared", "per-class"]
 

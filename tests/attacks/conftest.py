@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from igd_ray.data import load_images
 from igd_ray.defenses import InterpretabilityGuidedDefense, class_masks
 from igd_ray.models import load_model
+from igd_ray.models.anatomy.layers import find_layer
 from igd_ray.models.demo import DEMO_EPSILON
-from igd_ray.models.layers import find_layer
 from igd_ray.threat import Norm, ThreatModel
 
 

@@ -27,7 +27,7 @@ from igd_ray.attacks import (
 from igd_ray.attacks.base import GRADIENT, QUERY
 from igd_ray.errors import InputError
 from igd_ray.threat import Norm, ThreatModel
-from tests.attacks.pass_counter import PassCounter
+from tests.toys.pass_counter import PassCounter
 
 # AutoAttack's constructor takes no budget; these replace its stages here. The published ones are compared with
 # pyautoattack in tests/parity.

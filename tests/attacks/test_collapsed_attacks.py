@@ -29,9 +29,9 @@ from igd_ray.attacks import (
     TransferTargetedAPGD,
     auto_attack,
 )
-from igd_ray.attacks.started import StartedAttack
+from igd_ray.attacks.adaptive.warm_start import StartedAttack
 from igd_ray.threat import Norm, ThreatModel
-from tests.attacks.pass_counter import PassCounter
+from tests.toys.pass_counter import PassCounter
 
 # 20 is the published number, 3 the smallest whose mean of equal numbers may round to a neighbour of theirs.
 AVERAGING = [

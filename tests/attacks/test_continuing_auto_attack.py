@@ -10,7 +10,7 @@ from igd_ray.attacks import APGD, FAB, Attack, AttackResult, AutoAttack, Square,
 from igd_ray.attacks.transfer import LAST_MISCLASSIFIED
 from igd_ray.errors import InputError
 from igd_ray.threat import Norm, ThreatModel
-from tests.attacks.pass_counter import PassCounter
+from tests.toys.pass_counter import PassCounter
 
 STEPS = 1
 SHORT = (

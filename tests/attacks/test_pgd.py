@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 from igd_ray.attacks import FGSM, PGD, AttackResult
 from igd_ray.attacks.pgd import project, random_points, steepest
 from igd_ray.threat import Norm, ThreatModel
-from tests.attacks.pass_counter import PassCounter
+from tests.toys.pass_counter import PassCounter
 
 BALLS = [ThreatModel(Norm.LINF, 0.15), ThreatModel(Norm.L2, 0.8)]
 every_ball = pytest.mark.parametrize("ball", BALLS, ids=str)

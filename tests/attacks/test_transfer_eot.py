@@ -8,7 +8,7 @@ from igd_ray.attacks import AttackResult, TransferAPGD, TransferEOT
 from igd_ray.attacks.registry import parse_attack
 from igd_ray.attacks.transfer import HIGHEST_LOSS, LAST_MISCLASSIFIED
 from igd_ray.threat import Norm, ThreatModel
-from tests.attacks.pass_counter import PassCounter
+from tests.toys.pass_counter import PassCounter
 
 STEPS = 10
 

@@ -14,7 +14,7 @@ from igd_ray.catalog.compaction import Compaction, _merge, compact
 from igd_ray.catalog.places import Folder
 from igd_ray.cli import main
 from igd_ray.errors import IgdError
-from tests.catalog.catalog_rows import add_outcomes, add_plan, add_run, row
+from tests.toys.catalog_rows import add_outcomes, add_plan, add_run, row
 
 UNITS = [f"unit.{index}-{'ab'[index % 2]}" for index in range(12)]
 

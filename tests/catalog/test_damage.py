@@ -7,7 +7,7 @@ import pytest
 
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.errors import IgdError, InputError
-from tests.catalog.catalog_rows import add_outcomes, add_plan, add_run, row
+from tests.toys.catalog_rows import add_outcomes, add_plan, add_run, row
 
 FINDING = row("checks", run_id="r", check="x", severity="info", message="m")
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from igd_ray.catalog import Catalog, run_query
-from tests.catalog.catalog_rows import add_failure, add_plan, add_run, row
+from tests.toys.catalog_rows import add_failure, add_plan, add_run, row
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pyarrow.fs
 import pytest
 
 from igd_ray.catalog import SCHEMAS, Catalog, connect, run_query
-from tests.catalog.catalog_rows import add_outcomes, add_plan, add_run, row
+from tests.toys.catalog_rows import add_outcomes, add_plan, add_run, row
 
 RELATIONS = ("noise", "noise_failures", "unit_states", "checks", "worst_case", "attempts", "splits")
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from igd_ray.catalog import Catalog, run_query
-from tests.catalog.catalog_rows import add_run, row
+from tests.toys.catalog_rows import add_run, row
 
 Answers = Mapping[str, int | None]
 

@@ -6,7 +6,7 @@ import pytest
 
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.errors import IgdError, InputError
-from tests.catalog.catalog_rows import add_outcomes, add_plan, add_run
+from tests.toys.catalog_rows import add_outcomes, add_plan, add_run
 
 URI = "s3://bucket/results"
 

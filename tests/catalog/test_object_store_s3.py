@@ -14,8 +14,8 @@ from igd_ray.catalog import Catalog, run_query
 from igd_ray.catalog.places import Bucket
 from igd_ray.cli import main
 from igd_ray.errors import IgdError, InputError
-from tests.catalog.catalog_rows import add_outcomes, add_plan, add_run
-from tests.catalog.loopback_store import loopback_store
+from tests.toys.catalog_rows import add_outcomes, add_plan, add_run
+from tests.toys.loopback_store import loopback_store
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ import pytest
 
 from igd_ray.catalog import Catalog, connect, named_queries, named_query, run_query
 from igd_ray.errors import InputError
-from tests.catalog.catalog_rows import add_outcomes, add_plan, add_run, row
+from tests.toys.catalog_rows import add_outcomes, add_plan, add_run, row
 
 VIEWS = [
     "runs",

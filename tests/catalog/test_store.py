@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from igd_ray.catalog import SCHEMA_VERSION, SCHEMAS, Catalog, run_query
 from igd_ray.errors import IgdError, InputError
-from tests.catalog.catalog_rows import add_run, row
+from tests.toys.catalog_rows import add_run, row
 
 FINDING = row("checks", check="randomised", severity="warning", message="logits differ")
 

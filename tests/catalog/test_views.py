@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from igd_ray.catalog import Catalog, connect, named_query, run_query
 from igd_ray.protocol import AUDIT_ATTACKS, AUDIT_PREFIX, NINE_ATTACKS
-from tests.catalog.catalog_rows import add_failure, add_outcomes, add_plan, add_run, outcome, row
+from tests.toys.catalog_rows import add_failure, add_outcomes, add_plan, add_run, outcome, row
 
 
 def _rows(catalog: Catalog, sql: str) -> list[dict[str, object]]:

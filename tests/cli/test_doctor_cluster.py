@@ -97,7 +97,7 @@ def test_an_open_dashboard_port_is_found_in_the_kernels_table(diagnosis, monkeyp
 
 def test_a_package_of_another_version_is_named(diagnosis, monkeypatch: pytest.MonkeyPatch) -> None:
     assert diagnosis("versions")["state"] == "ok"
-    monkeypatch.setattr("igd_ray.commands.doctor.requires", lambda _name: ["duckdb>=99", 'mypy>=99; extra == "dev"'])
+    monkeypatch.setattr("igd_ray.verbs.doctor.requires", lambda _name: ["duckdb>=99", 'mypy>=99; extra == "dev"'])
     row = diagnosis("versions")
     assert row["state"] == "problem"
     assert row["found"].startswith("duckdb ")

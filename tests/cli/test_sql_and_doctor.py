@@ -124,7 +124,7 @@ def test_doctor_tells_of_torch_and_ray_that_are_not_installed(
             raise PackageNotFoundError(package)
         return version(package)
 
-    monkeypatch.setattr("igd_ray.commands.doctor.version", installed)
+    monkeypatch.setattr("igd_ray.verbs.doctor.version", installed)
     monkeypatch.setitem(sys.modules, "torch", None)  # importing it raises ImportError
     monkeypatch.setitem(sys.modules, "ray", None)
     assert main(["doctor", "--json", "--catalog", str(tmp_path)]) == 1

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from igd_ray.cli import main
-from igd_ray.commands.submit import stage
+from igd_ray.verbs.submit import stage
 
 
 def test_code_and_named_files_go_along_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

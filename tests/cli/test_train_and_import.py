@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from igd_ray.cli import main
-from igd_ray.pipeline.sodef import SodefEpochUnit
+from igd_ray.planning.training import SodefEpochUnit
 
 SMALL = ["--n", "12", "--probe-n", "150", "--executor", "local"]
 QUICK = [

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from igd_ray.catalog import SCHEMAS, Catalog, run_query
 from igd_ray.cli import main
-from igd_ray.commands.verify import MOST_LINES
+from igd_ray.verbs.verify import MOST_LINES
 
 SMALL = ["--n", "8", "--shard-size", "4", "--probe-n", "150", "--search-n", "60", "--executor", "local", "--json"]
 CELLS = ["--defenses", "none,loir-8", "--attacks", "apgd-ce-5,tr-apgd-ce-5"]

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from igd_ray.cli import main
-from igd_ray.commands.zoo import TABLE, matching
 from igd_ray.models.zoo import Entry, zoo_entries
-from igd_ray.pipeline.zoo_check import ZooFinding
+from igd_ray.verbs.zoo import TABLE, matching
+from igd_ray.verification.zoo import ZooFinding
 
 ROWS = json.loads(TABLE.read_text())["models"]
 NAMES = [f"{row['dataset']}/{row['threat']}/{row['name']}" for row in ROWS]
@@ -159,7 +159,7 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             names.append(str(entry))
             yield ZooFinding(**ROWS[NAMES.index(str(entry))]), 0.1
 
-    monkeypatch.setattr("igd_ray.pipeline.zoo_check.check_entries", check_entries)
+    monkeypatch.setattr("igd_ray.verification.zoo.check_entries", check_entries)
     return names
 
 
@@ -188,7 +188,7 @@ def test_a_model_that_is_lost_is_exit_code_1(
             row = {**ROWS[NAMES.index(str(entry))], "supported": not lost, "reason": "it broke" if lost else ""}
             yield ZooFinding(**row), 0.1
 
-    monkeypatch.setattr("igd_ray.pipeline.zoo_check.check_entries", check_entries)
+    monkeypatch.setattr("igd_ray.verification.zoo.check_entries", check_entries)
     assert main(["zoo", "--check", "Salman2020Do_"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + 3 + 2  # it goes on behind the failure
@@ -210,9 +210,10 @@ def test_the_output_is_the_table_with_the_rows_found(checked: list[str], tmp_pat
 def test_an_interrupted_check_goes_on(
     cut: int, checked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from igd_ray.pipeline import zoo_check
 
-    whole = zoo_check.check_entries
+    from igd_ray.verification import zoo
+
+    whole = zoo.check_entries
     arguments = ["zoo", "--check", "Salman2020Do_", "--output", str(tmp_path / "zoo.json")]
 
     def interrupted(entries: Sequence[Entry]) -> Iterator[tuple[ZooFinding, float]]:
@@ -220,7 +221,7 @@ def test_an_interrupted_check_goes_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("igd_ray.pipeline.zoo_check.check_entries", interrupted)
+        patch.setattr("igd_ray.verification.zoo.check_entries", interrupted)
         assert main(arguments) == 130
     assert "run the same command again to go on" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["zoo.json.partial"]
@@ -250,7 +251,7 @@ def test_an_interrupted_check_without_an_output_says_how_to_go_on(
         raise KeyboardInterrupt
         yield
 
-    monkeypatch.setattr("igd_ray.pipeline.zoo_check.check_entries", interrupted)
+    monkeypatch.setattr("igd_ray.verification.zoo.check_entries", interrupted)
     assert main(["zoo", "--check", "Salman"]) == 130
     assert "with --output FILE" in capsys.readouterr().err
 

@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.models import load_model
-from tests.cluster.ray_cluster import local_cluster, raylet_of
-from tests.pipeline.runs import rows, run_evaluation
+from tests.toys.ray_cluster import local_cluster, raylet_of
+from tests.toys.runs import rows, run_evaluation
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

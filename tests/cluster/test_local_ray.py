@@ -9,9 +9,9 @@ from igd_ray.cluster import RayExecutor, ray_session
 from igd_ray.cluster.resources import ActorPlan, allocated_device, plan_actors, share_of_gpu
 from igd_ray.cluster.workers import Placement
 from igd_ray.errors import IgdError, InputError
-from igd_ray.pipeline.setup import WorkerSetup
-from igd_ray.pipeline.study import Study
-from tests.pipeline.runs import settings_for
+from igd_ray.planning.workspace import Study
+from igd_ray.units.replica import WorkerSetup
+from tests.toys.runs import settings_for
 
 
 def test_an_actor_a_gpu_or_an_actor_a_cpu() -> None:

@@ -14,11 +14,11 @@ import ray
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.cluster import RayExecutor
 from igd_ray.cluster.resources import ActorPlan
-from igd_ray.pipeline.setup import WorkerSetup
-from igd_ray.pipeline.study import Study
-from igd_ray.pipeline.unit import Shard, UnitReport
-from tests.cluster.ray_cluster import local_cluster
-from tests.pipeline.runs import settings_for
+from igd_ray.planning.workspace import Study
+from igd_ray.units.base import Shard, UnitReport
+from igd_ray.units.replica import WorkerSetup
+from tests.toys.ray_cluster import local_cluster
+from tests.toys.runs import settings_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

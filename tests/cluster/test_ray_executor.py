@@ -16,12 +16,12 @@ from igd_ray.catalog import Catalog, run_query
 from igd_ray.cli import main
 from igd_ray.cluster import RayExecutor, ray_session
 from igd_ray.models import load_model
-from igd_ray.pipeline.setup import ImageArrays, WorkerSetup
-from igd_ray.pipeline.study import Study
-from igd_ray.pipeline.unit import Shard, UnitReport, shards_of
-from igd_ray.pipeline.verbs import evaluate, plan_evaluation_of
+from igd_ray.planning.verbs import evaluate, plan_evaluation_of
+from igd_ray.planning.workspace import Study
 from igd_ray.report import write_report
-from tests.pipeline.runs import rows, run_evaluation, settings_for
+from igd_ray.units.base import Shard, UnitReport, shards_of
+from igd_ray.units.replica import ImageArrays, WorkerSetup
+from tests.toys.runs import rows, run_evaluation, settings_for
 
 pytestmark = pytest.mark.cluster
 
@@ -106,7 +106,7 @@ def test_a_unit_that_kills_its_workers_is_given_up_and_the_others_finish(session
 
 
 def test_an_evaluation_of_a_study_runs_on_ray_by_its_settings(session: None, tmp_path: Path) -> None:
-    from igd_ray.commands.executors import executor_for
+    from igd_ray.verbs.executors import executor_for
 
     settings = settings_for(tmp_path / "results", attacks="clean", defenses="none")
     with Study(settings, executor=executor_for(settings)) as study:

@@ -8,8 +8,8 @@ import pytest
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.cluster import RayExecutor, ray_session
 from igd_ray.cluster.workers import RayWorkers
-from tests.catalog.loopback_store import loopback_store
-from tests.pipeline.runs import rows, run_evaluation
+from tests.toys.loopback_store import loopback_store
+from tests.toys.runs import rows, run_evaluation
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

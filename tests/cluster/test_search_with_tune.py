@@ -22,11 +22,11 @@ from igd_ray.cluster import RayExecutor, ray_session
 from igd_ray.cluster.tuning import search_with_tune
 from igd_ray.config import SearchSettings, load_settings
 from igd_ray.errors import IgdError
-from igd_ray.pipeline.objective import ObjectiveSource, ShardCaches
-from igd_ray.pipeline.search import SearchOptions, load_objective, read_search, read_trials
-from igd_ray.pipeline.study import ExecutorFactory, Study
-from igd_ray.pipeline.verbs import search
+from igd_ray.planning.search import SearchOptions, load_objective, read_search, read_trials
+from igd_ray.planning.verbs import search
+from igd_ray.planning.workspace import ExecutorFactory, Study
 from igd_ray.search import BisectionSampler, ListSampler, Noise, PackageSampler, SearchSpace, Setting, Trial
+from igd_ray.units.objective import ObjectiveSource, ShardCaches
 
 pytestmark = pytest.mark.cluster
 

@@ -12,9 +12,9 @@ from igd_ray.cluster.leases import Died, Event, Ready, Reported
 from igd_ray.cluster.storage import KeptCatalog, StorageCheck, answer
 from igd_ray.cluster.workers import MOST_FAILED_STARTS, SECONDS_TO_BEGIN, Placement, RayWorkers, WorkerActor
 from igd_ray.errors import IgdError, InputError
-from igd_ray.pipeline.setup import ModelSource, WorkerSetup
-from igd_ray.pipeline.unit import BrokenWorkerError, Shard, UnitReport, execute
-from tests.cluster.fake_ray import WAITING, FakeCall, FakeRay
+from igd_ray.units.base import BrokenWorkerError, Shard, UnitReport, execute
+from igd_ray.units.replica import ModelSource, WorkerSetup
+from tests.toys.fake_ray import WAITING, FakeCall, FakeRay
 
 GIB = 2**30
 NODE_DIED = "The actor died because its node has died. Node Id: 12"

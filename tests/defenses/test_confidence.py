@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from igd_ray.defenses import ConfidenceMaskingDefense, InterpretabilityGuidedDefense, class_masks
-from tests.defenses.tiny_model import tiny_images, tiny_model
+from tests.toys.tiny_model import tiny_images, tiny_model
 
 IMAGES = tiny_images().double()
 MASKS = class_masks(torch.rand(5, 32, generator=torch.Generator().manual_seed(2)), 12)

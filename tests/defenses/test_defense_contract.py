@@ -25,7 +25,7 @@ from igd_ray.defenses.sodef import SodefDefense, SodefHead, SodefTraining, initi
 from igd_ray.errors import InputError
 from igd_ray.models import find_layer, load_model
 from igd_ray.threat import Norm, ThreatModel
-from tests.defenses.tiny_model import tiny_images, tiny_model
+from tests.toys.tiny_model import tiny_images, tiny_model
 
 Build = Callable[[nn.Module, Tensor, Generator], Defense]
 

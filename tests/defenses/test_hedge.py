@@ -10,7 +10,7 @@ from torch.nn import functional
 from igd_ray.data import load_images
 from igd_ray.defenses import HedgeDefense
 from igd_ray.models.demo import demo_model
-from tests.defenses.tiny_model import tiny_model
+from tests.toys.tiny_model import tiny_model
 
 DIGITS = load_images("digits", n=12).images.double()
 

@@ -20,7 +20,7 @@ from igd_ray.data.digits import digits_images
 from igd_ray.errors import InputError
 from igd_ray.models import demo
 from igd_ray.models.clip import DEMO_CONFIG, Clip, build_clip, load_clip, normalised
-from igd_ray.models.demo_training import PROMPT_TEMPLATES, zero_shot_accuracy
+from igd_ray.models.demo.training import PROMPT_TEMPLATES, zero_shot_accuracy
 
 DEMO_WEIGHTS = DEMO_CONFIG.with_suffix(".safetensors")
 

@@ -9,8 +9,8 @@ import torch
 
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.config import EvaluateSettings, load_settings
-from igd_ray.pipeline.study import Study
-from igd_ray.pipeline.verbs import evaluate, plan_evaluation_of
+from igd_ray.planning.verbs import evaluate, plan_evaluation_of
+from igd_ray.planning.workspace import Study
 
 # The full comparison takes about 20 minutes: IGD_PARITY_IMAGES=256, in shards of 64.
 IMAGES = int(os.environ.get("IGD_PARITY_IMAGES", "12"))

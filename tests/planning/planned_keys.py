@@ -4,11 +4,11 @@ from pathlib import Path
 
 from igd_ray.attacks.registry import known_attacks
 from igd_ray.config import EvaluateSettings, SearchSettings, load_settings
-from igd_ray.pipeline.evaluate import run_rows
-from igd_ray.pipeline.search import SearchOptions
-from igd_ray.pipeline.study import Study
-from igd_ray.pipeline.unit import Unit
-from igd_ray.pipeline.verbs import most_refinement, plan_evaluation_of
+from igd_ray.planning.evaluation import run_rows
+from igd_ray.planning.search import SearchOptions
+from igd_ray.planning.verbs import most_refinement, plan_evaluation_of
+from igd_ray.planning.workspace import Study
+from igd_ray.units.base import Unit
 
 DEFENSES = "none,loir-8,cdir-8,random-8,random-drop-8,confidence-8,two-pass,smoothing-only,hedge,anti-adversary,sodef"
 SMALL = {"n": 8, "shard_size": 8, "probe_n": 200, "search_n": 100}

@@ -16,11 +16,11 @@ from igd_ray.data import LabeledImages, load_images
 from igd_ray.data.images import ArrayReader
 from igd_ray.errors import InputError
 from igd_ray.models import find_layer, load_model
+from igd_ray.models.anatomy.cutting import SplitModel
+from igd_ray.models.anatomy.layers import Layer
+from igd_ray.models.anatomy.linear_suffix import is_linear_suffix
+from igd_ray.models.anatomy.memory import PeakMemory
 from igd_ray.models.demo import demo_model
-from igd_ray.models.layers import Layer
-from igd_ray.models.linear_suffix import is_linear_suffix
-from igd_ray.models.memory import PeakMemory
-from igd_ray.models.splitting import SplitModel
 from igd_ray.ranking import leave_one_out
 from igd_ray.ranking.leave_one_out import LeaveOneOutSums, leave_one_out_sums, scores_from_sums
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from igd_ray.catalog import Catalog
-from tests.catalog.catalog_rows import add_failure, add_plan, add_run, outcome, row
+from tests.toys.catalog_rows import add_failure, add_plan, add_run, outcome, row
 
 IMAGES = [f"image-{index:02d}" for index in range(40)]
 

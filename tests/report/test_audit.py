@@ -11,7 +11,6 @@ from rich.console import Console
 
 from igd_ray.catalog import Catalog
 from igd_ray.catalog.query import ask
-from igd_ray.commands.evaluate import show_accuracy
 from igd_ray.protocol import AUDIT_ATTACKS, AUDIT_PREFIX, NINE_ATTACKS
 from igd_ray.report import print_table, write_report
 from igd_ray.report.accuracy import PrintedTable, accuracy_rows, accuracy_tables
@@ -19,7 +18,8 @@ from igd_ray.report.audit import audit_sentence, audit_sentences
 from igd_ray.report.evaluation import NOT_MEASURED, asking, unmeasured
 from igd_ray.report.protocol import AUDIT_IDEAS, attack_order, audit_idea, audits_among, unplanned_audits
 from igd_ray.statistics import Comparison
-from tests.catalog.catalog_rows import add_failure, add_plan, add_run, outcome, row
+from igd_ray.verbs.evaluate import show_accuracy
+from tests.toys.catalog_rows import add_failure, add_plan, add_run, outcome, row
 
 IMAGES = [f"{index:02d}" for index in range(20)]
 

@@ -6,7 +6,7 @@ import pytest
 
 from igd_ray.catalog import Catalog, named_query, run_query
 from igd_ray.protocol import NINE_ATTACKS
-from tests.catalog.catalog_rows import add_failure, add_outcomes, add_plan, add_run
+from tests.toys.catalog_rows import add_failure, add_outcomes, add_plan, add_run
 
 ATTACKS = (*NINE_ATTACKS, "audit-joint-loss", "audit-line", "audit-best-start")
 SHARDS = {"first": "abcd", "second": "efgh"}

@@ -1,0 +1,1 @@
+"""Adaptive attacks: each aims at one defense, from what its parts offer."""

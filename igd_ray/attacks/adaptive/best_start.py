@@ -1,0 +1,50 @@
+"""APGD from the best point of those that other attacks left: one more round."""
+
+import torch
+from torch import Tensor
+
+from igd_ray.attacks.adaptive.objective import mean_margins
+from igd_ray.attacks.adaptive.warm_start import StartedAttack
+from igd_ray.attacks.counting import CountedTarget
+from igd_ray.threat import ThreatModel
+
+
+class BestStartAPGD(StartedAttack):
+    """APGD on the target, started for each image from that point of `sources` which the target likes least.
+
+    Idea: attacks fail for different reasons, so that the best point of all is a start none of them had. Best is the
+    one of highest margin max_{j≠y} z_j − z_y on the target, the mean over `eot` answers; the first of equals. Source:
+    the image-wise worst case of Croce et al., ICML 2022, fed back as a start.
+    """
+
+    stage = "apgd-best-start"
+
+    @property
+    def looks(self) -> int:
+        """At each source's point, `eot` times."""
+        return len(self.sources) * self.eot
+
+    def run(
+        self,
+        number: int,
+        target: CountedTarget,
+        images: Tensor,
+        labels: Tensor,
+        rows: Tensor,
+        threat: ThreatModel,
+        seed: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Choose the starts, then climb."""
+        best = images.clone()
+        highest = torch.full((len(images),), -torch.inf, device=images.device)
+        exists = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        for source in self.sources:
+            points, there = self.start(source, rows)
+            if not there.any():
+                continue
+            margins = torch.full_like(highest, -torch.inf)
+            margins[there] = mean_margins(target, points[there], labels[there], self.eot).to(margins)
+            better = margins > highest
+            best[better], highest[better] = points[better], margins[better]
+            exists |= better
+        return self.climb_from(best, exists, target, images, labels, threat, seed)

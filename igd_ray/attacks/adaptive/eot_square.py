@@ -1,0 +1,89 @@
+"""Square on a randomised target: every query is asked several times and the margins are averaged."""
+
+from collections.abc import Mapping
+
+import torch
+from pyautoattack.square import SquareAttack
+from torch import Tensor
+
+from igd_ray.attacks.apgd import require_positive
+from igd_ray.attacks.base import QUERY, Attack, Points
+from igd_ray.attacks.counting import CountedTarget
+from igd_ray.attacks.pyautoattack import NORM_NAMES, forked_generators, moved_points
+from igd_ray.models.anatomy.prediction import predicted_classes
+from igd_ray.threat import ThreatModel
+
+
+class EoTSquare(Attack):
+    """Square attack on the mean margin over `eot` answers, of the images that the target gets right.
+
+    Idea: noise makes single answers of a defense poor guides; a random search keeps steps that were luck. The mean
+    over several answers estimates the expected margin, of which no gradient is needed. The point is the one of lowest
+    mean margin, also where that is not negative. Source: Square (Andriushchenko et al., ECCV 2020) with expectation
+    over transformation (Athalye et al., ICML 2018).
+
+    Args:
+        queries: the most points an image that are asked for, besides the start; each costs `eot` queries.
+        eot: answers averaged a point.
+    """
+
+    def __init__(self, queries: int = 5000, *, eot: int = 20) -> None:
+        require_positive(queries=queries, eot=eot)
+        self.queries, self.eot = queries, eot
+
+    @property
+    def ways(self) -> frozenset[str]:
+        """It asks for logits only."""
+        return frozenset({QUERY})
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """Everything that the result depends on besides target, images, threat model and seed."""
+        return {"attack": "square-eot", "queries": self.queries, "eot": self.eot, **self.collapse_settings}
+
+    def most_passes(self, num_classes: int) -> tuple[int, int]:
+        """The look at the number of classes and at the image, then `eot` answers for the start and for each point."""
+        return (self.queries + 1) * self.eot + 2 + self.guard_passes, 0
+
+    def search(self, target: CountedTarget, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int) -> Points:
+        """Run pyautoattack's Square on the mean margins."""
+        before = target.queries, target.forwards, target.backwards
+        adversarial = images.clone()
+        rows = (predicted_classes(target, images) == labels).nonzero().flatten()
+        if len(rows):
+            attack = _MeanMarginSquare(
+                target,
+                norm=NORM_NAMES[threat.norm],
+                n_queries=self.queries,
+                eps=threat.epsilon,
+                p_init=0.8,
+                seed=seed,
+                device=images.device,
+                resc_schedule=False,
+            )
+            attack.eot, attack.equal = self.eot, self.collapsed_eot
+            with forked_generators(images.device):
+                torch.random.manual_seed(seed)
+                attack.init_hyperparam(images)
+                _, points = attack.attack_single_run(images[rows], labels[rows])
+            adversarial[rows] = points
+        return moved_points(adversarial, "square-eot", target, before, images)
+
+
+class _MeanMarginSquare(SquareAttack):  # type: ignore[misc]
+    """Square on the mean of the margin over `eot` answers.
+
+    Attributes:
+        eot: at least 1.
+        equal: how many equal answers each of them stands for, at least 1.
+    """
+
+    eot: int
+    equal: int
+
+    def margin_and_loss(self, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean margin of `points`, [n], as the margin and as the loss."""
+        margins = [super(_MeanMarginSquare, self).margin_and_loss(points, labels)[0] for _ in range(self.eot)]
+        # Repeated, so that the mean is rounded as that of so many answers is.
+        mean = torch.stack(margins * self.equal).mean(dim=0)
+        return mean, mean.clone()

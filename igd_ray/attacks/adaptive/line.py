@@ -1,0 +1,92 @@
+"""APGD over the straight line between two points, such as a transfer point and a white-box point."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from igd_ray.attacks.adaptive.objective import image_losses, mean_margins
+from igd_ray.attacks.adaptive.warm_start import StartedAttack
+from igd_ray.attacks.counting import CountedTarget
+from igd_ray.errors import InputError
+from igd_ray.threat import Norm, ThreatModel
+
+TRANSFER, WHITE_BOX = "transfer", "white-box"
+
+# Points of the line, evenly spaced with both ends, that are asked for before the climb.
+LOOKS = 5
+
+
+class LineAPGD(StartedAttack):
+    """APGD on the one number t in [0, 1] of x(t) = (1 − t)·x₀ + t·x₁, between the points of two sources.
+
+    Idea: the transfer point fools the first pass, the white-box point the second; where neither breaks the defense, a
+    point between them may, and a ball is convex, so that every such point is allowed. Five points of the line, both
+    ends among them, are asked for; the climb starts at the one of highest margin. The clean image stands in for an
+    end that does not exist; an image without either is left alone. Source: none published that is
+    known; the ends are those of Croce et al., ICML 2022 (transfer), and Croce & Hein, ICML 2020 (APGD).
+
+    Args:
+        loss, steps, eot: as in `ClimbingAttack`.
+        sources: the names of x₀ and x₁.
+    """
+
+    stage = "apgd-line"
+
+    def __init__(
+        self,
+        loss: str = "ce",
+        *,
+        steps: int = 20,
+        eot: int = 1,
+        sources: Sequence[str] = (TRANSFER, WHITE_BOX),
+    ) -> None:
+        super().__init__(loss, steps=steps, eot=eot, sources=sources)
+        if len(self.sources) != 2:
+            raise InputError(f"a line has two ends: sources must be two names, not {list(sources)}")
+
+    @property
+    def looks(self) -> int:
+        """At the evenly spaced points, `eot` times."""
+        return LOOKS * self.eot
+
+    def run(
+        self,
+        number: int,
+        target: CountedTarget,
+        images: Tensor,
+        labels: Tensor,
+        rows: Tensor,
+        threat: ThreatModel,
+        seed: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Look at the line, then climb along it."""
+        ends = [self.start(source, rows) for source in self.sources]
+        whole = images, labels
+        lined = ends[0][1] | ends[1][1]
+        images, labels = images[lined], labels[lined]
+        first, last = (torch.where(exists[:, None, None, None], points, whole[0])[lined] for points, exists in ends)
+        adversarial, fooled = whole[0].clone(), torch.zeros_like(lined)
+        if len(images) == 0:
+            return adversarial, fooled
+
+        def between(position: Tensor) -> Tensor:
+            return torch.lerp(first, last, position.expand_as(first)).clamp(0, 1)
+
+        def objective(position: Tensor) -> tuple[Tensor, Tensor]:
+            logits = target(between(position))
+            return logits, image_losses(self.loss, logits, labels)
+
+        # The numbers t are images of one pixel, in the ball of radius 1/2 around 1/2.
+        middle = torch.full((len(images), 1, 1, 1), 0.5, device=images.device)
+        places = torch.linspace(0, 1, LOOKS, device=images.device)
+        margins = torch.stack(
+            [
+                mean_margins(target, between(torch.full_like(middle, place)), labels, self.eot)
+                for place in places.tolist()
+            ]
+        )
+        start = places[margins.argmax(dim=0)].view_as(middle)
+        position, broken = self.climb(objective, middle, labels, ThreatModel(Norm.LINF, 0.5), seed, start=start)
+        adversarial[lined], fooled[lined] = between(position), broken
+        return adversarial, fooled

@@ -1,0 +1,236 @@
+"""What the adaptive attacks share: APGD's steps (Croce & Hein, ICML 2020) on an objective of their own."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from typing import ClassVar, Self, final
+
+import torch
+from pyautoattack.autopgd_base import APGDAttack
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from igd_ray.attacks.apgd import DLR_CLASSES, LOSSES, few_classes_note, require_positive
+from igd_ray.attacks.base import Attack, Points
+from igd_ray.attacks.counting import CountedTarget
+from igd_ray.attacks.pyautoattack import (
+    NORM_NAMES,
+    SILENT,
+    forked_generators,
+    mean_of_equal,
+    moved_points,
+    wrong_logits,
+)
+from igd_ray.errors import InputError, did_you_mean
+from igd_ray.models.anatomy.prediction import predicted_classes
+from igd_ray.threat import Norm, ThreatModel
+
+# Points [n, C, H, W] to the logits [n, classes] that decide whether one is misclassified, and the losses [n] to climb.
+Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+class ClimbingAttack(Attack):
+    """Runs of APGD, each on an objective of the subclass, on the images that the target gets right.
+
+    The later runs are for the images that no earlier run broke. The point of an image is the last misclassified
+    iterate of the run that broke it; otherwise the iterate of highest loss of its first run, so that a randomised
+    target is judged on it afresh and later attacks may start there.
+
+    Args:
+        loss: "ce", "cw" or "dlr", as in `APGD`.
+        steps: gradient steps a run.
+        eot: gradients averaged a step, for a randomised target (expectation over transformation).
+    """
+
+    stage: ClassVar[str]
+    # What one gradient of the objective costs: queries, and gradients of logits.
+    cost: ClassVar[tuple[int, int]] = (1, 1)
+
+    def __init__(self, loss: str = "ce", *, steps: int = 100, eot: int = 1) -> None:
+        if loss not in LOSSES:
+            raise InputError(f"loss must be one of {', '.join(LOSSES)}, not {loss!r}{did_you_mean(loss, LOSSES)}")
+        require_positive(steps=steps, eot=eot)
+        self.loss, self.steps, self.eot = loss, steps, eot
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """Everything that the result depends on besides target, images, threat model and seed."""
+        return {
+            "attack": self.stage,
+            "loss": self.loss,
+            "steps": self.steps,
+            "eot": self.eot,
+            **self.collapse_settings,
+        }
+
+    def for_classes(self, num_classes: int) -> Self:
+        """With fewer than three classes, the margin CW, which is DLR's numerator, takes the place of DLR."""
+        return self._with(loss="cw") if self.fallback_notes(num_classes) else self
+
+    def fallback_notes(self, num_classes: int) -> tuple[str, ...]:
+        """Return that CW takes the place of DLR, where it does."""
+        return few_classes_note(num_classes) if self.loss == "dlr" else ()
+
+    @property
+    def runs(self) -> int:
+        """How many runs an image gets at most."""
+        return 1
+
+    @property
+    def looks(self) -> int:
+        """Queries without a gradient that a run makes for an image before it climbs."""
+        return 0
+
+    def most_passes(self, num_classes: int) -> tuple[int, int]:
+        """The look at the number of classes and at the image, then a start and `steps` steps a run."""
+        climbs = self.runs * (self.steps + 1) * self.eot
+        queries, gradients = self.cost
+        return 2 + self.guard_passes + self.runs * self.looks + climbs * queries, climbs * gradients
+
+    def check(self, num_classes: int, norm: Norm = Norm.LINF) -> None:
+        """Check that there are enough classes for the loss."""
+        if self.loss == "dlr" and num_classes < DLR_CLASSES:
+            raise InputError(
+                f"{self.stage} with the DLR loss needs at least {DLR_CLASSES} classes, the model has {num_classes}"
+            )
+
+    @final
+    def search(self, target: CountedTarget, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int) -> Points:
+        """Run after run on the images still correct."""
+        before = target.queries, target.forwards, target.backwards
+        self.prepare(target, images, threat)
+        adversarial = images.clone()
+        correct = predicted_classes(target, images) == labels
+        for number in range(self.runs):
+            rows = correct.nonzero().flatten()
+            if len(rows) == 0:
+                break
+            points, fooled = self.run(number, target, images[rows], labels[rows], rows, threat, seed)
+            chosen = fooled | (number == 0)
+            adversarial[rows[chosen]] = points[chosen]
+            correct[rows[fooled]] = False
+        return moved_points(adversarial, self.stage, target, before, images)
+
+    def prepare(self, target: CountedTarget, images: Tensor, threat: ThreatModel) -> None:
+        """Check what the runs need besides images and labels.
+
+        Raises:
+            InputError: saying what is missing.
+        """
+
+    @abstractmethod
+    def run(
+        self,
+        number: int,
+        target: CountedTarget,
+        images: Tensor,
+        labels: Tensor,
+        rows: Tensor,
+        threat: ThreatModel,
+        seed: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Return run `number`'s points and whether some iterate was misclassified, bool [n].
+
+        Args:
+            number: counts from 0.
+            target: the target.
+            images, labels: those still correct.
+            rows: their places in the batch, int64 [n].
+            threat: the norm and epsilon.
+            seed: decides all randomness.
+        """
+
+    def climb(
+        self,
+        objective: Objective,
+        images: Tensor,
+        labels: Tensor,
+        threat: ThreatModel,
+        seed: int,
+        *,
+        start: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Climb `objective` by APGD within `threat` around `images` [n, C, H, W].
+
+        Args:
+            objective: see `Objective`.
+            images, labels: the centres of the balls, and the classes that are not to be answered.
+            threat: the norm and epsilon.
+            seed: of the random start.
+            start: where to start, [n, C, H, W] in the balls; a random point (pyautoattack's) by default.
+
+        Returns:
+            The last misclassified iterate or, without one, that of highest loss, and which of them it is, bool [n].
+        """
+        attack = _ObjectiveAPGD(objective, images, threat, self.steps, self.eot, self.collapsed_eot)
+        with forked_generators(images.device):
+            torch.random.manual_seed(seed)
+            highest, correct, _, misclassified = attack.attack_single_run(images.clone(), labels, x_init=start)
+        fooled = ~correct.bool()
+        return torch.where(fooled[:, None, None, None], misclassified, highest).detach(), fooled
+
+
+class TwoPassAttack(ClimbingAttack):
+    """An attack on the two passes of a defense.
+
+    Raises:
+        InputError: when it attacks a target that does not offer them.
+    """
+
+    def prepare(self, target: CountedTarget, images: Tensor, threat: ThreatModel) -> None:
+        """Check that the target offers its two passes."""
+        target.two_pass()
+
+
+class _ObjectiveAPGD(APGDAttack):  # type: ignore[misc]
+    """APGD that climbs any loss, in the place where pyautoattack computes DLR from the logits.
+
+    Each of the `eot` gradients averaged a step stands for `equal` equal ones.
+    """
+
+    def __init__(
+        self, objective: Objective, images: Tensor, threat: ThreatModel, steps: int, eot: int, equal: int
+    ) -> None:
+        super().__init__(
+            self._look,
+            n_iter=steps,
+            norm=NORM_NAMES[threat.norm],
+            eps=threat.epsilon,
+            loss="dlr",
+            eot_iter=eot,
+            rho=0.75,
+            device=images.device,
+            logger=SILENT,
+        )
+        self._objective, self._equal = objective, equal
+        self.init_hyperparam(images)
+
+    def _look(self, points: Tensor) -> Tensor:
+        logits, self._losses = self._objective(mean_of_equal(points, self._equal))
+        return logits
+
+    def dlr_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the losses that came with `logits`, [n]."""
+        return self._losses
+
+
+def image_losses(name: str, logits: Tensor, labels: Tensor) -> Tensor:
+    """Return each image's loss, [n], for `logits` [n, C], higher the less the answer is that of `labels` [n].
+
+    "ce" is the cross-entropy, "cw" is −(z_y − max_{j≠y} z_j), and "dlr" divides that by
+    z_π1 − z_π3, π sorting z in descending order.
+    """
+    if name == "ce":
+        return cross_entropy(logits, labels, reduction="none")
+    margins = wrong_logits(logits, labels).amax(dim=1) - logits.gather(1, labels[:, None])[:, 0]
+    if name == "cw":
+        return margins
+    top = logits.topk(3, dim=1).values
+    return margins / (top[:, 0] - top[:, 2] + 1e-12)
+
+
+@torch.no_grad()
+def mean_margins(target: CountedTarget, points: Tensor, labels: Tensor, draws: int) -> Tensor:
+    """Return the margin CW of `points`, [n], the mean over `draws` answers; positive where misclassified."""
+    margins = torch.stack([image_losses("cw", target(points), labels) for _ in range(draws)])
+    # In float64, so that the mean of equal margins is theirs exactly, however many there are.
+    return margins.mean(dim=0, dtype=torch.float64).to(margins)

@@ -1,0 +1,65 @@
+"""APGD under a mask that an oracle chose and that is held fixed."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from igd_ray.attacks.adaptive.objective import TwoPassAttack, image_losses
+from igd_ray.attacks.counting import CountedTarget
+from igd_ray.attacks.pyautoattack import wrong_logits
+from igd_ray.threat import ThreatModel
+
+
+class OracleMaskAPGD(TwoPassAttack):
+    """APGD on the second pass alone, with the mask of the true class, then with that of the runner-up, held fixed.
+
+    Idea: with one mask throughout, the defense is an ordinary network without noise and without a hard choice in it.
+    The true class's mask is the one that a defended image is judged under as long as the pseudo-label holds; the
+    runner-up's, that of the wrong class of highest logit on the clean image, is the one it meets once the label has
+    flipped. An iterate counts as misclassified if the defense itself, asked afresh at each, answers wrongly.
+    Source: Tramèr et al., NeurIPS 2020 (simplify the defense, attack that, judge on the whole).
+
+    Args:
+        loss, steps: as in `ClimbingAttack`.
+    """
+
+    stage = "apgd-oracle-mask"
+    cost = (2, 1)
+
+    def __init__(self, loss: str = "ce", *, steps: int = 100) -> None:
+        super().__init__(loss, steps=steps)
+
+    @property
+    def runs(self) -> int:
+        """One for each mask."""
+        return 2
+
+    @property
+    def looks(self) -> int:
+        """At the clean image, for the runner-up."""
+        return 1
+
+    def run(
+        self,
+        number: int,
+        target: CountedTarget,
+        images: Tensor,
+        labels: Tensor,
+        rows: Tensor,
+        threat: ThreatModel,
+        seed: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Climb under the mask of the true class (run 0) or of the runner-up (run 1)."""
+        passes = target.two_pass()
+        classes = labels
+        if number == 1:
+            with torch.no_grad():
+                classes = wrong_logits(target(images), labels).argmax(dim=1)
+        weights = one_hot(classes, target.num_classes(images)).to(images)
+
+        def objective(points: Tensor) -> tuple[Tensor, Tensor]:
+            with torch.no_grad():
+                answer = target(points)
+            return answer, image_losses(self.loss, passes.masked_logits(points, weights), labels)
+
+        return self.climb(objective, images, labels, threat, seed)

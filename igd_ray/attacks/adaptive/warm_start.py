@@ -1,0 +1,130 @@
+"""Attacks that start where other attacks ended.
+
+A gradient attack on a defense may be blind where it starts at random; an attack on the base model leads it past that
+region (Tramèr et al., NeurIPS 2020).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+import torch
+from torch import Generator, Tensor
+
+from igd_ray.attacks.adaptive.objective import ClimbingAttack, image_losses
+from igd_ray.attacks.base import check_given
+from igd_ray.attacks.counting import CountedTarget
+from igd_ray.attacks.pgd import random_points
+from igd_ray.errors import InputError
+from igd_ray.threat import ThreatModel
+
+Starts = Mapping[str, tuple[Tensor, Tensor]]
+
+
+class StartedAttack(ClimbingAttack):
+    """An attack that needs points of others: `attack.starting_from(points)` before it runs.
+
+    Args:
+        loss, steps, eot: as in `ClimbingAttack`.
+        sources: the names of the points that it starts from. They belong to its settings, the points do not: they
+            are results of other attacks, by whose identity a caller tells them apart.
+    """
+
+    def __init__(self, loss: str = "ce", *, steps: int = 100, eot: int = 1, sources: Sequence[str]) -> None:
+        super().__init__(loss, steps=steps, eot=eot)
+        if not sources or len(set(sources)) < len(sources):
+            raise InputError(f"sources must be different names of points, at least one, not {list(sources)}")
+        self.sources = tuple(sources)
+        self._starts: Starts | None = None
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """Everything that the result depends on besides starts, target, images, threat model and seed."""
+        return {**super().settings, "sources": list(self.sources)}
+
+    def with_sources(self, sources: Sequence[str]) -> Self:
+        """Return this attack, starting from points of other names."""
+        return self._with(sources=tuple(sources))
+
+    def starting_from(self, points: Starts) -> Self:
+        """Return this attack with its starts, such as the `points` of an `AttackResult`.
+
+        Args:
+            points: for each of `sources`, float32 [N, C, H, W] aligned with the images to be attacked, and a bool
+                [N] that says where they exist.
+
+        Raises:
+            InputError: if other points are given than those of `sources`.
+        """
+        if set(points) != set(self.sources):
+            raise InputError(
+                f"{self.stage} starts from the points {', '.join(self.sources)}, but was given "
+                f"{', '.join(points) or 'none'}; name those in sources="
+            )
+        return self._with(_starts=dict(points))
+
+    def prepare(self, target: CountedTarget, images: Tensor, threat: ThreatModel) -> None:
+        """Check that there are starts, that they belong to the images and that they lie in the balls."""
+        if self._starts is None:
+            raise InputError(
+                f"{self.stage} needs the points {', '.join(self.sources)} of other attacks; "
+                "give them with starting_from(points)"
+            )
+        for name, (points, exists) in self._starts.items():
+            check_given(points, exists, images, threat, f"{name!r} starts")
+
+    def start(self, source: str, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the points of `source` for the images in `rows`, and whether they exist."""
+        assert self._starts is not None
+        points, exists = self._starts[source]
+        return points.to(rows.device)[rows], exists.to(rows.device)[rows]
+
+    def climb_from(
+        self,
+        points: Tensor,
+        exists: Tensor,
+        target: CountedTarget,
+        images: Tensor,
+        labels: Tensor,
+        threat: ThreatModel,
+        seed: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Climb the loss of the target's logits from `points`, from random ones where none exists."""
+
+        def objective(points: Tensor) -> tuple[Tensor, Tensor]:
+            logits = target(points)
+            return logits, image_losses(self.loss, logits, labels)
+
+        instead = random_points(images, threat, Generator().manual_seed(seed))
+        start = torch.where(exists[:, None, None, None], points, instead)
+        return self.climb(objective, images, labels, threat, seed, start=start)
+
+
+class StartedAPGD(StartedAttack):
+    """APGD on the target started from other attacks' points, one run for each of `sources`.
+
+    Idea: points that break the base model lie near the boundary that it shares with the defense, so that the
+    defense's own gradients, where masks hide them elsewhere, need to lead only a little further. Where an image has
+    no such point, its run starts at random in the ball. Source: Croce et al., ICML 2022 (transfer attacks on test-time
+    defenses); Tramèr et al., NeurIPS 2020 (adaptive attacks).
+    """
+
+    stage = "apgd-started"
+
+    @property
+    def runs(self) -> int:
+        """One for each source."""
+        return len(self.sources)
+
+    def run(
+        self,
+        number: int,
+        target: CountedTarget,
+        images: Tensor,
+        labels: Tensor,
+        rows: Tensor,
+        threat: ThreatModel,
+        seed: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Climb from the points of one source."""
+        points, exists = self.start(self.sources[number], rows)
+        return self.climb_from(points, exists, target, images, labels, threat, seed)

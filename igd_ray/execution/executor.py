@@ -1,0 +1,97 @@
+"""Where units run: the interface, and its in-process twin."""
+
+import os
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import Protocol, Self
+
+import torch
+
+from igd_ray.catalog import Catalog
+from igd_ray.execution.attempts import AttemptLog, outcome_of
+from igd_ray.execution.halving import Splitter
+from igd_ray.execution.queue import Agenda
+from igd_ray.execution.worker import Worker
+from igd_ray.search import Sampler
+from igd_ray.units.base import Unit, UnitReport, host_name
+from igd_ray.units.objective import ObjectiveSource, Record, search_here
+from igd_ray.units.replica import WorkerSetup
+
+
+class Executor(Protocol):
+    """Runs units, each after those that it needs, and reports each when it is committed or has failed."""
+
+    def __enter__(self) -> Self:
+        """Start what is needed."""
+        ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop what was started; committed units stay."""
+        ...
+
+    def run(self, units: Sequence[Unit]) -> Generator[UnitReport, None, None]:
+        """Run `units`, which may need each other; the first ones go first where they can.
+
+        One that memory does not suffice for is reported with its number of parts, then they are. Where one fails,
+        those that need it are not run, and reported as failed, too.
+
+        Raises:
+            IgdError: if units need each other in a circle.
+        """
+        ...
+
+    def search(self, source: ObjectiveSource, sampler: Sampler, record: Record) -> None:
+        """Run the trials that `sampler` asks for, and `record` each in this process before its answer counts."""
+        ...
+
+
+class LocalExecutor:
+    """Runs units one after another in this process."""
+
+    def __init__(self, setup: WorkerSetup, *, device: str | None = None) -> None:
+        self._setup = setup
+        self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._worker: Worker | None = None
+
+    def __enter__(self) -> Self:
+        """Make the worker; it loads its replica with the first unit."""
+        self._worker = Worker(self._setup, self._device)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let go of the replica."""
+        self._worker = None
+
+    def run(self, units: Sequence[Unit]) -> Generator[UnitReport, None, None]:
+        """Run `units` in the order given, as far as what they need allows."""
+        assert self._worker is not None
+        catalog = Catalog(self._setup.catalog)
+        splitter, log = Splitter(catalog), AttemptLog(catalog)
+        agenda = Agenda(units)
+        try:
+            while (unit := agenda.take()) is not None:
+                parts = splitter.fitting(unit)
+                if parts == [unit]:
+                    attempt = log.start(unit, worker=os.getpid(), host=host_name())
+                    log.flush_if_due()
+                    report = self._worker.run(unit, attempt)
+                    parts = splitter.split(unit) if report.out_of_memory else []
+                    log.end(unit.key, outcome_of(report, parts), report.error)
+                else:
+                    report = UnitReport(unit.key, unit.kind, len(unit.shard.ids), 0.0)
+                if parts:
+                    agenda.replace(unit, parts)
+                    yield replace(report, error=None, parts=len(parts))
+                else:
+                    yield from agenda.settle(report)
+        finally:
+            log.close()
+
+    def search(self, source: ObjectiveSource, sampler: Sampler, record: Record) -> None:
+        """Run the trials one after another."""
+        search_here(source, sampler, record)

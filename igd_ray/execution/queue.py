@@ -1,0 +1,166 @@
+"""What is left to do, in which order: a unit becomes ready when all that it needs is done."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+
+from igd_ray.errors import IgdError
+from igd_ray.execution.halving import family
+from igd_ray.units.base import Unit, UnitReport
+
+# A worker looks this far ahead for a unit like the one it has just run; further would upset the order.
+LOOK_AHEAD = 8
+
+SOURCE_FAILED = "its source unit failed"
+
+
+@dataclass(slots=True)
+class Blocked:
+    """A unit that waits for others.
+
+    Attributes:
+        unit: the unit.
+        order: its place among those that are ready, once it is.
+        open: how many units it waits for.
+        divided: it does not wait to run, but for its parts to be done.
+    """
+
+    unit: Unit
+    order: int
+    open: int
+    divided: bool = False
+
+
+class Agenda:
+    """Units that wait, each until the units that it needs are done; the first ones given are the first to run.
+
+    A needed key that is of none of the units counts as done. A unit taken is running until it is put back, replaced,
+    done or failed.
+
+    Args:
+        units: what is to be run; each key counts once.
+    """
+
+    def __init__(self, units: Iterable[Unit]) -> None:
+        unique: dict[str, Unit] = {}
+        for unit in units:
+            unique.setdefault(unit.key, unit)
+        self._unfinished = set(unique)
+        self._ready: list[tuple[int, Unit]] = []
+        # The places among those that are ready that running units had.
+        self._running: dict[str, int] = {}
+        # Who waits for a key.
+        self._dependents: dict[str, list[Blocked]] = {}
+        self._first, self._last = 0, len(unique)
+        for order, unit in enumerate(unique.values()):
+            self._add(unit, order)
+
+    def __bool__(self) -> bool:
+        """Tell whether a unit waits or runs."""
+        return bool(self._unfinished)
+
+    def take(self, last: str = "") -> Unit | None:
+        """Return the first ready unit, or one soon after it of the family `last`; None while running ones hold all up.
+
+        Raises:
+            IgdError: if units wait that can never run.
+        """
+        if not self._ready:
+            if self._unfinished and not self._running:
+                raise self._circle()
+            return None
+        passed = [heappop(self._ready)]
+        while last and family(passed[-1][1]) != last and self._ready and len(passed) < LOOK_AHEAD:
+            passed.append(heappop(self._ready))
+        alike = bool(last) and family(passed[-1][1]) == last
+        order, unit = passed.pop(-1 if alike else 0)
+        for entry in passed:
+            heappush(self._ready, entry)
+        self._running[unit.key] = order
+        return unit
+
+    def put_back(self, unit: Unit, *, last: bool) -> None:
+        """Have a running unit wait again: in its former place, as the first ones are the long ones, or as the last."""
+        order = self._running.pop(unit.key)
+        if last:
+            self._last += 1
+            order = self._last
+        heappush(self._ready, (order, unit))
+
+    def replace(self, unit: Unit, parts: Sequence[Unit]) -> None:
+        """Have `parts` wait in the place of a running unit, before all others; it is done when they all are."""
+        del self._running[unit.key]
+        new = {part.key: part for part in parts if part.key not in self._unfinished}
+        self._unfinished |= new.keys()
+        self._first -= len(new)
+        for order, part in enumerate(new.values(), start=self._first):
+            self._add(part, order)
+        keys = {part.key for part in parts}
+        self._block(Blocked(unit, self._first, len(keys), divided=True), keys)
+
+    def done(self, key: str) -> None:
+        """Note that a running unit is done: what waited for nothing else is ready."""
+        del self._running[key]
+        settled = [key]
+        while settled:
+            key = settled.pop()
+            self._unfinished.remove(key)
+            for blocked in self._dependents.pop(key, ()):
+                # What failed is never subtracted, so that a doomed unit does not come to zero.
+                blocked.open -= 1
+                if blocked.open:
+                    continue
+                if blocked.divided:
+                    settled.append(blocked.unit.key)
+                else:
+                    heappush(self._ready, (blocked.order, blocked.unit))
+
+    def failed(self, key: str) -> list[Unit]:
+        """Note that a running unit failed; return the waiting ones that can therefore never run, now removed."""
+        del self._running[key]
+        doomed = []
+        lost = [key]
+        self._unfinished.remove(key)
+        while lost:
+            for blocked in self._dependents.pop(lost.pop(), ()):
+                if blocked.unit.key not in self._unfinished:
+                    continue  # doomed already
+                self._unfinished.remove(blocked.unit.key)
+                lost.append(blocked.unit.key)
+                if not blocked.divided:
+                    doomed.append(blocked.unit)
+        return doomed
+
+    def settle(self, report: UnitReport) -> Iterator[UnitReport]:
+        """Note how a running unit ended; yield its `report` and those of the units that can therefore never run."""
+        doomed = []
+        if report.error is None:
+            self.done(report.key)
+        else:
+            doomed = self.failed(report.key)
+        yield report
+        for unit in doomed:
+            yield UnitReport(unit.key, unit.kind, len(unit.shard.ids), 0.0, SOURCE_FAILED)
+
+    def _add(self, unit: Unit, order: int) -> None:
+        open_needs = unit.needs & self._unfinished
+        if open_needs:
+            self._block(Blocked(unit, order, len(open_needs)), open_needs)
+        else:
+            heappush(self._ready, (order, unit))
+
+    def _block(self, blocked: Blocked, keys: Iterable[str]) -> None:
+        for key in keys:
+            if key in self._dependents:
+                self._dependents[key].append(blocked)
+            else:
+                self._dependents[key] = [blocked]
+
+    def _circle(self) -> IgdError:
+        blocked = (each for waiting in self._dependents.values() for each in waiting)
+        left = (each for each in blocked if each.unit.key in self._unfinished)
+        first = min(left, key=lambda each: each.order).unit
+        return IgdError(
+            f"expected units that can run one after another, but {len(self._unfinished)} need each other, "
+            f"the first being {first.key[:12]} ({first.kind}): plan them without cycles"
+        )

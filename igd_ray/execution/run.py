@@ -1,0 +1,98 @@
+"""Run planned units: those already committed are not run again, those that fail are recorded as failures."""
+
+import uuid
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from igd_ray.catalog import Catalog
+from igd_ray.errors import IncompleteError
+from igd_ray.execution.executor import Executor
+from igd_ray.execution.progress import Progress
+from igd_ray.units.base import Unit, UnitReport, host_name
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """How a set of units ended: how many were there before, ran now, failed."""
+
+    reused: int
+    computed: int
+    failed: tuple[UnitReport, ...]
+
+
+def pending(catalog: Catalog, units: Sequence[Unit]) -> list[Unit]:
+    """Return the units without committed rows, each key once, in order; a damaged file holds none, and is set aside.
+
+    Raises:
+        IgdError: if a file cannot be read.
+    """
+    unique = {unit.key: unit for unit in units}
+    keys: dict[str, list[str]] = {}
+    for unit in unique.values():
+        for table in unit.tables:
+            keys.setdefault(table, []).append(unit.key)
+    whole = {table: catalog.whole(table, wanted) for table, wanted in keys.items()}
+    return [unit for unit in unique.values() if not all(unit.key in whole[table] for table in unit.tables)]
+
+
+def run_units(executor: Executor, catalog: Catalog, units: Sequence[Unit], *, title: str) -> RunSummary:
+    """Run the pending ones of `units`, which may need each other, with progress on the terminal.
+
+    Args:
+        executor: where they run.
+        catalog: where they are committed.
+        units: the plan.
+        title: what the progress shows.
+    """
+    waiting = pending(catalog, units)
+    planned = len({unit.key for unit in units})
+    reused = planned - len(waiting)
+    failed: list[UnitReport] = []
+    computed = 0
+    # Closed whatever happens, so that leases end now rather than when Python tidies up.
+    with Progress(title, done=reused, total=planned) as progress, closing(executor.run(waiting)) as reports:
+        for report in reports:
+            progress.advance(report)
+            if report.parts:
+                continue
+            if report.error is None:
+                computed += 1
+            else:
+                failed.append(report)
+                record_failure(catalog, report)
+    return RunSummary(reused=reused, computed=computed, failed=tuple(failed))
+
+
+def record_failure(catalog: Catalog, report: UnitReport) -> None:
+    """Commit the failure, so that the images it covers show as errors until the unit succeeds."""
+    # Each failure is an event of its own, so its file name must not meet an earlier one's.
+    catalog.commit(
+        "failures",
+        f"{report.key}-{uuid.uuid4().hex[:8]}",
+        [
+            {
+                "unit_key": report.key,
+                "kind": report.kind,
+                "attempt": report.attempt,
+                "error": report.error,
+                "host": host_name(),
+                "created_at": datetime.now(UTC),
+            }
+        ],
+    )
+
+
+def require_all(summary: RunSummary, what: str) -> None:
+    """Check that no unit failed.
+
+    Raises:
+        IncompleteError: with the first failure and what to do.
+    """
+    if summary.failed:
+        total = summary.reused + summary.computed + len(summary.failed)
+        raise IncompleteError(
+            f"{len(summary.failed)} of {total} {what} units failed, first {summary.failed[0].key[:12]}: "
+            f"{summary.failed[0].error}; the others are kept, run the same command again to try these again"
+        )

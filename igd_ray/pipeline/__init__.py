@@ -1,1 +1,0 @@
-"""From settings to committed rows: plans, units, workers, executors."""

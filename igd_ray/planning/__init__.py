@@ -1,0 +1,1 @@
+"""Planning: from settings to the units that a run needs."""

@@ -1,0 +1,155 @@
+"""From defense labels to defenses with all of their settings, and the rankings and trainings that they need first."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from igd_ray.config import EvaluateSettings
+from igd_ray.defenses.specs import Argument, DefenseLabel, DefenseSpec, defense_arguments, parse_defense
+from igd_ray.errors import InputError
+from igd_ray.models import PENULTIMATE
+from igd_ray.planning.rankings import RankingPlan, require_fit
+from igd_ray.planning.search import defense_of, read_search
+from igd_ray.planning.training import SodefPlan
+from igd_ray.planning.workspace import TRAIN, Study
+from igd_ray.search import Setting
+from igd_ray.threat import Norm
+from igd_ray.units.base import Unit
+
+
+@dataclass
+class Resolved:
+    """Defenses, what they need, and what is to be said of them.
+
+    Attributes:
+        defenses: each once.
+        rankings: to compute before, by method.
+        training: of SODEF, to run before.
+        notes: on which images rankings, searches and trainings worked.
+    """
+
+    defenses: list[DefenseSpec] = field(default_factory=list)
+    rankings: dict[str, RankingPlan] = field(default_factory=dict)
+    training: SodefPlan | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def preparations(self) -> list[Unit]:
+        """All units of rankings and trainings."""
+        ranked = [unit for ranking in self.rankings.values() for unit in ranking.units]
+        return [*ranked, *(self.training.units if self.training else ())]
+
+
+def resolve_defenses(study: Study, settings: EvaluateSettings) -> Resolved:
+    """Resolve labels, given rankings and finished searches.
+
+    Raises:
+        InputError: for anything that cannot be used, or two different defenses of one label.
+    """
+    resolved = Resolved()
+    labels = [parse_defense(label) for label in dict.fromkeys(settings.defenses)]
+    given = _given_rankings(study, settings, labels, resolved.notes)
+    arguments = defense_arguments(settings.defense_arg)
+    for label in labels:
+        resolved.defenses.append(_resolve(study, settings, label, given, arguments, resolved))
+    resolved.defenses += [_from_search(study, search_id, resolved.notes) for search_id in settings.from_search]
+    resolved.defenses = list({defense.defense_id: defense for defense in resolved.defenses}.values())
+    for name in {defense.label for defense in resolved.defenses}:
+        same = [defense for defense in resolved.defenses if defense.label == name]
+        if len(same) > 1:
+            settings_of = " and ".join(f"σ = {one.sigma:g}, τ = {one.tau:g}, draws = {one.draws}" for one in same)
+            raise InputError(f"{len(same)} defenses are called {name} ({settings_of}); evaluate them in separate runs")
+    return resolved
+
+
+def _resolve(
+    study: Study,
+    settings: EvaluateSettings,
+    label: DefenseLabel,
+    given: Mapping[str, str],
+    arguments: Mapping[str, dict[str, Argument]],
+    resolved: Resolved,
+) -> DefenseSpec:
+    own: dict[str, Argument | str] = dict(arguments.get(label.kind, {}))
+    if label.kind == "hedge":
+        own["epsilon"] = _hedge_epsilon(settings)
+    if label.kind == "two-pass":
+        own["classes"] = len(study.class_names)
+    if label.kind == "sodef":
+        resolved.training = study.plan_sodef(own)
+        resolved.notes.append(f"sodef: trained on {len(study.probe)} images of the split {TRAIN!r}")
+        own = {"training": resolved.training.training_id}
+    noise = settings.noise if label.takes_noise else None
+    masked = label.kind in ("masking", "confidence", "two-pass")
+    return DefenseSpec(
+        label=label.label,
+        model_id=study.model_id,
+        kind=label.kind,
+        k=label.kept(study.layer.width, study.layer.name) if label.number else None,
+        sigma=noise,
+        tau=settings.tau if masked else None,
+        draws=None if noise is None else settings.draws if noise else 1,
+        layer=study.layer if masked else study.find_layer(PENULTIMATE) if label.kind == "sodef" else None,
+        ranking_id=_ranking_id(study, label.method, given, resolved) if label.method else None,
+        arguments=tuple(sorted(own.items())),
+    )
+
+
+def _ranking_id(study: Study, method: str, given: Mapping[str, str], resolved: Resolved) -> str:
+    if method in given:
+        return given[method]
+    if method not in resolved.rankings:
+        resolved.rankings[method] = study.plan_ranking(method)
+        if method != "random":
+            resolved.notes.append(f"{method}: neurons ranked on {len(study.probe)} images of the split {TRAIN!r}")
+    return resolved.rankings[method].ranking_id
+
+
+def _hedge_epsilon(settings: EvaluateSettings) -> float:
+    if settings.norm is not Norm.LINF:
+        norm = settings.norm.value
+        raise InputError(f"hedge moves within an infinity-norm ball of eps; with --norm {norm} leave it out")
+    return settings.threat.epsilon
+
+
+def _given_rankings(
+    study: Study, settings: EvaluateSettings, labels: list[DefenseLabel], notes: list[str]
+) -> dict[str, str]:
+    """Return the rankings given by id, by method, after checking that they fit this model and layer and are used."""
+    given: dict[str, str] = {}
+    used = {label.method for label in labels}
+    for ranking_id in dict.fromkeys(settings.ranking):
+        row = study.catalog.read("rankings", ranking_id).slice(0, 1).to_pylist()[0]
+        method = str(row["method"])
+        require_fit(f"ranking {ranking_id}", row, study.model_id, study.source.label, study.layer)
+        if method in given:
+            raise InputError(f"--ranking gives two {method} rankings; evaluate them in separate runs")
+        if method not in used:
+            raise InputError(f"--ranking {ranking_id} is a {method} ranking, which no defense uses; add {method}-K")
+        given[method] = ranking_id
+        notes.append(_provenance(row))
+    return given
+
+
+def _from_search(study: Study, search_id: str, notes: list[str]) -> DefenseSpec:
+    """Return the defense that a finished search chose, after checking that it fits this model and layer."""
+    row = read_search(study.catalog, search_id)
+    require_fit(f"search {search_id}", row, study.model_id, study.source.label, study.layer)
+    same_split = row["split"] == study.settings.split
+    flattered = "the model has seen training images" if row["split"] == TRAIN else "they may be evaluated, too"
+    tail = f"; {flattered}, which flatters clean accuracy on them" if same_split or row["split"] == TRAIN else ""
+    notes.append(f"{row['method']}: k chosen on {row['n']} images of the split {row['split']!r}{tail}")
+    ranking = study.catalog.read("rankings", str(row["ranking_id"])).slice(0, 1).to_pylist()[0]
+    notes.append(_provenance(ranking))
+    class_k = row["class_k"]
+    k = tuple(int(each) for each in class_k) if isinstance(class_k, list) else int(str(row["k"]))
+    setting = Setting(k, float(str(row["sigma"])), float(str(row["tau"])), int(str(row["draws"])))
+    label = f"{row['method']}-{'per-class' if class_k is not None else k}"
+    return defense_of(setting, label, study.model_id, study.layer, str(row["ranking_id"]))
+
+
+def _provenance(ranking: Mapping[str, object]) -> str:
+    """Say what a stored ranking, given as one of its rows, was made of."""
+    method = ranking["method"]
+    if ranking["probe_images"]:
+        return f"{method}: neurons ranked on {ranking['probe_images']} images of {ranking['dataset']}"
+    return f"{method}: neurons ranked {'at random' if method == 'random' else 'elsewhere, and imported'}"

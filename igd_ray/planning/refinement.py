@@ -1,0 +1,83 @@
+"""The second stage of a search: the best settings are attacked on search images, and robust accuracy chooses."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from igd_ray.attacks.registry import parse_attack
+from igd_ray.catalog import Catalog
+from igd_ray.planning.base_attacks import BaseAttacks
+from igd_ray.planning.evaluation import EvaluationPlan, plan_evaluation
+from igd_ray.planning.search import SearchPlan, defense_of
+from igd_ray.search import Setting, Trial
+from igd_ray.threat import ThreatModel
+from igd_ray.units.base import Shard
+
+# Cheap beside a published protocol, and of both kinds: points of the base model, and gradients through the defense.
+ATTACKS = ("tr-apgd-ce", "apgd-ce-20")
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """What attacks the best settings.
+
+    Attributes:
+        plan: one defense a setting.
+        labels: the defense's label in it, by the number of its trial.
+    """
+
+    plan: EvaluationPlan
+    labels: dict[int, str]
+
+
+def plan_refinement(
+    plan: SearchPlan, trials: Sequence[Trial], shards: Sequence[Shard], threat: ThreatModel, *, base_is_random: bool
+) -> Refinement:
+    """Plan the attacks on the settings of `trials`, over `shards` of search images."""
+    labels = {trial.number: _label(plan.ranking.method, trial.setting) for trial in trials}
+    ranked = plan.ranked
+    defenses = [
+        defense_of(trial.setting, labels[trial.number], ranked.model_id, ranked.layer, plan.ranking.ranking_id)
+        for trial in trials
+    ]
+    attacks = [parse_attack(label) for label in ATTACKS]
+    base = BaseAttacks(ranked.model_id, len(ranked.class_names), base_is_random, threat, plan.seed)
+    evaluation = plan_evaluation(defenses, attacks, shards, base=base, inspected=shards[0])
+    return Refinement(replace(evaluation, inspections=()), labels)
+
+
+def robust_accuracies(catalog: Catalog, refinement: Refinement) -> dict[int, float]:
+    """Return, by number of trial, the share of images that every attack left robust; all units must be done."""
+    return {number: _robust_share(catalog, refinement.plan, label) for number, label in refinement.labels.items()}
+
+
+def commit_refinement(
+    catalog: Catalog, plan: SearchPlan, refinement: Refinement, robust_accuracy: dict[int, float], images: int
+) -> None:
+    """Commit what the attacks left, one row a setting."""
+    rows = [
+        {
+            "search_id": plan.search_id,
+            "trial": number,
+            "run_id": refinement.plan.run_id,
+            "attacks": list(ATTACKS),
+            "n": images,
+            "robust_accuracy": robust_accuracy[number],
+        }
+        for number in refinement.labels
+    ]
+    catalog.commit("refinements", plan.search_id, rows)
+
+
+def _robust_share(catalog: Catalog, plan: EvaluationPlan, label: str) -> float:
+    statuses: dict[str, set[str]] = {}
+    for cell in plan.cells:
+        if cell.defense == label:
+            table = catalog.read("outcomes", cell.unit.key)
+            for image, status in zip(table["image_id"].to_pylist(), table["status"].to_pylist(), strict=True):
+                statuses.setdefault(image, set()).add(status)
+    return sum(found == {"robust"} for found in statuses.values()) / len(statuses)
+
+
+def _label(method: str, setting: Setting) -> str:
+    k = "per-class" if isinstance(setting.k, tuple) else setting.k
+    return f"{method}-{k} σ={setting.sigma:.4g} τ={setting.tau:g} m={setting.draws}"

@@ -1,0 +1,429 @@
+"""The search for k, σ and τ on clean accuracy: caches are units, trials are rows, what was chosen is one more."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from igd_ray.catalog import Catalog
+from igd_ray.defenses.interpretability_guided import InterpretabilityGuidedDefense
+from igd_ray.defenses.specs import CLASS_K, DefenseSpec
+from igd_ray.errors import IncompleteError, InputError
+from igd_ray.identity import derive_seed, unit_key
+from igd_ray.models import Layer
+from igd_ray.models.anatomy.cutting import SplitModel
+from igd_ray.models.anatomy.layers import recorded
+from igd_ray.planning.rankings import RankedModel, RankingPlan, read_ranking
+from igd_ray.search import (
+    BisectionSampler,
+    KMode,
+    ListSampler,
+    Measurement,
+    Noise,
+    PackageSampler,
+    Sampler,
+    SearchSpace,
+    Setting,
+    Trial,
+    best_trials,
+    grid,
+    random_settings,
+)
+from igd_ray.units.arrays import TABLE, array_rows, read_arrays
+from igd_ray.units.base import Rows, Shard, Unit, is_done
+from igd_ray.units.objective import ObjectiveSource, Record, ShardCaches, packed
+from igd_ray.units.replica import Context, ModelSource
+
+# How the next setting is found; "optuna" is a package of its own, and runs only under Ray Tune.
+BISECTION, GRID, RANDOM, OPTUNA = "bisection", "grid", "random", "optuna"
+
+
+@dataclass(frozen=True)
+class ActivationUnit:
+    """a(x) at a layer and f(x), for one shard of images; at the output of a module, also what the rest reads."""
+
+    model_id: str
+    layer: Layer
+    shard: Shard
+
+    kind = "activations"
+    tables = (TABLE,)
+    needs: frozenset[str] = frozenset()
+
+    @cached_property
+    def key(self) -> str:
+        """The hash of model, layer and images."""
+        return unit_key(
+            "search",
+            cache="activations",
+            model=self.model_id,
+            layer=self.layer.identity,
+            images=self.shard.digest,
+        )
+
+    @torch.no_grad()
+    def compute(self, context: Context) -> dict[str, Rows]:
+        """Run one pass."""
+        images, _ = context.images(self.shard.images, self.shard.start, self.shard.stop)
+        if self.layer.side == "output":
+            split = SplitModel(context.model, self.layer)
+            prefix = split.prefix(images)
+            arrays = {"activations": prefix.activation, "logits": prefix.logits}
+            return {TABLE: array_rows(self.key, {**arrays, "rest": packed(split.trimmed(prefix))})}
+        with recorded(context.model, self.layer) as activations:
+            logits = context.model(images)
+        return {TABLE: array_rows(self.key, {"activations": activations[0], "logits": logits})}
+
+
+@dataclass(frozen=True)
+class NoisyLogitsUnit:
+    """The first pass's logits for one σ and number of draws, for one shard of search images."""
+
+    model_id: str
+    layer: Layer
+    shard: Shard
+    sigma: float
+    draws: int
+    seed: int
+
+    kind = "noisy-logits"
+    tables = (TABLE,)
+    needs: frozenset[str] = frozenset()
+
+    @cached_property
+    def key(self) -> str:
+        """The hash of model, images, σ, draws and seed."""
+        return unit_key(
+            "search",
+            cache="noisy-logits",
+            model=self.model_id,
+            images=self.shard.digest,
+            sigma=self.sigma,
+            draws=self.draws,
+            seed=self.seed,
+        )
+
+    @torch.no_grad()
+    def compute(self, context: Context) -> dict[str, Rows]:
+        """Run the noisy passes, with the defense's own code."""
+        images, _ = context.images(self.shard.images, self.shard.start, self.shard.stop)
+        defense = InterpretabilityGuidedDefense(
+            context.model,
+            torch.ones(1, self.layer.width),
+            layer=self.layer,
+            sigma=self.sigma,
+            draws=self.draws,
+            generator=torch.Generator().manual_seed(derive_seed(self.key, "noise")),
+        )
+        return {TABLE: array_rows(self.key, {"logits": defense.first_logits(images)})}
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How a search chooses.
+
+    Attributes:
+        sigmas, taus, draws: what is tried, σ in [0, 1] pixel units; by default the study's own, one each.
+        ks: candidates for k, ascending; by default 1…N.
+        sampler: "bisection", "grid", "random" or "optuna".
+        trials: how many "random" and "optuna" take.
+        k_mode: one k for all classes, or one for each.
+        refine: how many of the best settings are attacked, so that robust accuracy chooses among them.
+        refine_n: on how many of the search images.
+    """
+
+    sigmas: tuple[float, ...] | None = None
+    taus: tuple[float, ...] | None = None
+    draws: tuple[int, ...] | None = None
+    ks: Sequence[int] | None = None
+    sampler: str = BISECTION
+    trials: int = 32
+    k_mode: KMode = "shared"
+    refine: int = 0
+    refine_n: int = 64
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        search_id: its id in the catalog.
+        chosen: the best feasible trial; None if no setting is feasible.
+        trials: every setting tried, by number.
+        base_clean_accuracy: the base model's accuracy on the same images.
+        robust_accuracy: that of the trials that were attacked, by number.
+    """
+
+    search_id: str
+    chosen: Trial | None
+    trials: tuple[Trial, ...]
+    base_clean_accuracy: float
+    robust_accuracy: Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """A search.
+
+    Attributes:
+        ranking: whose masks are tried.
+        split: where the search images come from.
+        labels: int64 [n], of the search images.
+        shards: the search images.
+        space: what may be tried.
+        tolerance: how far, as a fraction, clean accuracy may fall below the base model's.
+        options: how settings are chosen.
+        seed: the run's seed.
+    """
+
+    ranking: RankingPlan
+    dataset: str
+    split: str
+    labels: Tensor
+    shards: tuple[Shard, ...]
+    space: SearchSpace
+    tolerance: float
+    options: SearchOptions
+    seed: int
+
+    @property
+    def ranked(self) -> RankedModel:
+        """The model, layer and classes."""
+        return self.ranking.ranked
+
+    @cached_property
+    def activations(self) -> tuple[Unit, ...]:
+        """The units of the clean pass."""
+        return tuple(ActivationUnit(self.ranked.model_id, self.ranked.layer, shard) for shard in self.shards)
+
+    @cached_property
+    def noisy_logits(self) -> dict[Noise, tuple[Unit, ...]]:
+        """The units of the noisy passes, for each σ > 0 and number of draws."""
+        noises = dict.fromkeys(Noise(sigma, draws) for sigma, _, draws in self.space.groups if sigma)
+        layer, model_id = self.ranked.layer, self.ranked.model_id
+        return {
+            noise: tuple(
+                NoisyLogitsUnit(model_id, layer, shard, noise.sigma, noise.draws, self.seed) for shard in self.shards
+            )
+            for noise in noises
+        }
+
+    @property
+    def units(self) -> list[Unit]:
+        """All units of the caches."""
+        return [*self.activations, *(unit for units in self.noisy_logits.values() for unit in units)]
+
+    @cached_property
+    def search_id(self) -> str:
+        """The hash of everything the search depends on."""
+        options = self.options
+        return unit_key(
+            "search",
+            ranking=self.ranking.ranking_id,
+            units=[unit.key for unit in self.units],
+            groups=[list(group) for group in self.space.groups],
+            ks=list(self.space.ks),
+            tolerance=self.tolerance,
+            sampler=options.sampler,
+            trials=options.trials if options.sampler in (RANDOM, OPTUNA) else None,
+            k_mode=options.k_mode,
+            refine=[options.refine, options.refine_n] if options.refine else None,
+            seed=self.seed,
+        )[:12]
+
+    def sampler(self) -> Sampler:
+        """Return what chooses settings, told nothing yet."""
+        options, seed = self.options, derive_seed(self.search_id, "sampler")
+        if options.sampler == GRID:
+            return ListSampler(grid(self.space), self.tolerance)
+        if options.sampler == RANDOM:
+            return ListSampler(random_settings(self.space, options.trials, seed), self.tolerance)
+        if options.sampler == OPTUNA:
+            return PackageSampler(OPTUNA, self.space, self.tolerance, options.trials, seed)
+        classes = len(self.ranked.class_names)
+        return BisectionSampler(self.space, self.tolerance, k_mode=options.k_mode, classes=classes)
+
+
+def load_objective(catalog: Catalog, plan: SearchPlan, model: ModelSource) -> ObjectiveSource:
+    """Return the objective over the committed caches of `plan`.
+
+    Raises:
+        IncompleteError: if a cache is missing.
+        InputError: if the ranking has another number of classes or neurons than the layer.
+    """
+    missing = [unit for unit in plan.units if not is_done(catalog, unit)]
+    if missing:
+        raise IncompleteError(f"search {plan.search_id} lacks {len(missing)} of {len(plan.units)} units; run it again")
+    scores = read_ranking(catalog, plan.ranking.ranking_id).scores
+    expected = [len(plan.ranked.class_names), plan.ranked.layer.width]
+    if list(scores.shape) != expected:
+        raise InputError(
+            f"ranking {plan.ranking.ranking_id} has [classes, neurons] {list(scores.shape)}, "
+            f"the layer {plan.ranked.layer.name!r} {expected}; rank it again"
+        )
+    shards = []
+    start = 0
+    for place, (unit, shard) in enumerate(zip(plan.activations, plan.shards, strict=True)):
+        clean = {name: tensor.numpy() for name, tensor in read_arrays(catalog, unit.key).items()}
+        first = {
+            noise: read_arrays(catalog, units[place].key)["logits"].numpy()
+            for noise, units in plan.noisy_logits.items()
+        }
+        first.update({Noise(0.0, 1): clean["logits"]})
+        labels = plan.labels[start : start + len(shard.ids)].numpy()
+        shards.append(ShardCaches(clean["activations"], clean["logits"], first, labels, clean.get("rest")))
+        start += len(shard.ids)
+    return ObjectiveSource(model, plan.ranked.layer, scores.numpy(), tuple(shards))
+
+
+def run_trials(
+    catalog: Catalog,
+    plan: SearchPlan,
+    model: ModelSource,
+    search: Callable[[ObjectiveSource, Sampler, Record], None],
+) -> list[Trial]:
+    """Run the trials of `plan` that the catalog lacks, committing each, and return all of them by number.
+
+    Args:
+        catalog: where finished trials are, and where new ones go.
+        plan: the search.
+        model: how the base model is loaded where trials run.
+        search: runs what a sampler asks for; not called where nothing is left.
+    """
+    sampler = plan.sampler()
+    trials = {trial.number: trial for trial in read_trials(catalog, plan.search_id)}
+    for number in sorted(trials):
+        sampler.tell(trials[number])
+
+    def record(trial: Trial) -> None:
+        catalog.commit("trials", f"{plan.search_id}-{trial.number:06d}", [_trial_row(plan, trial)])
+        trials[trial.number] = trial
+
+    if not sampler.finished:
+        search(load_objective(catalog, plan, model), sampler, record)
+    return [trials[number] for number in sorted(trials)]
+
+
+def finish_search(
+    catalog: Catalog, plan: SearchPlan, trials: Sequence[Trial], robust_accuracy: Mapping[int, float]
+) -> SearchResult:
+    """Choose among `trials`, commit the choice, and return it.
+
+    The best feasible trial is the one of the smallest k, of the highest clean accuracy among equals; where some were
+    attacked, it is the one of these with the highest robust accuracy.
+    """
+    best = best_trials(trials)
+    if robust_accuracy:
+        best = sorted(
+            (trial for trial in best if trial.number in robust_accuracy),
+            key=lambda trial: (-robust_accuracy[trial.number], trial.order),
+        )
+    chosen = best[0] if best else None
+    if chosen is not None:
+        catalog.commit("searches", plan.search_id, [_search_row(plan, chosen)])
+    return SearchResult(
+        plan.search_id, chosen, tuple(trials), trials[0].measurement.base_accuracy, dict(robust_accuracy)
+    )
+
+
+def defense_of(setting: Setting, label: str, model_id: str, layer: Layer, ranking_id: str) -> DefenseSpec:
+    """Return the defense with `setting`, called `label`."""
+    class_k = setting.k if isinstance(setting.k, tuple) else None
+    return DefenseSpec(
+        label=label,
+        model_id=model_id,
+        kind="masking",
+        k=setting.k if isinstance(setting.k, int) else None,
+        sigma=setting.sigma,
+        tau=setting.tau,
+        draws=setting.draws,
+        layer=layer,
+        ranking_id=ranking_id,
+        arguments=() if class_k is None else ((CLASS_K, ",".join(str(k) for k in class_k)),),
+    )
+
+
+def read_search(catalog: Catalog, search_id: str) -> dict[str, object]:
+    """Return the row of a finished search.
+
+    Raises:
+        InputError: if there is none of that id.
+    """
+    row: dict[str, object] = catalog.read("searches", search_id).to_pylist()[0]
+    return row
+
+
+def read_trials(catalog: Catalog, search_id: str) -> list[Trial]:
+    """Return the committed trials of a search, by number."""
+    if not catalog.root.is_dir():
+        return []
+    keys = sorted(key for key in catalog.keys("trials") if key.startswith(f"{search_id}-"))
+    return sorted(
+        (_trial(row) for key in keys for row in catalog.read("trials", key).to_pylist()),
+        key=lambda trial: trial.number,
+    )
+
+
+def _trial(row: Mapping[str, Any]) -> Trial:
+    k = row["k"] if row["class_k"] is None else tuple(row["class_k"])
+    counts = (tuple(row[f"class_{name}"]) for name in ("images", "base_correct", "gained", "lost"))
+    setting = Setting(k, row["sigma"], row["tau"], row["draws"])
+    return Trial(row["trial"], setting, Measurement(*counts), row["feasible"], row["seconds"])
+
+
+def _shared(plan: SearchPlan, setting: Setting) -> dict[str, object]:
+    ranking = plan.ranking
+    per_class = isinstance(setting.k, tuple)
+    return {
+        "search_id": plan.search_id,
+        "model": plan.ranked.model,
+        "dataset": plan.dataset,
+        "method": ranking.method,
+        "ranking_id": ranking.ranking_id,
+        "layer": plan.ranked.layer.name,
+        "k": None if per_class else setting.k,
+        "class_k": list(setting.k) if isinstance(setting.k, tuple) else None,
+        "sigma": setting.sigma,
+        "tau": setting.tau,
+        "draws": setting.draws,
+        "n": len(plan.labels),
+        "tolerance": plan.tolerance,
+    }
+
+
+def _trial_row(plan: SearchPlan, trial: Trial) -> dict[str, object]:
+    measurement = trial.measurement
+    low, high = measurement.interval
+    return {
+        **_shared(plan, trial.setting),
+        "trial": trial.number,
+        "clean_accuracy": measurement.accuracy,
+        "base_clean_accuracy": measurement.base_accuracy,
+        "feasible": trial.feasible,
+        "difference": measurement.accuracy - measurement.base_accuracy,
+        "difference_low": low,
+        "difference_high": high,
+        "class_images": list(measurement.images),
+        "class_base_correct": list(measurement.base_correct),
+        "class_gained": list(measurement.gained),
+        "class_lost": list(measurement.lost),
+        "seconds": trial.seconds,
+    }
+
+
+def _search_row(plan: SearchPlan, chosen: Trial) -> dict[str, object]:
+    options = plan.options
+    details = {"seed": plan.seed, "sampler": options.sampler, "k_mode": options.k_mode, "refine": options.refine}
+    return {
+        **_shared(plan, chosen.setting),
+        "model_id": plan.ranked.model_id,
+        "split": plan.split,
+        "clean_accuracy": chosen.measurement.accuracy,
+        "base_clean_accuracy": chosen.measurement.base_accuracy,
+        "details": json.dumps(details, sort_keys=True),
+    }

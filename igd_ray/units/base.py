@@ -1,0 +1,165 @@
+"""A unit of work: a key, what it computes, and the rows it commits."""
+
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from igd_ray.catalog import SCHEMAS, Catalog
+from igd_ray.data import LabeledImages
+from igd_ray.errors import first_line
+from igd_ray.identity import content_hash
+from igd_ray.units.replica import Context
+
+Rows = Sequence[Mapping[str, object]]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A run of consecutive images of one set.
+
+    Attributes:
+        images: the set's name, "probe", "search" or "test".
+        start, stop: positions in the set.
+        ids: the images' ids, which contain a digest of their content.
+        digest: the hash of ids and labels, for the keys of units.
+    """
+
+    images: str
+    start: int
+    stop: int
+    ids: tuple[str, ...]
+    digest: str
+
+    @classmethod
+    def of(cls, name: str, images: LabeledImages, start: int, stop: int) -> "Shard":
+        """Return the shard `start`…`stop` of `images`, the set called `name`."""
+        part = images.select(slice(start, stop))
+        return cls(name, start, start + len(part), part.ids, part.fingerprint)
+
+    def halves(self) -> tuple["Shard", "Shard"]:
+        """Return the first and the second half, the first one larger for an odd number of images."""
+        middle = (len(self.ids) + 1) // 2
+        return self._part(0, middle), self._part(middle, len(self.ids))
+
+    def first(self, images: int) -> "Shard":
+        """Return the first `images` images, or all where there are not so many."""
+        return self if images >= len(self.ids) else self._part(0, images)
+
+    def _part(self, first: int, last: int) -> "Shard":
+        digest = content_hash([self.digest, first, last])
+        return Shard(self.images, self.start + first, self.start + last, self.ids[first:last], digest)
+
+
+def shards_of(name: str, images: LabeledImages, size: int) -> tuple[Shard, ...]:
+    """Cut the set `name` into shards of `size` images, the last one shorter."""
+    return tuple(Shard.of(name, images, start, start + size) for start in range(0, len(images), size))
+
+
+class Unit(Protocol):
+    """Something a worker computes and commits whole."""
+
+    @property
+    def key(self) -> str:
+        """The hash of everything the result depends on."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """What it is, for people."""
+        ...
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The tables that it commits to, in this order; the unit is done when all hold its key."""
+        ...
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Keys of units that must be done before."""
+        ...
+
+    @property
+    def shard(self) -> Shard:
+        """The images it covers."""
+        ...
+
+    def compute(self, context: Context) -> dict[str, Rows]:
+        """Compute the rows to commit, by table."""
+        ...
+
+
+@dataclass(frozen=True)
+class UnitReport:
+    """What became of a unit: it is committed, or why not.
+
+    Attributes:
+        attempt: how often it was tried, this time included, by all runs of the catalog.
+        out_of_memory: the error is a lack of memory, which fewer images at once may not have.
+        parts: how many smaller units stand for it from now on; their reports follow.
+        memory: the most memory of a GPU that it took, in bytes; 0 on a CPU.
+    """
+
+    key: str
+    kind: str
+    images: int
+    seconds: float
+    error: str | None = None
+    attempt: int = 1
+    out_of_memory: bool = False
+    parts: int = 0
+    memory: int = 0
+
+
+def is_done(catalog: Catalog, unit: Unit) -> bool:
+    """Tell whether all of the unit's rows are committed."""
+    return all(catalog.has(table, unit.key) for table in unit.tables)
+
+
+class BrokenWorkerError(Exception):
+    """A worker cannot go on, for a reason that lies in none of its units."""
+
+
+def execute(unit: Unit, context: Context, attempt: int = 1) -> UnitReport:
+    """Compute and commit `unit`, its last table last.
+
+    What an interrupted attempt left in the tables before is written again, so that all rows are of one attempt.
+    An exception becomes a report: an error is an error, and other units go on.
+
+    Raises:
+        BrokenWorkerError: if this worker can run no unit any more.
+    """
+    started = time.perf_counter()
+    error = None
+    out_of_memory = False
+    try:
+        if not is_done(context.catalog, unit):
+            tables = unit.compute(context)
+            for table in unit.tables:
+                rows = tables[table]
+                if "attempt" in SCHEMAS[table].names:
+                    rows = [{**row, "attempt": attempt} for row in rows]
+                context.catalog.commit(table, unit.key, rows, replace=table != unit.tables[-1])
+    except BrokenWorkerError:
+        raise
+    except Exception as exception:  # any failure of the science is the unit's, not the worker's
+        error = f"{type(exception).__name__}: {first_line(exception)}"
+        out_of_memory = is_out_of_memory(exception)
+    seconds = time.perf_counter() - started
+    return UnitReport(unit.key, unit.kind, len(unit.shard.ids), seconds, error, attempt, out_of_memory)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether `error` says that a GPU or the machine has no memory left."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # PyTorch's allocator for the CPU raises a bare RuntimeError.
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def host_name() -> str:
+    """Return this machine's name, for the record."""
+    return socket.gethostname()

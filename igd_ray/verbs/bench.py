@@ -1,0 +1,104 @@
+"""`igd bench`: what leasing a unit costs, and how work scales with actors."""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import pyarrow as pa
+
+from igd_ray.catalog import Catalog
+from igd_ray.cluster.bench import NoOpUnit, dispatch_seconds, parallel_capacity, run_seconds
+from igd_ray.cluster.simulated import loop_cost
+from igd_ray.config import EvaluateSettings, load_settings
+from igd_ray.planning.verbs import plan_evaluation_of
+from igd_ray.planning.workspace import Study
+from igd_ray.units.replica import ImageArrays, WorkerSetup
+from igd_ray.verbs.flags import add_study_flags, given_settings
+from igd_ray.verbs.output import show
+
+# Units of APGD on this many images: a second or so each on the CIFAR model.
+SHARD_IMAGES, ATTACK = 8, "apgd-ce"
+
+# Units without work: leased to actors, and to as many simulated workers as a cluster may have.
+NO_OPS, SIMULATED_NO_OPS, SIMULATED_WORKERS = 1000, (1000, 10_000), 64
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.epilog = (
+        "scaling: seconds for a unit of APGD, actors of one thread each; `machine` is how much more pure computing "
+        "as many processes do here than one. dispatch: milliseconds from leasing a unit without work to its report; "
+        "simulated workers are none at all, so that what remains is the lease loop's own processor time and memory."
+    )
+    parser.add_argument("what", choices=["scaling", "dispatch"], help="units of APGD, or units without work")
+    add_study_flags(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, and print one row a number of actors."""
+    given = {name: value for name, value in given_settings(arguments).items() if name not in ("what", "catalog")}
+    with tempfile.TemporaryDirectory(prefix="igd-bench-") as name:
+        folder = Path(name)
+        settings = load_settings(
+            EvaluateSettings,
+            file=arguments.config,
+            given={
+                "n": 128,
+                **given,
+                "catalog": str(folder / "results"),
+                "attacks": ATTACK,
+                "shard_size": SHARD_IMAGES,
+            },
+        )
+        measure = scaling if arguments.what == "scaling" else dispatch
+        with Study(settings) as study:
+            rows = measure(study, settings, folder)
+    show(pa.Table.from_pylist(rows), as_json=arguments.json)
+    return 0
+
+
+def scaling(study: Study, settings: EvaluateSettings, folder: Path) -> list[dict[str, object]]:
+    """Return what a unit of APGD takes with one actor, and with as many as the settings say."""
+    units = [cell.unit for cell in plan_evaluation_of(study, settings).plan.cells]
+    seconds = {
+        actors: run_seconds(worker_setup(study, folder / f"{actors}"), units, actors=actors)
+        for actors in (1, settings.actors or 2)
+    }
+    return [
+        {
+            "actors": actors,
+            "units": len(units) - actors,
+            "seconds_per_unit": round(taken, 3),
+            "speedup": round(seconds[1] / taken, 2),
+            "machine": round(parallel_capacity(actors), 2),
+        }
+        for actors, taken in seconds.items()
+    ]
+
+
+def dispatch(study: Study, settings: EvaluateSettings, folder: Path) -> list[dict[str, object]]:
+    """Return what leasing a unit takes with one actor, with as many as the settings say, and with simulated workers."""
+    rows: list[dict[str, object]] = []
+    for actors in (1, settings.actors or 2):
+        seconds = dispatch_seconds(worker_setup(study, folder / f"{actors}"), NO_OPS, actors=actors)
+        rows.append({"workers": f"{actors} on Ray", "units": NO_OPS, "ms_per_unit": round(1000 * seconds, 3)})
+    for number in SIMULATED_NO_OPS:
+        units = [NoOpUnit(index) for index in range(number)]
+        cost = loop_cost(folder / f"simulated-{number}", units, slots=SIMULATED_WORKERS)
+        rows.append(
+            {
+                "workers": f"{SIMULATED_WORKERS} simulated",
+                "units": cost.units,
+                "ms_per_unit": round(1000 * cost.seconds_per_unit, 3),
+                "memory_MiB": round(cost.bytes / 2**20, 1),
+            }
+        )
+    columns = ("workers", "units", "ms_per_unit", "memory_MiB")
+    return [{column: row.get(column) for column in columns} for row in rows]
+
+
+def worker_setup(study: Study, folder: Path) -> WorkerSetup:
+    """Return what actors are built from, with a catalog of its own so that nothing is reused."""
+    setup = WorkerSetup(study.source, str(folder), {"test": ImageArrays.of(study.test)})
+    Catalog(setup.catalog).create()
+    return setup

@@ -1,0 +1,55 @@
+"""`--dry-run`: what a plan would cost."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from igd_ray.planning.cost import Cost, costs, most_passes, seconds_per_pass
+from igd_ray.planning.workspace import Study
+from igd_ray.units.attack import AttackUnit, TransferUnit
+from igd_ray.units.base import Unit
+from igd_ray.verbs.output import show
+
+_NUMBERS = ("units", "done", "forward_passes", "backward_passes", "worker_minutes")
+
+
+def show_costs(study: Study, units: Sequence[Unit], *, naive: Sequence[Unit] = (), as_json: bool) -> None:
+    """Print units, an upper bound of passes, and the time they would take on one worker of this machine.
+
+    Args:
+        study: the model, and what its catalog holds.
+        units: the plan.
+        naive: what would do the same attacks without it, each as often as it stands there, for comparison; neither
+            checks nor an audit are among them, so that only the plan's other attacks compare with it.
+        as_json: print JSON.
+    """
+    example = next(iter(study.test.select([0]).batches(1)))[0]
+    forward, backward = seconds_per_pass(study.model, example)
+    num_classes = len(study.class_names)
+    rows = [_row(cost, forward, backward) for cost in costs(study.catalog, units, num_classes=num_classes)]
+    rows.append(_sum("total", rows))
+    if naive:
+        attacks = [unit for unit in units if isinstance(unit, AttackUnit | TransferUnit) and not unit.attack.audits]
+        planned = [_row(cost, forward, backward) for cost in costs(study.catalog, attacks, num_classes=num_classes)]
+        passes = [most_passes(unit, num_classes) for unit in naive]
+        forwards, backwards = (sum(counts) for counts in zip(*passes, strict=True))
+        separate = Cost("the same attacks, each defense by itself", len(naive), 0, forwards, backwards)
+        rows += [_sum("of which attacks in the plan", planned), _row(separate, forward, backward)]
+    title = "At most, for the units not done yet, on one worker of this machine; nothing was run. Base model only"
+    show(pa.Table.from_pylist(rows), as_json=as_json, title=None if as_json else title)
+
+
+def _row(cost: Cost, forward: float, backward: float) -> dict[str, Any]:
+    return {
+        "what": cost.what,
+        "units": cost.units,
+        "done": cost.done,
+        "forward_passes": cost.forwards,
+        "backward_passes": cost.backwards,
+        "worker_minutes": round((cost.forwards * forward + cost.backwards * backward) / 60, 2),
+    }
+
+
+def _sum(what: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {"what": what, **{name: round(sum(row[name] for row in rows), 2) for name in _NUMBERS}}

@@ -1,0 +1,102 @@
+"""`igd evaluate`: attack defenses and reduce to the image-wise worst case."""
+
+import argparse
+
+import pyarrow as pa
+
+from igd_ray.attacks.registry import known_attacks
+from igd_ray.catalog import Catalog, ask, run_query
+from igd_ray.config import EvaluateSettings, load_settings
+from igd_ray.defenses.specs import known_defenses
+from igd_ray.execution.run import require_all
+from igd_ray.planning.verbs import evaluate, plan_evaluation_of
+from igd_ray.planning.workspace import Study
+from igd_ray.report import print_table
+from igd_ray.report.accuracy import accuracy_rows, accuracy_tables
+from igd_ray.report.audit import audit_sentences
+from igd_ray.report.evaluation import asking, noise_sentences
+from igd_ray.verbs.dry_run import show_costs
+from igd_ray.verbs.executors import executor_for
+from igd_ray.verbs.flags import (
+    add_defense_arguments,
+    add_defense_flags,
+    add_dry_run,
+    add_study_flags,
+    given_settings,
+)
+from igd_ray.verbs.output import show
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.add_argument(
+        "--defenses", help=f"with commas: {', '.join(known_defenses())}; K a number of neurons (default: none)"
+    )
+    parser.add_argument(
+        "--attacks",
+        help=f"with commas: iwwc (the worst case's nine), audit (the adaptive ones), {', '.join(known_attacks())}; "
+        "-N for another budget (default: aa,tr-apgd-ce)",
+    )
+    parser.add_argument(
+        "--mode",
+        choices=["full", "cascade"],
+        help="every attack on every image, or the cheapest first and the others on what it left standing: a worst "
+        "case by the same rule for less work (attacks on the base model, which later runs reuse, are always full; "
+        "default: full)",
+    )
+    parser.add_argument(
+        "--save-points",
+        choices=["all", "broken", "none"],
+        help="adversarial points to keep of attacks on defenses; what transfers and audits need is always kept "
+        "(default: all)",
+    )
+    parser.add_argument("--ranking", metavar="ID", help="use these rankings, with commas, instead of computing them")
+    parser.add_argument("--from-search", metavar="ID", help="add the defenses that these searches chose, with commas")
+    parser.add_argument("--shard-size", type=int, help="images a unit, attacked as one batch (default: 64)")
+    parser.add_argument("--attack-seed", type=int, help="one seed for every attack, to repeat a published run")
+    parser.add_argument("--judge-draws", type=int, help="fresh evaluations of each point (default: 1)")
+    add_study_flags(parser)
+    add_defense_flags(parser)
+    add_defense_arguments(parser)
+    add_dry_run(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate, and print accuracy per attack and the worst case."""
+    settings = load_settings(EvaluateSettings, file=arguments.config, given=given_settings(arguments))
+    with Study(settings, executor=executor_for(settings)) as study:
+        evaluation = plan_evaluation_of(study, settings)
+        if arguments.dry_run:
+            units = [*evaluation.resolved.preparations, *evaluation.plan.units]
+            show_costs(study, units, naive=evaluation.naive, as_json=arguments.json)
+            return 0
+        summary = evaluate(study, settings, evaluation)
+        show_accuracy(study.catalog, evaluation.plan.run_id, as_json=arguments.json)
+        require_all(summary, "evaluation")
+    return 0
+
+
+def show_accuracy(catalog: Catalog, run_id: str, *, as_json: bool) -> None:
+    """Print one row a defense: clean, each attack, worst case with its interval, and the gain over `none`.
+
+    After an audit: what it leaves of each gain, and what each of its attacks found.
+    """
+    if as_json:
+        rows = ask(catalog, lambda connection: accuracy_rows(asking(connection), run_id))
+        show(pa.Table.from_pylist(rows), as_json=True)
+        return
+    for table in ask(catalog, lambda connection: accuracy_tables(asking(connection), run_id)):
+        print_table(table.rows, title=table.title)
+    for sentence in ask(catalog, lambda connection: audit_sentences(asking(connection), run_id)):
+        print(sentence)
+    for sentence in ask(catalog, lambda connection: noise_sentences(asking(connection), run_id)):
+        print(sentence)
+    warnings = run_query(
+        catalog,
+        f"""
+        SELECT defense, "check", message FROM checks
+        WHERE run_id = '{run_id}' AND severity <> 'info' ORDER BY defense, "check"
+        """,
+    )
+    for warning in warnings.to_pylist():
+        print(f"check {warning['check']} ({warning['defense']}): {warning['message']}")

@@ -1,0 +1,132 @@
+"""`igd search`: choose k, σ and τ on clean accuracy."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from igd_ray.catalog import connect, run_query
+from igd_ray.config import SearchSettings, load_settings
+from igd_ray.planning.search import SearchOptions, SearchPlan, SearchResult
+from igd_ray.planning.verbs import most_refinement, plan_searches, search
+from igd_ray.planning.workspace import Study
+from igd_ray.report.evaluation import asking
+from igd_ray.report.preparation import write_search_figure
+from igd_ray.search import Trial, most_accurate
+from igd_ray.units.base import Unit
+from igd_ray.verbs.dry_run import show_costs
+from igd_ray.verbs.executors import executor_for
+from igd_ray.verbs.flags import add_defense_flags, add_dry_run, add_study_flags, given_settings
+from igd_ray.verbs.output import show
+
+# No k meets the tolerance: the table is printed all the same.
+NOTHING_FEASIBLE = 3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.add_argument("--method", help="loir, cdir, random; several with commas (default: loir)")
+    parser.add_argument("--ranking", metavar="ID", help="use this ranking instead of computing one")
+    parser.add_argument("--tolerance", help="how far clean accuracy may fall, as a fraction (default: 0.005)")
+    space = parser.add_argument_group("what is tried")
+    space.add_argument("--sigmas", help="multiples of eps with commas, such as 0.25,0.5,1 (default: --sigma)")
+    space.add_argument("--taus", help="with commas, or LOW:HIGH:COUNT by equal factors (default: --tau)")
+    space.add_argument("--draw-counts", help="numbers of noise draws, with commas (default: --draws)")
+    space.add_argument("--ks", help="LOW:HIGH, or numbers with commas (default: 1 to all neurons)")
+    space.add_argument("--k-mode", choices=["shared", "per-class"], help="one k, or one a class (default: shared)")
+    space.add_argument(
+        "--sampler", choices=["bisection", "grid", "random", "optuna"], help="default: bisection; optuna if installed"
+    )
+    space.add_argument("--trials", type=int, help="how many random and optuna take (default: 32)")
+    space.add_argument(
+        "--refine", type=int, metavar="N", help="attack the N best settings on search images, and choose by that"
+    )
+    space.add_argument("--refine-n", type=int, help="how many search images are attacked (default: 64)")
+    add_study_flags(parser)
+    add_defense_flags(parser)
+    add_dry_run(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Search, and print every trial, or the best of every σ and τ where there are several."""
+    settings = load_settings(SearchSettings, file=arguments.config, given=given_settings(arguments))
+    with Study(settings, executor=executor_for(settings)) as study:
+        plans = _plans(study, settings)
+        if arguments.dry_run:
+            units: list[Unit] = []
+            for plan in plans:
+                units += [*plan.ranking.units, *plan.units, *most_refinement(study, settings, plan)]
+            show_costs(study, units, as_json=arguments.json)
+            return 0
+        results = search(study, settings, plans)
+        _show_trials(study, plans, results, as_json=arguments.json)
+        for plan, result in zip(plans, results, strict=True):
+            if not arguments.json:
+                _show_choice(study, plan, result)
+            if result.chosen is None:
+                _say_nothing_feasible(settings, plan, most_accurate(result.trials))
+    return 0 if all(result.chosen for result in results) else NOTHING_FEASIBLE
+
+
+def _plans(study: Study, settings: SearchSettings) -> list[SearchPlan]:
+    options = SearchOptions(
+        sigmas=settings.sigma_values,
+        taus=settings.taus,
+        draws=settings.draw_counts,
+        ks=settings.k_values,
+        sampler=settings.sampler,
+        trials=settings.trials,
+        k_mode=settings.k_mode,
+        refine=settings.refine,
+        refine_n=settings.refine_n,
+    )
+    if settings.ranking is not None:
+        ranking = study.stored_ranking(settings.ranking)
+        return [study.plan_search(ranking, tolerance=settings.tolerance, options=options)]
+    return plan_searches(study, settings.method, tolerance=settings.tolerance, options=options)
+
+
+def _show_trials(study: Study, plans: Sequence[SearchPlan], results: Sequence[SearchResult], *, as_json: bool) -> None:
+    ids = ", ".join(f"'{result.search_id}'" for result in results)
+    grouped = not as_json and any(len(plan.space.groups) > 1 for plan in plans)
+    accuracies = "clean_accuracy, base_clean_accuracy, difference_low AS low, difference_high AS high"
+    robust = ", robust_accuracy" if as_json or any(result.robust_accuracy for result in results) else ""
+    # A thousand classes do not fit a table.
+    k = "k, class_k" if as_json else "mean_k AS k"
+    query = f"""
+        SELECT search_id, method, trial, {k}, sigma, tau, draws, {accuracies}{robust}, feasible, pareto, chosen
+        FROM trials WHERE search_id IN ({ids}) ORDER BY method, trial
+        """
+    if grouped:
+        query = f"""
+        SELECT method, sigma, tau, draws, {k}, least_k, safe_k, {accuracies}{robust}, feasible, trials, chosen
+        FROM search_settings WHERE search_id IN ({ids}) ORDER BY method, sigma, tau, draws
+        """
+    show(run_query(study.catalog, query), as_json=as_json)
+
+
+def _show_choice(study: Study, plan: SearchPlan, result: SearchResult) -> None:
+    path = study.catalog.root / f"search-{result.search_id}.svg"
+    with connect(study.catalog) as connection:
+        write_search_figure(asking(connection), result.search_id, path)
+    if result.chosen is not None:
+        use = f"use it with: igd evaluate --from-search {result.search_id}"
+        print(f"chosen: {_setting(result.chosen)} ({use})")
+    print(f"accuracy over k: {path}")
+
+
+def _setting(trial: Trial) -> str:
+    setting = trial.setting
+    k = setting.k if isinstance(setting.k, int) else f"{setting.mean_k:.4g} on average over the classes"
+    low, high = trial.measurement.interval
+    return (
+        f"k = {k}, σ = {setting.sigma:.4g}, τ = {setting.tau:g}, draws = {setting.draws}, clean accuracy "
+        f"{trial.measurement.accuracy:.4f} ({100 * low:+.2f} to {100 * high:+.2f} points beside the base model's)"
+    )
+
+
+def _say_nothing_feasible(settings: SearchSettings, plan: SearchPlan, best: Trial) -> None:
+    print(
+        f"igd: no k keeps clean accuracy within {settings.tolerance:g} of the base model's for {plan.ranking.method}; "
+        f"the best is {_setting(best)}; raise --tolerance, lower σ, or widen --ks",
+        file=sys.stderr,
+    )

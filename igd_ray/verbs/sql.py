@@ -1,0 +1,85 @@
+"""`igd sql`: one SELECT over the catalog."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from igd_ray.catalog import Catalog, named_queries, named_query, run_query
+from igd_ray.errors import InputError, first_line
+from igd_ray.verbs.output import show
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.add_argument("statement", nargs="?", default=None, help="one SELECT, EXPLAIN or DESCRIBE statement")
+    parser.add_argument(
+        "--file", default=None, help=f"a file with the statement, or one that ships: {', '.join(named_queries())}"
+    )
+    parser.add_argument("--catalog", metavar="DIR", default="results", help="folder of results (default: results)")
+    parser.add_argument("--format", choices=["table", "csv", "json", "parquet"], default="table")
+    parser.add_argument("--output", metavar="FILE", default=None, help="where to write; required for parquet")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the statement and print or write its rows."""
+    if (arguments.statement is None) == (arguments.file is None):
+        raise InputError('give one statement, as in igd sql "SELECT * FROM worst_case", or --file FILE')
+    if arguments.format == "parquet" and arguments.output is None:
+        raise InputError("--format parquet needs --output FILE")
+    if arguments.format in ("table", "json") and arguments.output is not None:
+        raise InputError("--output goes with --format csv or parquet")
+    catalog = Catalog(arguments.catalog)
+    catalog.check()
+    statement = arguments.statement if arguments.file is None else _read(arguments.file)
+    table = run_query(catalog, statement)
+    if arguments.format == "csv":
+        _write_csv(table, arguments.output)
+    elif arguments.format == "parquet":
+        _write(lambda: pa.parquet.write_table(table, arguments.output), arguments.output)
+    else:
+        show(table, as_json=arguments.format == "json")
+    return 0
+
+
+def _read(name: str) -> str:
+    if name in named_queries():
+        return named_query(name)
+    path = Path(name)
+    try:
+        if not path.is_file():
+            raise InputError(f"no statement at {path}; those that ship are {', '.join(named_queries())}")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot read the statement at {path}: {error.strerror or first_line(error)}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"the statement at {path} is not UTF-8 text ({error.reason}); save it as UTF-8") from error
+
+
+def _write_csv(table: pa.Table, output: str | None) -> None:
+    nested = [field.name for field in table.schema if pa.types.is_nested(field.type)]
+    if nested:
+        raise InputError(f"column {nested[0]!r} holds lists, which CSV cannot; use --format json or parquet")
+    if output is not None:
+        _write(lambda: pa.csv.write_csv(table, output), output)
+    else:
+        sys.stdout.flush()
+        pa.csv.write_csv(table, sys.stdout.buffer)
+
+
+def _write(write: Callable[[], None], output: str) -> None:
+    """Call `write`, which makes the file `output`.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+    try:
+        write()
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else first_line(error)
+        raise InputError(f"cannot write --output {output}: {reason}; name a file in a folder that exists") from error

@@ -1,0 +1,43 @@
+"""`igd status`: how far each run is, how fast, and what it costs, from the catalog alone."""
+
+import argparse
+
+from igd_ray.catalog import Catalog, run_query
+from igd_ray.verbs.output import show
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.add_argument("--catalog", metavar="DIR", default="results", help="folder of results (default: results)")
+    parser.add_argument("--json", action="store_true", default=False, help="print the result as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print one row a run, and why units were given up."""
+    catalog = Catalog(arguments.catalog)
+    catalog.check()
+    table = run_query(
+        catalog,
+        """
+        SELECT run_id, verb, model, dataset, n, created_at, planned, done, running, failed, quarantined,
+            planned - done AS left, round(units_per_minute, 2) AS units_per_minute,
+            round(minutes_left, 1) AS minutes_left, round(worker_hours, 3) AS worker_hours, round(cost, 2) AS cost
+        FROM runs JOIN progress USING (run_id) LEFT JOIN pace USING (run_id) ORDER BY created_at
+        """,
+    )
+    if len(table) == 0 and not arguments.json:
+        print(f"no runs in {catalog} yet; start one with `igd evaluate` or `igd demo`")
+        return 0
+    show(table, as_json=arguments.json)
+    if not arguments.json:
+        given_up = run_query(
+            catalog,
+            """
+            SELECT DISTINCT unit_key, kind, defense, attack, error FROM unit_states WHERE state = 'quarantined'
+            ORDER BY ALL
+            """,
+        )
+        for unit in given_up.to_pylist():
+            what = " / ".join(part for part in (unit["defense"], unit["attack"]) if part) or unit["kind"]
+            print(f"unit {unit['unit_key'][:12]} ({what}) {unit['error']}")
+    return 0

@@ -1,0 +1,34 @@
+"""`igd train`: train what a defense needs, ahead of an evaluation, which would do it by itself."""
+
+import argparse
+
+from igd_ray.config import TrainSettings, load_settings
+from igd_ray.defenses.specs import defense_arguments
+from igd_ray.planning.training import training_table
+from igd_ray.planning.verbs import train
+from igd_ray.planning.workspace import Study
+from igd_ray.verbs.dry_run import show_costs
+from igd_ray.verbs.executors import executor_for
+from igd_ray.verbs.flags import add_defense_arguments, add_dry_run, add_study_flags, given_settings
+from igd_ray.verbs.output import show
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.add_argument("defense", choices=["sodef"], help="sodef: its ODE block, on the base model's frozen features")
+    add_defense_arguments(parser)
+    add_study_flags(parser)
+    add_dry_run(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train, epoch by epoch, and print how loss and accuracy went."""
+    settings = load_settings(TrainSettings, file=arguments.config, given=given_settings(arguments))
+    with Study(settings, executor=executor_for(settings)) as study:
+        plan = study.plan_sodef(defense_arguments(settings.defense_arg)["sodef"])
+        if arguments.dry_run:
+            show_costs(study, plan.units, as_json=arguments.json)
+            return 0
+        train(study, settings, plan)
+        show(training_table(study.catalog, plan), as_json=arguments.json)
+    return 0

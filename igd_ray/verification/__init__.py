@@ -1,0 +1,1 @@
+"""Verification: whether what is stored, or shipped, holds when it is computed again."""

@@ -1,0 +1,469 @@
+"""Verification: the stored points of an evaluation are judged again, and every stored verdict must hold."""
+
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from igd_ray.attacks.counting import CountedTarget
+from igd_ray.catalog import Catalog, run_query
+from igd_ray.config import EvaluateSettings, load_settings
+from igd_ray.errors import IgdError, InputError, did_you_mean, first_line
+from igd_ray.execution.progress import Progress
+from igd_ray.identity import content_hash
+from igd_ray.planning.evaluation import Cell, EvaluationPlan
+from igd_ray.planning.workspace import Study
+from igd_ray.threat import DISTANCE_TOLERANCE, ThreatModel
+from igd_ray.units.attack import AttackUnit, TransferUnit, standing_rows
+from igd_ray.units.base import UnitReport, is_out_of_memory
+from igd_ray.units.judged import JudgedPoints, build_defense, clean_predictions, judge_points
+from igd_ray.units.points import Points, read_points
+from igd_ray.units.replica import Context, ImageArrays, WorkerSetup
+from igd_ray.units.threads import reproducible
+
+# Sums of squares are rounded in another order on another processor.
+RELATIVE_DISTANCE_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """An evaluation as the catalog tells it.
+
+    Attributes:
+        run_id: its id.
+        model_id: the fingerprint of its model.
+        config: its settings as JSON, as they were stored and not yet looked at.
+    """
+
+    run_id: str
+    model_id: str
+    config: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A stored verdict that does not hold.
+
+    Attributes:
+        image_id: the image.
+        reason: what is stored and what is found now, for people.
+        margin: the smallest difference of the top two logits over the evaluations that decide; None where the answer
+            is no matter of logits. A margin near 0 may flip on another processor.
+    """
+
+    image_id: str
+    reason: str
+    margin: float | None = None
+
+    def __str__(self) -> str:
+        margin = "" if self.margin is None else f"; its top two logits are {self.margin:.2g} apart at the closest"
+        return f"{self.image_id}: {self.reason}{margin}"
+
+
+@dataclass(frozen=True)
+class UnitCheck:
+    """What became of one unit's verdicts; the four numbers of images add up to its images.
+
+    Attributes:
+        hold: verdicts that are the same again.
+        skipped: images that the unit rightly left out, because an earlier unit had broken them.
+        without_points: images whose points the run was told not to keep, so that only their clean prediction is
+            checked.
+        failures: the others.
+    """
+
+    hold: int
+    skipped: int
+    without_points: int
+    failures: tuple[Failure, ...]
+
+    @property
+    def images(self) -> int:
+        """How many images the unit has."""
+        return self.hold + self.skipped + self.without_points + len(self.failures)
+
+
+def find_run(catalog: Catalog, run_id: str | None) -> StoredRun:
+    """Return the evaluation `run_id`, by default the latest one.
+
+    Raises:
+        InputError: if there is none, or it is a run of another verb.
+    """
+    runs = run_query(
+        catalog, "SELECT run_id, verb, model_id, config FROM runs ORDER BY created_at DESC, run_id"
+    ).to_pylist()
+    evaluations = [run for run in runs if run["verb"] == "evaluate"]
+    if not evaluations:
+        raise InputError(f"the catalog {catalog} has no evaluation to verify; run `igd evaluate` first")
+    wanted = evaluations[0]["run_id"] if run_id is None else run_id
+    for run in evaluations:
+        if run["run_id"] == wanted:
+            return StoredRun(run["run_id"], str(run["model_id"]), run["config"] or "")
+    other = next((run["verb"] for run in runs if run["run_id"] == wanted), None)
+    if other is not None:
+        raise InputError(
+            f"run {wanted!r} is of the verb {other!r}, which judges no points; name a run of `igd evaluate`"
+        )
+    known = [run["run_id"] for run in evaluations]
+    raise InputError(f"the catalog {catalog} has no run {wanted!r}{did_you_mean(str(wanted), known)}; see `igd status`")
+
+
+def settings_of(run: StoredRun, given: Mapping[str, object]) -> EvaluateSettings:
+    """Return the settings of `run`, overridden by those `given` here: where model, data and catalog are now.
+
+    Raises:
+        InputError: if what is stored is no settings, or would run code that nobody named here.
+    """
+    try:
+        stored = json.loads(run.config)
+    except (ValueError, RecursionError):
+        stored = None
+    if not isinstance(stored, dict):
+        raise InputError(f"the settings stored with run {run.run_id!r} are no JSON object; the catalog is damaged")
+    # A setting that nobody gave counts as not given: some go only with certain others.
+    defaults = EvaluateSettings().model_dump(mode="json")
+    stored = {name: value for name, value in stored.items() if name not in defaults or value != defaults[name]}
+    try:
+        settings = load_settings(EvaluateSettings, file=None, given={**stored, **given})
+    except InputError as error:
+        raise InputError(f"the settings of run {run.run_id!r} cannot be used here: {error}") from None
+    # A catalog may come from anybody: which code runs here is not for it to say.
+    if "model" not in given and settings.model.rpartition(":")[0].endswith(".py"):
+        raise InputError(
+            f"the model of run {run.run_id!r} is code, {settings.model!r}; if you trust that file, name it with --model"
+        )
+    return settings
+
+
+def require_same_run(study: Study, run: StoredRun, plan: EvaluationPlan) -> None:
+    """Check that `plan`, made from the settings of `run`, is that very run.
+
+    Raises:
+        InputError: with the other run's id, what differs and what to do.
+    """
+    if plan.run_id == run.run_id:
+        return
+    units = study.catalog.read("run_units", run.run_id).to_pylist()
+    evaluated = {image_id for unit in units if unit["reported"] for image_id in unit["image_ids"] or ()}
+    if study.model_id != run.model_id:
+        differs = (
+            f"the model here is {study.model_id[:12]!r}, not the run's {run.model_id[:12]!r}; "
+            "name the run's with --model and --weights"
+        )
+    elif evaluated != set(study.test.ids):
+        differs = "the images here are not those that the run evaluated; name those with --data"
+    else:
+        differs = (
+            "its rankings or their images differ, or igd-ray is of another version than the one that evaluated; use "
+            "that version, or name the run's files with --data, --classes, --clip and --prompts"
+        )
+    raise InputError(f"the settings of run {run.run_id!r} give run {plan.run_id!r} here: {differs}")
+
+
+def finished_cells(catalog: Catalog, plan: EvaluationPlan) -> list[Cell]:
+    """Return the cells of `plan` whose verdicts are stored."""
+    return [cell for cell in plan.cells if catalog.has("outcomes", cell.unit.key)]
+
+
+def labels_of(cell: Cell) -> tuple[str, str]:
+    """Return what the run calls the defense and the attack of `cell`."""
+    return cell.defense, cell.attack
+
+
+def sample_cells(cells: Sequence[Cell], run_id: str, count: int) -> list[Cell]:
+    """Return `count` of `cells`, spread evenly over defenses and attacks, in their order; all if there are no more.
+
+    The hash of run and cell decides, so that the same command looks at the same cells again. Whole cells are drawn,
+    because the noise of a random defense is drawn for all images of a cell at once.
+
+    Raises:
+        InputError: if `count` is less than 1.
+    """
+    if count < 1:
+        raise InputError(f"--sample must be at least 1, not {count}")
+
+    def draw(*parts: str) -> str:
+        return content_hash([run_id, *parts])
+
+    shards: dict[tuple[str, str], list[Cell]] = {}
+    for cell in sorted(cells, key=lambda cell: draw(*labels_of(cell), cell.unit.key)):
+        shards.setdefault(labels_of(cell), []).append(cell)
+    # The pair whose defense and attack came up least is next.
+    pairs: list[tuple[str, str]] = []
+    seen: Counter[str] = Counter()
+    waiting = set(shards)
+    while waiting:
+        pair = min(waiting, key=lambda pair: (seen[f"defense {pair[0]}"] + seen[f"attack {pair[1]}"], draw(*pair)))
+        waiting.remove(pair)
+        pairs.append(pair)
+        seen.update([f"defense {pair[0]}", f"attack {pair[1]}"])
+    turns = [(turn, place, cell) for place, pair in enumerate(pairs) for turn, cell in enumerate(shards[pair])]
+    chosen = {id(cell) for _, _, cell in sorted(turns, key=lambda each: each[:2])[:count]}
+    return [cell for cell in cells if id(cell) in chosen]
+
+
+def verify_cells(study: Study, cells: Sequence[Cell], *, device: str) -> list[UnitCheck]:
+    """Judge the points of each of `cells` again, with progress on the terminal; a unit of several cells once.
+
+    Nothing is written. Noise has the recorded seeds, and a unit's images are judged as one batch, as it did.
+
+    Raises:
+        InputError: if the images cannot be read.
+        IgdError: if memory does not suffice for a batch.
+    """
+    setup = WorkerSetup(model=study.source, catalog=study.catalog.address, images={"test": ImageArrays.of(study.test)})
+    context = Context(setup, device, study.catalog)
+    units = {cell.unit.key: cell.unit for cell in cells}
+    checks: dict[str, UnitCheck] = {}
+    with reproducible(), Progress("verify", done=0, total=len(units)) as progress:
+        for key, unit in units.items():
+            started = time.perf_counter()
+            checks[key] = verify_unit(unit, context)
+            progress.advance(UnitReport(key, "verification", len(unit.shard.ids), time.perf_counter() - started))
+    return [checks[cell.unit.key] for cell in cells]
+
+
+def verify_unit(unit: AttackUnit | TransferUnit, context: Context) -> UnitCheck:
+    """Judge the points of `unit` again, part by part where memory did not suffice for all at once.
+
+    What is stored and cannot be judged, such as a damaged file, makes every verdict that rests on it a failure.
+
+    Raises:
+        IgdError: if memory does not suffice for the batch.
+    """
+    checks = []
+    for part in _judged_parts(unit, context.catalog):
+        try:
+            checks.append(_verify_part(part, context))
+        except IgdError as error:
+            checks.append(UnitCheck(0, 0, 0, tuple(Failure(image_id, str(error)) for image_id in part.shard.ids)))
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise IgdError(
+                f"memory does not suffice to judge {len(part.shard.ids)} images as one batch, as unit {part.key[:12]} "
+                "did; try --device cpu, or a machine with more memory"
+            ) from error
+    return UnitCheck(
+        sum(check.hold for check in checks),
+        sum(check.skipped for check in checks),
+        sum(check.without_points for check in checks),
+        tuple(failure for check in checks for failure in check.failures),
+    )
+
+
+def _judged_parts(unit: AttackUnit | TransferUnit, catalog: Catalog) -> list[AttackUnit | TransferUnit]:
+    """Return the units whose keys, and so seeds, the verdicts on the images of `unit` have: itself, or its parts."""
+    if len(unit.shard.ids) < 2 or not catalog.parts(unit.key):
+        return [unit]
+    return [small for part in unit.split() for small in _judged_parts(part, catalog)]
+
+
+def _verify_part(unit: AttackUnit | TransferUnit, context: Context) -> UnitCheck:
+    stored = _stored_rows(unit, context.catalog)
+    images, labels = context.images(unit.shard.images, unit.shard.start, unit.shard.stop)
+    generator = torch.Generator()
+    target = _Watched(CountedTarget(build_defense(unit.defense, context, generator)))
+    clean = clean_predictions(unit, target, images, generator)
+    clean_margins = target.margins.pop()
+    standing = standing_rows(context, unit.after, unit.shard, images.device)
+    judged = JudgedPoints.of_clean(unit, clean, labels, images)
+    faults: dict[int, str] = {}
+    point_counts, margins = torch.zeros_like(labels), clean_margins.clone()
+    attacked = unit.attack.attack is not None
+    if attacked and len(standing):
+        points = _points_of(unit, context, images)
+        points = {name: (candidates[standing], exists[standing]) for name, (candidates, exists) in points.items()}
+        point_counts[standing] = torch.stack([exists for _, exists in points.values()]).sum(dim=0)
+        points, found = _allowed(points, images[standing], unit.threat)
+        faults = {int(standing[row]): fault for row, fault in found.items()}
+        judged.take(standing, judge_points(unit, target, points, images[standing], labels[standing], generator))
+        margins[standing] = _deciding_margins(target.margins, points, unit.judge_draws)
+
+    distance = unit.threat.norm.distance(judged.chosen, images).tolist()
+    is_standing = set(standing.tolist())
+    hold = skipped = without_points = 0
+    failures = []
+    for row, image_id in enumerate(unit.shard.ids):
+        if image_id not in stored:
+            failures.append(Failure(image_id, "no verdict is stored"))
+            continue
+        if row in faults:
+            failures.append(Failure(image_id, faults[row]))
+            continue
+        mine = stored[image_id]
+        broken = int(judged.broken[row])
+        wrong = bool(clean[row] != labels[row])
+        left_out = row not in is_standing and not wrong
+        status = "misclassified" if wrong else "skipped" if left_out else "broken" if broken else "robust"
+        expected: dict[str, object] = {
+            **_facts(unit),
+            "label": int(labels[row]),
+            "clean_prediction": int(clean[row]),
+            "status": status,
+        }
+        verdict: dict[str, object] = {
+            "broken_any": broken > 0,
+            "broken_majority": 2 * broken > unit.judge_draws,
+            "broken_all": broken == unit.judge_draws,
+            "adversarial_prediction": int(judged.prediction[row]),
+        }
+        repeatable = not (attacked and row in is_standing) or _is_repeatable(unit, mine, int(point_counts[row]))
+        if repeatable:
+            expected |= dict.fromkeys([*verdict, "distance"]) if left_out else verdict
+        elif not wrong and mine["status"] in ("robust", "broken"):
+            # Whether its points broke the defense nobody can tell any more.
+            del expected["status"]
+        differing = [name for name, value in expected.items() if mine[name] != value]
+        if differing:
+            before, now = (", ".join(f"{name} {of[name]!r}" for name in differing) for of in (mine, expected))
+            reason = f"stored {before}; now {now}"
+            if mine["status"] == "broken" and status == "robust":
+                reason = f"{_blame(int(point_counts[row]))}: {reason}"
+            flipped = clean_margins if "clean_prediction" in differing else margins
+            is_flip = any(name not in _facts(unit) and name != "label" for name in differing) and not left_out
+            failures.append(Failure(image_id, reason, float(flipped[row]) if is_flip else None))
+        elif repeatable and not left_out and not _is_close(mine["distance"], distance[row]):
+            failures.append(Failure(image_id, f"stored distance {mine['distance']!r}; now {distance[row]!r}"))
+        elif not repeatable:
+            without_points += 1
+        elif left_out:
+            skipped += 1
+        else:
+            hold += 1
+    return UnitCheck(hold, skipped, without_points, tuple(failures))
+
+
+def _facts(unit: AttackUnit | TransferUnit) -> dict[str, object]:
+    """Return what every row of `unit` says alike, and what its verdicts would mean nothing without."""
+    return {
+        "unit_key": unit.key,
+        "model_id": unit.defense.model_id,
+        "defense_id": unit.defense.defense_id,
+        "norm": unit.threat.norm.value,
+        "epsilon": unit.threat.epsilon,
+        "judge_draws": unit.judge_draws,
+    }
+
+
+def _stored_rows(unit: AttackUnit | TransferUnit, catalog: Catalog) -> dict[str, dict[str, object]]:
+    """Return the stored verdicts of `unit` by image.
+
+    Raises:
+        IgdError: if there is one on another image, or several on one.
+    """
+    rows = catalog.read("outcomes", unit.key).to_pylist()
+    counts = Counter(row["image_id"] for row in rows)
+    strange = [image_id for image_id in counts if image_id not in set(unit.shard.ids)]
+    if strange:
+        raise IgdError(f"unit {unit.key[:12]} stores a verdict on {strange[0]!r}, which is not among its images")
+    repeated = [image_id for image_id, count in counts.items() if count > 1]
+    if repeated:
+        raise IgdError(f"unit {unit.key[:12]} stores {counts[repeated[0]]} verdicts on {repeated[0]!r}")
+    return {row["image_id"]: row for row in rows}
+
+
+def _points_of(unit: AttackUnit | TransferUnit, context: Context, images: Tensor) -> Points:
+    """Return the stored points that `unit` judged, in the order in which it did.
+
+    Raises:
+        IgdError: if one is no image.
+    """
+    key = unit.key if isinstance(unit, AttackUnit) else unit.source.key
+    try:
+        points = read_points(context, key, unit.shard, images)
+    except IgdError:
+        raise
+    except (ValueError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            raise
+        shape = "×".join(str(size) for size in images.shape[1:])
+        raise IgdError(f"unit {key[:12]} stores a point that is no image of {shape}: {first_line(error)}") from error
+    if isinstance(unit, TransferUnit) or unit.attack.attack is None:
+        return points
+    # Under this name the unit judged its first points, also where it found none for any image.
+    first = unit.attack.attack.point_name
+    nowhere = images.clone(), torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    others = {name: point for name, point in points.items() if name != first and bool(point[1].any())}
+    return {first: points.get(first, nowhere), **others}
+
+
+def _allowed(points: Points, images: Tensor, threat: ThreatModel) -> tuple[Points, dict[int, str]]:
+    """Return `points` with clean images in place of what `threat` does not allow, and by row what is wrong there."""
+    faults: dict[int, str] = {}
+    allowed = {}
+    for name, (candidates, exists) in points.items():
+        # In float64, so that the measurement adds no rounding of its own.
+        exact = candidates.double()
+        infinite = ~torch.isfinite(exact).flatten(1).all(dim=1)
+        low, high = exact.flatten(1).amin(dim=1), exact.flatten(1).amax(dim=1)
+        outside = (low < 0) | (high > 1)
+        distance = threat.norm.distance(exact, images.double())
+        far = distance > threat.epsilon + DISTANCE_TOLERANCE
+        wrong = exists & (infinite | outside | far)
+        for row in wrong.nonzero().flatten().tolist():
+            if infinite[row]:
+                fault = "holds NaN or infinity"
+            elif outside[row]:
+                fault = f"ranges over [{float(low[row]):.6g}, {float(high[row]):.6g}], outside [0, 1]"
+            else:
+                fault = f"is {float(distance[row]):.6g} away, epsilon is {threat.epsilon:.6g}"
+            faults.setdefault(row, f"its stored point {name!r} {fault}")
+        allowed[name] = torch.where(wrong[:, None, None, None], images, candidates), exists
+    return allowed, faults
+
+
+def _deciding_margins(margins: Sequence[Tensor], points: Points, draws: int) -> Tensor:
+    """Return each image's smallest margin, float32 [n], over the evaluations that `judge_points` counts for it.
+
+    Args:
+        margins: [n] each, of every evaluation in order: `draws` of the first points, `draws` of the second, …
+        points: the points.
+        draws: evaluations of each.
+    """
+    smallest = torch.full_like(margins[0], math.inf)
+    for position, (_, exists) in enumerate(points.values()):
+        counts = torch.ones_like(exists) if position == 0 else exists
+        least = torch.stack(list(margins[position * draws : (position + 1) * draws])).amin(dim=0)
+        smallest = torch.where(counts, torch.minimum(smallest, least), smallest)
+    return smallest
+
+
+def _is_repeatable(unit: AttackUnit | TransferUnit, stored: Mapping[str, object], points: int) -> bool:
+    """Tell whether all that the verdict `stored` on an image was reached by is still there."""
+    if isinstance(unit, TransferUnit) or unit.keeps == "all" or points:
+        return True
+    # Where points of broken images are kept, a broken one without any is broken as it is.
+    return unit.keeps == "broken" and stored["status"] == "broken"
+
+
+def _blame(points: int) -> str:
+    if not points:
+        return "no stored point"
+    return "its stored point does not break it" if points == 1 else f"none of its {points} stored points breaks it"
+
+
+def _is_close(stored: object, found: float) -> bool:
+    return isinstance(stored, float) and math.isclose(
+        stored, found, rel_tol=RELATIVE_DISTANCE_TOLERANCE, abs_tol=DISTANCE_TOLERANCE
+    )
+
+
+class _Watched(nn.Module):
+    """A target that notes how far apart the top two logits [B, C] of every evaluation are."""
+
+    def __init__(self, target: nn.Module) -> None:
+        super().__init__()
+        self._target = target
+        self.margins: list[Tensor] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self._target(images)
+        top = logits.topk(2, dim=1).values
+        self.margins.append(top[:, 0] - top[:, 1])
+        return logits

@@ -1,0 +1,184 @@
+"""Rankings from units equal rankings in one piece, and are complete or an error."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from igd_ray.catalog import run_query
+from igd_ray.errors import IncompleteError, InputError
+from igd_ray.models.clip import load_clip
+from igd_ray.planning.rankings import LeaveOneOutPlan, RankingPlan, finish_ranking, read_ranking
+from igd_ray.planning.workspace import Study
+from igd_ray.ranking import clip_dissect, leave_one_out
+from igd_ray.units.base import shards_of
+from igd_ray.units.ranking import LeaveOneOutUnit
+from tests.toys.runs import settings_for
+
+
+def sharded(study: Study, method: str, size: int) -> RankingPlan:
+    """The study's ranking, in shards of another size."""
+    return replace(study.plan_ranking(method), shards=shards_of("probe", study.probe, size))
+
+
+@pytest.fixture
+def study(tmp_path: Path):
+    with Study(settings_for(tmp_path / "results")) as opened:
+        yield opened
+
+
+def test_loir_from_shards_equals_one_piece(study: Study) -> None:
+    plan = sharded(study, "loir", 60)
+    assert len(plan.units) == 4
+    study.rank(plan)
+    expected = leave_one_out(study.model, study.probe)
+    torch.testing.assert_close(
+        read_ranking(study.catalog, plan.ranking_id).scores, expected.scores, rtol=1e-5, atol=1e-8
+    )
+
+
+def test_loir_of_a_convolutional_layer_is_cut_into_neuron_shards(tmp_path: Path) -> None:
+    with Study(settings_for(tmp_path / "results", layer="layer2", probe_n=60)) as study:
+        plan = study.plan_ranking("loir")
+        assert isinstance(plan, LeaveOneOutPlan)
+        assert [unit.neurons for unit in plan.units if isinstance(unit, LeaveOneOutUnit)] == [(0, 32)]
+        cut = replace(plan, unit_neurons=20)
+        assert [unit.neurons for unit in cut.units if isinstance(unit, LeaveOneOutUnit)] == [(0, 20), (20, 32)]
+        study.rank(cut)
+        expected = leave_one_out(study.model, study.probe, layer="layer2")
+        found = read_ranking(study.catalog, cut.ranking_id)
+        torch.testing.assert_close(found.scores, expected.scores, rtol=1e-4, atol=2e-6)
+
+
+def test_loir_before_a_linear_rest_of_the_model_is_one_unit_a_shard_of_images(tmp_path: Path) -> None:
+    with Study(settings_for(tmp_path / "results", layer="layer3", probe_n=60)) as study:
+        plan = replace(study.plan_ranking("loir"), unit_neurons=20)  # type: ignore[call-arg]
+        assert [unit.neurons for unit in plan.units if isinstance(unit, LeaveOneOutUnit)] == [(0, 64)]
+
+
+@pytest.mark.parametrize("options", [{"every_class": True}, {"signed": True}])
+def test_the_options_of_loir_are_those_of_the_function_and_another_ranking(
+    study: Study, tmp_path: Path, options: dict[str, bool]
+) -> None:
+    with Study(settings_for(tmp_path / "results", **options)) as other:
+        plan = other.plan_ranking("loir")
+        assert plan.ranking_id != study.plan_ranking("loir").ranking_id
+        other.rank(plan)
+        expected = leave_one_out(study.model, study.probe, **options)
+        found = read_ranking(other.catalog, plan.ranking_id)
+        torch.testing.assert_close(found.scores, expected.scores, rtol=1e-4, atol=1e-6)
+        assert found.details[next(iter(options))] is True
+
+
+def test_cdir_from_shards_equals_one_piece(study: Study) -> None:
+    plan = sharded(study, "cdir", 70)
+    study.rank(plan)
+    expected = clip_dissect(study.model, study.probe, load_clip("demo"))
+    torch.testing.assert_close(
+        read_ranking(study.catalog, plan.ranking_id).scores, expected.scores, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_cdir_with_templates_and_another_similarity_is_what_the_function_gives(tmp_path: Path) -> None:
+    templates = ("a {}.", "the number {}")
+    options = {"defenses": "cdir-8", "prompt_template": templates, "similarity": "wpmi"}
+    with Study(settings_for(tmp_path / "results", **options)) as study:
+        plan = study.plan_ranking("cdir")
+        study.rank(plan)
+        expected = clip_dissect(study.model, study.probe, load_clip("demo"), templates=templates, similarity="wpmi")
+        found = read_ranking(study.catalog, plan.ranking_id)
+        torch.testing.assert_close(found.scores, expected.scores, rtol=1e-4, atol=1e-4)
+        assert found.details["prompts"][0] == ["a zero.", "the number zero"]  # type: ignore[index]
+
+
+def test_image_embeddings_are_computed_once_for_all_layers(study: Study, tmp_path: Path) -> None:
+    first = study.plan_ranking("cdir")
+    study.rank(first)
+    with Study(settings_for(tmp_path / "results", layer="layer2")) as other:
+        second = other.plan_ranking("cdir")
+        summary = other.run(second.units, "rank")
+    kinds = [unit.kind for unit in second.units if unit.key not in {unit.key for unit in first.units}]
+    assert kinds == ["pooled-activations"]
+    assert (summary.reused, summary.computed) == (2, 1)
+
+
+def test_prompts_come_from_a_file_and_must_be_one_a_class(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    with Study(settings_for(tmp_path / "results")) as study:
+        texts = [f"the number {name}" for name in study.class_names]
+    prompts.write_text("\n".join(texts))
+    with Study(settings_for(tmp_path / "results", defenses="cdir-8", prompts=str(prompts))) as study:
+        assert study.plan_ranking("cdir").options["prompts"] == [[text] for text in texts]
+    prompts.write_text("one\ntwo\n")
+    with (
+        Study(settings_for(tmp_path / "results", defenses="cdir-8", prompts=str(prompts))) as study,
+        pytest.raises(InputError, match="expected 10 prompts, one a class, got 2"),
+    ):
+        study.plan_ranking("cdir")
+    with (
+        Study(settings_for(tmp_path / "results", defenses="cdir-8", prompts=str(tmp_path / "none.txt"))) as study,
+        pytest.raises(InputError, match="expected a file of prompts, one a line; no file at"),
+    ):
+        study.plan_ranking("cdir")
+
+
+def test_a_ranking_saved_by_the_authors_scripts_is_imported_whole(study: Study, tmp_path: Path) -> None:
+    folder = tmp_path / "layer4"
+    folder.mkdir()
+    scores = torch.rand(10, 64).float()
+    for neuron in range(64):
+        np.save(folder / f"unit{neuron}.npy", scores[:, neuron].numpy())
+    plan = study.import_ranking("loir", str(folder))
+    study.rank(plan)
+    found = read_ranking(study.catalog, plan.ranking_id)
+    assert torch.equal(found.scores, scores.double())
+    assert found.method == "loir"
+    (folder / "unit17.npy").unlink()
+    with pytest.raises(InputError, match="17"):
+        study.import_ranking("loir", str(folder))
+
+
+def test_a_random_ranking_is_the_same_again_and_another_with_another_seed(study: Study, tmp_path: Path) -> None:
+    plan = study.plan_ranking("random")
+    study.rank(plan)
+    again = finish_ranking(study.catalog, plan)
+    torch.testing.assert_close(read_ranking(study.catalog, plan.ranking_id).scores, again.scores, rtol=0, atol=0)
+    with Study(settings_for(tmp_path / "results", seed=1)) as other:
+        assert not torch.equal(finish_ranking(other.catalog, other.plan_ranking("random")).scores, again.scores)
+
+
+def test_a_ranking_that_lacks_a_unit_is_an_error(study: Study) -> None:
+    plan = sharded(study, "loir", 60)
+    study.run(plan.units[:-1], "rank")
+    with pytest.raises(IncompleteError, match="lacks 1 of 4 units"):
+        finish_ranking(study.catalog, plan)
+    assert not study.catalog.has("rankings", plan.ranking_id)
+
+
+def test_a_probe_set_without_a_class_is_refused(tmp_path: Path) -> None:
+    with (
+        Study(settings_for(tmp_path / "results", probe_n=5)) as study,
+        pytest.raises(InputError, match="the probe set has no image of 5 of 10 classes"),
+    ):
+        study.rank(study.plan_ranking("loir"))
+
+
+def test_cdir_with_fewer_probe_images_than_it_looks_at_is_refused(tmp_path: Path) -> None:
+    with (
+        Study(settings_for(tmp_path / "results", probe_n=99)) as study,
+        pytest.raises(InputError, match="top 100 images, but the probe set has 99"),
+    ):
+        study.rank(study.plan_ranking("cdir"))
+
+
+def test_the_rankings_view_has_every_neuron_of_every_class_with_its_rank(study: Study) -> None:
+    plan = study.plan_ranking("loir")
+    study.rank(plan)
+    scores = read_ranking(study.catalog, plan.ranking_id)
+    table = run_query(study.catalog, "SELECT * FROM rankings ORDER BY class_id, neuron").to_pylist()
+    assert len(table) == 10 * 64
+    assert [row["rank"] for row in table] == scores.ranks().flatten().tolist()
+    assert {row["probe_images"] for row in table} == {200}
+    assert table[0]["class_name"] == "zero"

@@ -1,0 +1,88 @@
+"""Runs the attacks and transfers of a small evaluation in this process; hooks count what each of them costs."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+from igd_ray.execution.queue import Agenda
+from igd_ray.models.demo import WEIGHTS_FILE
+from igd_ray.planning.evaluation import Attacking, EvaluationPlan
+from igd_ray.planning.verbs import Evaluation, plan_evaluation_of
+from igd_ray.planning.workspace import Study
+from igd_ray.units.attack import AttackUnit, TransferUnit
+from igd_ray.units.base import execute, is_done
+from igd_ray.units.replica import Context, ImageArrays, WorkerSetup
+from igd_ray.units.threads import reproducible
+from tests.toys.runs import PassCounter, settings_for
+
+Passes = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An evaluation that is planned, with its rankings, and a worker's context whose replica counts its passes."""
+
+    evaluation: Evaluation
+    context: Context
+    counter: PassCounter
+
+    @property
+    def plan(self) -> EvaluationPlan:
+        return self.evaluation.plan
+
+    @property
+    def units(self) -> list[Attacking]:
+        """The attacks and transfers of the plan, each once."""
+        return [unit for unit in self.plan.units if isinstance(unit, AttackUnit | TransferUnit)]
+
+    def cells(self, defense: str) -> dict[str, Attacking]:
+        """The units of one defense by attack; of an evaluation with one shard."""
+        return {cell.attack: cell.unit for cell in self.plan.cells if cell.defense == defense}
+
+    def outcomes(self, unit: Attacking) -> list[dict[str, object]]:
+        """The rows that a unit committed."""
+        rows: list[dict[str, object]] = self.context.catalog.read("outcomes", unit.key).to_pylist()
+        return rows
+
+    def recorded(self, unit: Attacking) -> Passes:
+        """The forward and backward passes that the outcomes of a unit say it took."""
+        rows = self.outcomes(unit)
+        return sum(int(str(row["forwards"])) for row in rows), sum(int(str(row["backwards"])) for row in rows)
+
+    def run(self, units: Iterable[Attacking] | None = None) -> Mapping[str, Passes]:
+        """Run `units`, all of the plan by default, that are not done; return the passes that hooks counted, by key."""
+        counted = {}
+        waiting = [unit for unit in (self.units if units is None else units) if not is_done(self.context.catalog, unit)]
+        agenda = Agenda(waiting)
+        while (unit := agenda.take()) is not None:
+            self.counter.forwards = self.counter.backwards = 0
+            with reproducible():
+                report = execute(unit, self.context)
+            assert report.error is None, report.error
+            counted[unit.key] = self.counter.forwards, self.counter.backwards
+            agenda.done(unit.key)
+        return counted
+
+
+def prepare(catalog: Path, **changes: object) -> Prepared:
+    """Plan an evaluation and compute its rankings."""
+    settings = settings_for(catalog, **changes)
+    with Study(settings) as study:
+        study.catalog.create()
+        evaluation = plan_evaluation_of(study, settings)
+        for ranking in evaluation.resolved.rankings.values():
+            study.rank(ranking)
+        setup = WorkerSetup(study.source, study.catalog.address, {"test": ImageArrays.of(study.test)})
+    context = Context(setup, "cpu")
+    return Prepared(evaluation, context, PassCounter(context.model))
+
+
+def model_that_is_always_wrong(folder: Path) -> dict[str, object]:
+    """Settings of the demo model with its classes' neurons of the classifier moved by one."""
+    (folder / "net.py").write_text("from igd_ray.models.demo import DemoResNet\n")
+    weights = load_file(WEIGHTS_FILE)
+    moved = {name: tensor.roll(1, dims=0) if name.startswith("linear.") else tensor for name, tensor in weights.items()}
+    save_file(moved, folder / "net.safetensors")
+    return {"model": f"{folder / 'net.py'}:DemoResNet", "weights": str(folder / "net.safetensors")}

@@ -1,0 +1,58 @@
+"""Small studies on the embedded model, and what their catalogs hold."""
+
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from igd_ray.catalog import Catalog, run_query
+from igd_ray.config import EvaluateSettings, load_settings
+from igd_ray.execution.run import RunSummary
+from igd_ray.planning.verbs import evaluate, plan_evaluation_of
+from igd_ray.planning.workspace import ExecutorFactory, Study
+
+# Columns in which equal rows may differ.
+UNEQUAL = ("seconds", "host", "attempt", "run_id")
+
+SMALL = {
+    "n": 24,
+    "shard_size": 8,
+    "probe_n": 200,
+    "search_n": 100,
+    "defenses": "none,loir-8,random-8",
+    "attacks": "apgd-ce-5,square-20,tr-apgd-ce-5",
+}
+
+
+def settings_for(catalog: Path | str, **changes: object) -> EvaluateSettings:
+    """Settings of a small evaluation."""
+    return load_settings(EvaluateSettings, file=None, given={**SMALL, "catalog": str(catalog), **changes})
+
+
+def run_evaluation(catalog: Path | str, executor: ExecutorFactory | None = None, **changes: object) -> RunSummary:
+    """Run a small evaluation, in this process by default."""
+    settings = settings_for(catalog, **changes)
+    with Study(settings, executor=executor) as study:
+        return evaluate(study, settings, plan_evaluation_of(study, settings))
+
+
+def rows(catalog: Path | str, view: str = "outcomes") -> list[dict[str, object]]:
+    """The rows of a view, without the columns in which equal rows may differ, in one order."""
+    table = run_query(Catalog(catalog), f"SELECT * EXCLUDE ({', '.join(UNEQUAL)}) FROM {view}")
+    return sorted(table.to_pylist(), key=lambda row: (row["defense"], row["attack"], row["image_id"]))
+
+
+class PassCounter:
+    """Counts the images that pass a model, forwards and backwards, by hooks on its first layer."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.forwards = self.backwards = 0
+        first = model.conv1
+        first.register_forward_hook(self._forward)
+
+    def _forward(self, _module: nn.Module, _inputs: object, output: Tensor) -> None:
+        self.forwards += len(output)
+        if output.requires_grad:
+            output.register_hook(self._backward)
+
+    def _backward(self, gradient: Tensor) -> None:
+        self.backwards += len(gradient)
