@@ -1,4 +1,12 @@
-"""Names of the published protocol and of the audit beyond it."""
+"""The published protocol and the audit beyond it: their attacks, the order of attacks, and what a run leaves out."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+# The paper whose protocol this is.
+CITATION = (
+    "Akshay Kulkarni and Tsui-Wei Weng. Interpretability-Guided Test-Time Adversarial Defense. "
+    "European Conference on Computer Vision (ECCV), 2024."
+)
 
 # The nine attacks of the image-wise worst case (Kulkarni & Weng, ECCV 2024), in their order.
 NINE_ATTACKS = (
@@ -28,3 +36,94 @@ AUDIT_ATTACKS = (
 
 # What stands for several attacks where attacks are asked for.
 ATTACK_GROUPS = {"iwwc": NINE_ATTACKS, "audit": AUDIT_ATTACKS}
+
+# How a note on a run begins that tells of a gap.
+NOT_MEASURED = "not measured: "
+
+# The idea of each audit attack, in words that ask for no other page.
+AUDIT_IDEAS: Mapping[str, str] = {
+    "audit-transfer-start": "APGD on the defense itself, from the points that attacks on the base model ended at: "
+    "they lie beyond the region in which the defense hides its gradients.",
+    "audit-joint-loss": "APGD on the sum of the first pass's loss and the final one, so that the pseudo-label, and "
+    "with it the mask, is driven wrong by a term of its own.",
+    "audit-oracle-mask": "APGD under one fixed mask, the true class's and then the runner-up's, where the defense is "
+    "an ordinary network; the whole defense judges the point.",
+    "audit-detached-mask": "APGD that takes the mask for a constant in the backward pass (BPDA), because the "
+    "gradients of an almost one-hot pseudo-label vanish or explode.",
+    "audit-identity-mask": "APGD that takes the masking for the identity in the backward pass (BPDA), so that "
+    "gradients flow through the neurons that the mask removes, too.",
+    "audit-square-eot": "Square, which needs no gradients, on the mean margin over several answers to each query, so "
+    "that it keeps no step that was luck of the noise.",
+    "audit-line": "APGD along the straight line between a transferred point, which fools the first pass, and a "
+    "white-box point, which fools the second.",
+    "audit-best-start": "APGD once more, from the point that the defense likes least of those that all other attacks "
+    "left.",
+}
+
+
+def attack_order(attack: str) -> tuple[int, int, str]:
+    """Return what attacks are sorted by: the clean images, the nine with their variants in order, others, the audit."""
+    if attack == "clean":
+        return 0, 0, attack
+    if attack.startswith(AUDIT_PREFIX):
+        return 3, _place(attack, AUDIT_ATTACKS), attack
+    place = _place(attack, NINE_ATTACKS)
+    return 2 if place == len(NINE_ATTACKS) else 1, place, attack
+
+
+def audit_idea(attack: str) -> str:
+    """Return the idea of an audit attack, whatever its budget; nothing for one that has no description."""
+    place = _place(attack, AUDIT_ATTACKS)
+    return AUDIT_IDEAS[AUDIT_ATTACKS[place]] if place < len(AUDIT_ATTACKS) else ""
+
+
+def audits_among(attacks: Iterable[str]) -> int:
+    """Return how many of the audit's attacks are among `attacks`, whatever their budgets."""
+    places = {_place(attack, AUDIT_ATTACKS) for attack in attacks}
+    return len(places - {len(AUDIT_ATTACKS)})
+
+
+def unplanned_audits(planned: Iterable[str], gaps: Sequence[str]) -> list[str]:
+    """Return a sentence on the audit's attacks that no defense was planned to face; none where there is no audit.
+
+    Args:
+        planned: the attacks planned on any defense.
+        gaps: what else is said of what was not measured: an attack named there is not named again.
+    """
+    audits = sorted({attack for attack in planned if attack.startswith(AUDIT_PREFIX)})
+    lacking = [name for name in AUDIT_ATTACKS if name not in audits and not any(name in gap for gap in gaps)]
+    if not audits or not lacking:
+        return []
+    named = []
+    for name in lacking:
+        variants = [attack for attack in audits if attack.startswith(f"{name}-")]
+        named.append(f"{name} (only with another budget: {', '.join(variants)})" if variants else name)
+    return [f"Of the audit's {len(AUDIT_ATTACKS)} adaptive attacks no defense faced {', '.join(named)}."]
+
+
+def _place(attack: str, names: Sequence[str]) -> int:
+    """Return the place in `names` of what `attack` is a variant of; their number if of none."""
+    places = (place for place, name in enumerate(names) if attack == name or attack.startswith(f"{name}-"))
+    return next(places, len(names))
+
+
+def unplanned_attacks(planned: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return a sentence for each of the nine attacks that some defense was not planned to face.
+
+    Args:
+        planned: the attacks planned for each defense. On the undefended model attacks and transfers coincide,
+            so that its transfers are not asked for.
+    """
+    sentences = []
+    for name in NINE_ATTACKS:
+        owing = [defense for defense in planned if not (defense == "none" and name.startswith("tr-"))]
+        lacking = [defense for defense in owing if name not in planned[defense]]
+        if not lacking:
+            continue
+        where = "" if lacking == owing else f" on {', '.join(lacking)}"
+        variants = sorted(
+            {attack for defense in lacking for attack in planned[defense] if attack.startswith(f"{name}-")}
+        )
+        instead = f"; in its place, with another budget: {', '.join(variants)}" if variants else ""
+        sentences.append(f"{name} was not run{where}{instead}.")
+    return sentences

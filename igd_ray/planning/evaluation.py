@@ -24,8 +24,7 @@ from igd_ray.planning.audit import AuditPlanner
 from igd_ray.planning.base_attacks import FIRST_STAGE, BaseAttacks
 from igd_ray.planning.checks import CheckUnit, plan_checks
 from igd_ray.planning.cost import most_passes
-from igd_ray.report.evaluation import NOT_MEASURED
-from igd_ray.report.protocol import attack_order
+from igd_ray.protocol import NOT_MEASURED, attack_order
 from igd_ray.units.attack import AttackUnit, TransferUnit
 from igd_ray.units.base import Shard, Unit
 from igd_ray.units.inspection import GradientCheckUnit, finding_row

@@ -25,7 +25,7 @@ from igd_ray.planning.refinement import Refinement, commit_refinement, plan_refi
 from igd_ray.planning.search import SearchOptions, SearchPlan, SearchResult, finish_search
 from igd_ray.planning.training import SodefPlan
 from igd_ray.planning.workspace import Study
-from igd_ray.report.evaluation import NOT_MEASURED
+from igd_ray.protocol import NOT_MEASURED
 from igd_ray.search import Measurement, Setting, Trial, best_trials
 from igd_ray.units.base import Shard, Unit, shards_of
 from igd_ray.units.inspection import INSPECTED_IMAGES

@@ -3,9 +3,8 @@
 from collections import defaultdict
 from typing import Any
 
-from igd_ray.protocol import AUDIT_ATTACKS
+from igd_ray.protocol import AUDIT_ATTACKS, attack_order, audit_idea, audits_among
 from igd_ray.report.evaluation import Ask, comparisons, worst_cases
-from igd_ray.report.protocol import attack_order, audit_idea, audits_among
 from igd_ray.report.tables import Column, Row, Table, points
 from igd_ray.statistics import Comparison, images_needed
 

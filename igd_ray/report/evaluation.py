@@ -6,15 +6,12 @@ from typing import Any
 
 import duckdb
 
-from igd_ray.report.protocol import attack_order, unplanned_attacks, unplanned_audits
+from igd_ray.protocol import NOT_MEASURED, attack_order, unplanned_attacks, unplanned_audits
 from igd_ray.report.tables import DASH, Column, Row, Share, Table, percent
 from igd_ray.statistics import Comparison
 
 # Answers a SELECT with its rows; what stands behind `$1`, `$2` comes after it.
 Ask = Callable[..., list[dict[str, Any]]]
-
-# How a run's note begins that tells of a gap rather than of the protocol.
-NOT_MEASURED = "not measured: "
 
 
 def asking(connection: duckdb.DuckDBPyConnection) -> Ask:

@@ -11,10 +11,10 @@ from igd_ray.catalog import SCHEMA_VERSION, Catalog
 from igd_ray.catalog.files import write_whole
 from igd_ray.catalog.query import ask
 from igd_ray.errors import InputError, did_you_mean
+from igd_ray.protocol import CITATION, NOT_MEASURED
 from igd_ray.report import audit, evaluation, preparation
 from igd_ray.report.evaluation import Ask
 from igd_ray.report.figures import accuracy_bars, picture
-from igd_ray.report.protocol import CITATION
 from igd_ray.report.tables import DASH, Share, pixel_fraction
 
 # Enough to see what the perturbations look like.
@@ -103,7 +103,7 @@ def _facts(run: dict[str, Any]) -> list[tuple[str, str]]:
         "Run": f"{run['run_id']} ({run['verb']}, {run['created_at']:%Y-%m-%d %H:%M} UTC)",
         "Software": f"igd-ray {version('igd-ray')}, catalog schema {SCHEMA_VERSION}",
     }
-    notes = [("Note", note) for note in run["notes"] or [] if not note.startswith(evaluation.NOT_MEASURED)]
+    notes = [("Note", note) for note in run["notes"] or [] if not note.startswith(NOT_MEASURED)]
     return [*((name, str(value)) for name, value in facts.items()), *notes]
 
 

@@ -19,7 +19,7 @@ from igd_ray.attacks import (
 from igd_ray.attacks.base import QUERY
 from igd_ray.attacks.registry import BUDGETED, CLEAN, FIXED, QUERY_STAGES, RANDOMISED, known_attacks, parse_attack
 from igd_ray.errors import InputError
-from igd_ray.report.protocol import NINE_ATTACKS
+from igd_ray.protocol import NINE_ATTACKS
 
 LABELS = [
     ("aa", AutoAttack("standard"), False),

@@ -1,5 +1,6 @@
 """The audit's plan: adaptive attacks on survivors only, started from the very points that other units stored."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -7,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from igd_ray import report
 from igd_ray.attacks.adaptive.warm_start import StartedAttack
 from igd_ray.attacks.registry import parse_attack
+from igd_ray.planning import evaluation as planning
 from igd_ray.protocol import AUDIT_ATTACKS
 from igd_ray.units.attack import AttackUnit
 from tests.toys.counted import Prepared, prepare
@@ -216,3 +219,26 @@ def test_outcomes_do_not_depend_on_the_order_of_units(audited: Prepared, tmp_pat
 
     for unit in backwards.units:
         assert comparable(backwards, unit) == comparable(audited, unit), unit.attack.label
+
+
+def planned_audit(folder: Path, attacks: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """The run id and the audit's keys of an evaluation that is asked for `attacks`."""
+    plan = prepare(folder / "results", **{**CHANGES, "defenses": "none,hedge", "attacks": ",".join(attacks)}).plan
+    return plan.run_id, {
+        f"{cell.defense} {cell.attack}": cell.unit.key for cell in plan.cells if "audit-" in cell.attack
+    }
+
+
+def test_the_audits_keys_follow_the_order_of_the_protocol_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attacks = [*ORDINARY, *ANY_TARGET]
+    planned = planned_audit(tmp_path, attacks)
+    assert planned_audit(tmp_path, attacks[::-1]) == planned
+    for module in (report.audit, report.evaluation):
+        monkeypatch.setattr(module, "attack_order", str)
+    assert planned_audit(tmp_path, attacks) == planned
+    monkeypatch.setattr(planning, "attack_order", str)
+    run_id, keys = planned_audit(tmp_path, attacks)
+    assert run_id != planned[0]
+    assert set(keys.values()).isdisjoint(planned[1].values())

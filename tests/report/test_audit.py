@@ -11,12 +11,16 @@ from rich.console import Console
 
 from igd_ray.catalog import Catalog
 from igd_ray.catalog.query import ask
-from igd_ray.protocol import AUDIT_ATTACKS, AUDIT_PREFIX, NINE_ATTACKS
+from igd_ray.protocol import (
+    AUDIT_ATTACKS,
+    AUDIT_IDEAS,
+    NINE_ATTACKS,
+    NOT_MEASURED,
+)
 from igd_ray.report import print_table, write_report
 from igd_ray.report.accuracy import PrintedTable, accuracy_rows, accuracy_tables
 from igd_ray.report.audit import audit_sentence, audit_sentences
-from igd_ray.report.evaluation import NOT_MEASURED, asking, unmeasured
-from igd_ray.report.protocol import AUDIT_IDEAS, attack_order, audit_idea, audits_among, unplanned_audits
+from igd_ray.report.evaluation import asking, unmeasured
 from igd_ray.statistics import Comparison
 from igd_ray.verbs.evaluate import show_accuracy
 from tests.toys.catalog_rows import add_failure, add_plan, add_run, outcome, row
@@ -229,11 +233,6 @@ def test_a_gain_survives_what_it_was_tried_with_and_no_more(faced: int, attacks:
     assert sentence == f"The gain of x survives {attacks}: +30.0 points, p = 0.031."
 
 
-def test_an_attack_with_two_budgets_is_one_of_the_eight() -> None:
-    assert audits_among(["audit-line", "audit-line-50", "audit-best-start-9", "aa", "audit-unheard-of"]) == 2
-    assert audits_among(AUDIT_ATTACKS) == 8
-
-
 def _sentences(catalog: Catalog, committed: Mapping[tuple[str, str], str]) -> list[str]:
     """The sentences on a run whose units are (defense, attack) → the status of both of its images, or "" for none."""
     add_run(catalog)
@@ -290,15 +289,6 @@ def test_audit_attacks_that_no_defense_faces_are_not_measured(catalog: Catalog) 
         "audit-identity-mask, audit-square-eot (only with another budget: audit-square-eot-500), audit-best-start."
     )
     assert "oracle" not in " ".join(found[1:])
-
-
-def test_a_whole_audit_and_none_at_all_leave_nothing_of_it_open() -> None:
-    assert unplanned_audits([*NINE_ATTACKS, *AUDIT_ATTACKS], []) == []
-    assert unplanned_audits(NINE_ATTACKS, []) == []
-    assert unplanned_audits(AUDIT_ATTACKS[1:], []) == [
-        "Of the audit's 8 adaptive attacks no defense faced audit-transfer-start."
-    ]
-    assert unplanned_audits(AUDIT_ATTACKS[1:], ["audit-transfer-start on none"]) == []
 
 
 def _section(text: str, title: str) -> str:
@@ -373,16 +363,3 @@ def test_an_audit_unit_that_failed_leaves_nothing_known_of_its_defense(catalog: 
     (each,) = ask(catalog, lambda connection: accuracy_rows(asking(connection), "run"))
     assert (each["worst_case"], each["audited"], each["broken_by_audit"]) == (1.0, None, None)
     assert each["newly_broken"] == {"audit-line": None}
-
-
-def test_every_audit_attack_has_an_idea_whatever_its_budget() -> None:
-    assert set(AUDIT_IDEAS) == set(AUDIT_ATTACKS)
-    assert all(name.startswith(AUDIT_PREFIX) for name in AUDIT_ATTACKS)
-    assert audit_idea("audit-line-50") == AUDIT_IDEAS["audit-line"]
-    assert audit_idea("audit-unheard-of") == ""
-
-
-def test_the_audit_stands_behind_all_other_attacks_in_its_own_order() -> None:
-    mixed = ["audit-other", "audit-line-9", "square", "tr-rays", "audit-joint-loss", "clean", "audit-line"]
-    ordered = ["clean", "tr-rays", "square", "audit-joint-loss", "audit-line", "audit-line-9", "audit-other"]
-    assert sorted(mixed, key=attack_order) == ordered

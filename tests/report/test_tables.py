@@ -6,7 +6,6 @@ import pytest
 
 from igd_ray import statistics
 from igd_ray.report import tables
-from igd_ray.report.protocol import NINE_ATTACKS, attack_order, unplanned_attacks
 from igd_ray.report.tables import Cell, Column, Share, Table, number, percent, pixel_fraction, points
 
 
@@ -43,23 +42,3 @@ def test_pixel_fractions(value: float, text: str) -> None:
 @pytest.mark.parametrize(("value", "text"), [(float("nan"), "nan"), (float("inf"), "inf"), (-2.5, "-2.5"), (7, "7")])
 def test_numbers(value: float, text: str) -> None:
     assert number(value) == text
-
-
-def test_attacks_stand_in_the_order_of_the_protocol() -> None:
-    mixed = ["adaptive", "tr-apgd-eot", "rays-1000", "clean", "tr-aa", "rays", "aa"]
-    assert sorted(mixed, key=attack_order) == ["clean", "aa", "rays", "rays-1000", "tr-aa", "tr-apgd-eot", "adaptive"]
-
-
-def test_every_attack_planned_leaves_nothing_open() -> None:
-    direct = [name for name in NINE_ATTACKS if not name.startswith("tr-")]
-    assert unplanned_attacks({"none": direct, "loir-2": NINE_ATTACKS}) == []
-    assert unplanned_attacks({}) == []
-
-
-def test_attacks_not_planned_are_named_with_where_and_what_instead() -> None:
-    rest = [name for name in NINE_ATTACKS if name not in ("rays", "tr-aa")]
-    planned = {"none": [*rest, "rays-1000"], "loir-2": [*rest, "rays-1000", "tr-aa"], "hedge": [*rest, "rays-1000"]}
-    assert unplanned_attacks(planned) == [
-        "rays was not run; in its place, with another budget: rays-1000.",
-        "tr-aa was not run on hedge.",
-    ]
