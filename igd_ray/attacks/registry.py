@@ -82,17 +82,17 @@ QUERY_STAGES = ("square", "square-eot", "rays")
 
 
 @dataclass(frozen=True)
-class AttackLabel:
+class NamedAttack:
     """What a label asks for.
 
     Attributes:
         label: the label itself.
-        attack: the attack; None for `clean`.
+        algorithm: what searches for points; None for `clean`.
         transfer: whether its points are computed on the base model.
     """
 
     label: str
-    attack: Attack | None
+    algorithm: Attack | None
     transfer: bool
 
     @property
@@ -103,7 +103,7 @@ class AttackLabel:
     @property
     def needs_two_passes(self) -> bool:
         """Whether it aims at the two passes of a defense, or starts from the point of an attack that does."""
-        return isinstance(self.attack, TwoPassAttack | LineAPGD)
+        return isinstance(self.algorithm, TwoPassAttack | LineAPGD)
 
 
 def expand_attacks(labels: Iterable[str]) -> tuple[str, ...]:
@@ -111,14 +111,14 @@ def expand_attacks(labels: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(member for label in labels for member in ATTACK_GROUPS.get(label, (label,))))
 
 
-def parse_attack(label: str) -> AttackLabel:
+def parse_attack(label: str) -> NamedAttack:
     """Return the attack called `label`.
 
     Raises:
         InputError: if there is none, naming close matches.
     """
     if label == CLEAN:
-        return AttackLabel(label, None, transfer=False)
+        return NamedAttack(label, None, transfer=False)
     transfer = label.startswith(TRANSFER_PREFIX)
     bare = label.removeprefix(TRANSFER_PREFIX)
     numbered = re.fullmatch(r"(.+)-([1-9][0-9]*)", bare)
@@ -135,10 +135,10 @@ def parse_attack(label: str) -> AttackLabel:
                 raise InputError(
                     f"attack {label!r}: {budget} is the published budget; write {label.rpartition('-')[0]!r}"
                 )
-            return AttackLabel(label, build(published if budget is None else budget), transfer)
+            return NamedAttack(label, build(published if budget is None else budget), transfer)
         # AutoAttack rand carried over is not the published tr-apgd-eot: that runs on all images and keeps two points.
         if candidate in FIXED and budget is None and not (transfer and candidate in RANDOMISED):
-            return AttackLabel(label, FIXED[candidate](), transfer)
+            return NamedAttack(label, FIXED[candidate](), transfer)
     known = [*known_attacks(), *ATTACK_GROUPS]
     raise InputError(f"unknown attack {label!r}; known: {', '.join(known)}{did_you_mean(label, known)}")
 

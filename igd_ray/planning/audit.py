@@ -7,7 +7,7 @@ from igd_ray.attacks.adaptive.best_start import BestStartAPGD
 from igd_ray.attacks.adaptive.joint_loss import JointLossAPGD
 from igd_ray.attacks.adaptive.line import TRANSFER, WHITE_BOX, LineAPGD
 from igd_ray.attacks.adaptive.warm_start import StartedAttack
-from igd_ray.attacks.registry import AttackLabel, parse_attack
+from igd_ray.attacks.registry import NamedAttack, parse_attack
 from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.planning.base_attacks import FIRST_STAGE, BaseAttacks
 from igd_ray.protocol import AUDIT_ATTACKS
@@ -35,10 +35,10 @@ class AuditPlanner:
     def units(
         self,
         defense: DefenseSpec,
-        audits: Sequence[AttackLabel],
+        audits: Sequence[NamedAttack],
         before: Sequence[AttackUnit | TransferUnit],
         shard: Shard,
-    ) -> list[tuple[AttackLabel, AttackUnit]]:
+    ) -> list[tuple[NamedAttack, AttackUnit]]:
         """Return a unit for each of `audits`, those first whose points others may start from.
 
         Args:
@@ -59,7 +59,7 @@ class AuditPlanner:
                     starts[start.name] = start
                     known.add(start[1:])
         after = tuple(dict.fromkeys(unit.key for unit in before))
-        kinds = {type(label.attack) for label in audits}
+        kinds = {type(label.algorithm) for label in audits}
         if LineAPGD in kinds and JointLossAPGD not in kinds:
             white_box = self.source(self._unit(defense, WHITE_BOX_ATTACK, shard, after, starts))
             starts[WHITE_BOX] = _returned(WHITE_BOX, white_box)
@@ -67,7 +67,7 @@ class AuditPlanner:
         for label in sorted(audits, key=lambda label: (_place(label), label.label)):
             unit = self._unit(defense, label, shard, after, starts)
             # The lines' white-box ends are the points of the first budget.
-            is_white_box = isinstance(label.attack, JointLossAPGD) and WHITE_BOX not in starts
+            is_white_box = isinstance(label.algorithm, JointLossAPGD) and WHITE_BOX not in starts
             name = WHITE_BOX if is_white_box else label.label
             starts[name] = _returned(name, unit)
             planned.append((label, unit))
@@ -77,19 +77,19 @@ class AuditPlanner:
     def _unit(
         self,
         defense: DefenseSpec,
-        label: AttackLabel,
+        label: NamedAttack,
         shard: Shard,
         after: tuple[str, ...],
         starts: dict[str, Start],
     ) -> AttackUnit:
-        attack = self.base.fitted(label.attack, defense_is_random=defense.is_random)
+        attack = self.base.fitted(label.algorithm, defense_is_random=defense.is_random)
         if isinstance(attack, BestStartAPGD):
             attack = attack.with_sources(list(starts))
         taken = tuple(starts[name] for name in attack.sources) if isinstance(attack, StartedAttack) else ()
         base = self.base
         return AttackUnit(
             defense,
-            replace(label, attack=attack),
+            replace(label, algorithm=attack),
             base.threat,
             shard,
             base.seed,
@@ -107,10 +107,10 @@ def _returned(name: str, unit: AttackUnit) -> Start:
 
 def _kept(name: str, unit: AttackUnit) -> list[Start]:
     """Return the points of `unit` as starts: the first one called `name`, any other with its own name behind that."""
-    assert unit.attack.attack is not None
-    first, *others = unit.attack.attack.point_names
+    assert unit.attack.algorithm is not None
+    first, *others = unit.attack.algorithm.point_names
     return [Start(name, unit.key, first), *(Start(f"{name}/{other}", unit.key, other) for other in others)]
 
 
-def _place(label: AttackLabel) -> int:
+def _place(label: NamedAttack) -> int:
     return next(place for place, name in enumerate(AUDIT_ATTACKS) if label.label.startswith(name))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from igd_ray.attacks.auto_attack import AutoAttack
 from igd_ray.attacks.base import Attack
-from igd_ray.attacks.registry import AttackLabel, parse_attack
+from igd_ray.attacks.registry import NamedAttack, parse_attack
 from igd_ray.attacks.transfer import TransferEOT
 from igd_ray.defenses.specs import NONE, DefenseSpec
 from igd_ray.threat import ThreatModel
@@ -41,10 +41,10 @@ class BaseAttacks:
     attack_seed: int | None = None
     judge_draws: int = 1
 
-    def unit(self, label: AttackLabel, shard: Shard) -> AttackUnit:
+    def unit(self, label: NamedAttack, shard: Shard) -> AttackUnit:
         """Return the unit of `label` over `shard`; a direct attack and a transfer are one."""
         plain = self._plain(label, shard)
-        attack = plain.attack.attack
+        attack = plain.attack.algorithm
         if attack is None or self.is_random:
             return plain
         first_stage = self._plain(FIRST_STAGE, shard)
@@ -66,14 +66,14 @@ class BaseAttacks:
         attack = attack.for_classes(self.num_classes)
         return attack if self.is_random or defense_is_random else attack.collapsed()
 
-    def _plain(self, label: AttackLabel, shard: Shard) -> AttackUnit:
+    def _plain(self, label: NamedAttack, shard: Shard) -> AttackUnit:
         """Return the unit that shares nothing with others."""
-        attack = label.attack
+        attack = label.algorithm
         if label.label == AVERAGED.label and not self.is_random:
-            attack = COLLAPSED.attack
+            attack = COLLAPSED.algorithm
         if label.label == COLLAPSED.label and self.is_random:
             attack = TransferEOT(collapse=False)
         base = DefenseSpec(NONE, self.model_id)
-        fitted = replace(label, attack=self.fitted(attack))
+        fitted = replace(label, algorithm=self.fitted(attack))
         draws = self.judge_draws if self.is_random else 1
         return AttackUnit(base, fitted, self.threat, shard, self.seed, self.attack_seed, draws)

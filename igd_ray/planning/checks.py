@@ -44,7 +44,7 @@ def plan_checks(
     checks: list[CheckUnit] = [InspectionUnit(defense, inspected, protocol, seed)]
     if defense.is_random:
         checks += [NoiseUnit(defense, shard, seed) for shard in shards]
-    attacking = [unit for of_attack in units.values() for unit in of_attack if unit.attack.attack is not None]
+    attacking = [unit for of_attack in units.values() for unit in of_attack if unit.attack.algorithm is not None]
     if attacking:
         first = inspected.first(GRADIENT_CHECK_IMAGES)
         gradients = GradientCheckUnit(defense, first, attacking[0].threat, seed)
@@ -53,7 +53,7 @@ def plan_checks(
         if cost >= GRADIENT_CHECK_SHARE * sum(gradients.most_passes(num_classes)):
             checks.append(gradients)
     for of_attack in units.values():
-        if of_attack[0].attack.attack is not None and _keeps_points(of_attack[0]):
+        if of_attack[0].attack.algorithm is not None and _keeps_points(of_attack[0]):
             parts = tuple(Reviewed(unit.key, _points_of(unit), unit.shard) for unit in of_attack)
             checks.append(ReviewUnit(defense, of_attack[0].attack, of_attack[0].threat, parts, seed))
     return checks

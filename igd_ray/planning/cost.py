@@ -68,8 +68,8 @@ def bound(unit: Unit, num_classes: int) -> tuple[int, int]:
     Unlike `most_passes`, they hold however often noise spoils an attack's look at an image.
     """
     forwards, backwards = most_passes(unit, num_classes)
-    if isinstance(unit, AttackUnit) and unit.attack.attack is not None and unit.defense.is_random:
-        looks = (MOST_LOOKS - 1) * unit.attack.attack.wasted_queries
+    if isinstance(unit, AttackUnit) and unit.attack.algorithm is not None and unit.defense.is_random:
+        looks = (MOST_LOOKS - 1) * unit.attack.algorithm.wasted_queries
         more = base_passes(unit.defense, len(unit.shard.ids), looks, 0)
         return forwards + more[0], backwards + more[1]
     return forwards, backwards
@@ -79,7 +79,7 @@ def most_passes(unit: Unit, num_classes: int) -> tuple[int, int]:
     """Return the most passes, forward and backward, that a unit takes where every attack looks at an image once."""
     images = len(unit.shard.ids)
     if isinstance(unit, AttackUnit):
-        attack = unit.attack.attack
+        attack = unit.attack.algorithm
         if unit.first_stage is not None and isinstance(attack, AutoAttack):
             nothing = torch.empty(0)
             attack = attack.continuing(nothing, nothing.bool())
@@ -126,7 +126,7 @@ def seconds_per_pass(model: nn.Module, example: torch.Tensor) -> tuple[float, fl
 
 def _points(unit: AttackUnit | TransferUnit) -> int:
     """Return how many points of an image are judged: its clean version where nothing is attacked."""
-    return unit.attack.attack.most_points if unit.attack.attack else 1
+    return unit.attack.algorithm.most_points if unit.attack.algorithm else 1
 
 
 def _what(unit: Unit) -> str:

@@ -8,7 +8,7 @@ from typing import Literal
 import pyarrow as pa
 
 from igd_ray.attacks.base import GRADIENT, QUERY
-from igd_ray.attacks.registry import QUERY_STAGES, RANDOMISED, TRANSFER_PREFIX, AttackLabel
+from igd_ray.attacks.registry import QUERY_STAGES, RANDOMISED, TRANSFER_PREFIX, NamedAttack
 from igd_ray.catalog import Catalog
 from igd_ray.checks import (
     LARGE_EPSILON_FACTOR,
@@ -81,7 +81,7 @@ class EvaluationPlan:
 
 def plan_evaluation(
     defenses: Sequence[DefenseSpec],
-    attacks: Sequence[AttackLabel],
+    attacks: Sequence[NamedAttack],
     shards: Sequence[Shard],
     *,
     base: BaseAttacks,
@@ -104,7 +104,7 @@ def plan_evaluation(
         for defense in defenses:
             planner.add_row(defense, ordinary, audits, shard)
     planned = {cell.unit.key for cell in planner.cells}
-    direct = [attack.label for attack in ordinary if attack.attack is not None and not attack.transfer]
+    direct = [attack.label for attack in ordinary if attack.algorithm is not None and not attack.transfer]
     averaged = not direct or any(label in RANDOMISED for label in direct)
     protocol = "rand" if averaged else "standard"
     inspections: list[CheckUnit] = []
@@ -129,9 +129,9 @@ def plan_evaluation(
         inspections=tuple(inspections),
         sources=tuple(unit for unit in planner.sources.values() if unit.key not in planned),
         fallbacks={
-            attack.label: attack.attack.fallback_notes(base.num_classes)
+            attack.label: attack.algorithm.fallback_notes(base.num_classes)
             for attack in attacks
-            if attack.attack is not None
+            if attack.algorithm is not None
         },
         notes=tuple(planner.notes),
     )
@@ -149,7 +149,7 @@ class _Planner:
         self.notes: dict[str, None] = {}
 
     def add_row(
-        self, defense: DefenseSpec, ordinary: Sequence[AttackLabel], audits: Sequence[AttackLabel], shard: Shard
+        self, defense: DefenseSpec, ordinary: Sequence[NamedAttack], audits: Sequence[NamedAttack], shard: Shard
     ) -> None:
         """Add the cells of one defense and one shard."""
         units = [self._unit(defense, attack, shard) for attack in ordinary]
@@ -157,7 +157,7 @@ class _Planner:
             units = _chained(units)
         self.cells += [Cell(defense.label, attack.label, unit) for attack, unit in zip(ordinary, units, strict=True)]
         fitting = [attack for attack in audits if defense.has_two_passes or not attack.needs_two_passes]
-        attacking = {unit.attack.label: unit for unit in units if unit.attack.attack is not None}
+        attacking = {unit.attack.label: unit for unit in units if unit.attack.algorithm is not None}
         # In one order, whatever order attacks were asked for in: the audit's seeds derive from it.
         before = [attacking[label] for label in sorted(attacking, key=attack_order)]
         audited = self._audit.units(defense, fitting, before, shard)
@@ -175,13 +175,13 @@ class _Planner:
                 units.setdefault(cell.attack, []).append(cell.unit)
         return units
 
-    def _unit(self, defense: DefenseSpec, attack: AttackLabel, shard: Shard) -> Attacking:
+    def _unit(self, defense: DefenseSpec, attack: NamedAttack, shard: Shard) -> Attacking:
         if defense.kind == NONE:
             return self._source(self._base.unit(attack, shard))
         if attack.transfer:
             return TransferUnit(defense, attack, self._source(self._base.unit(attack, shard)), self._judge_draws)
         base = self._base
-        fitted = replace(attack, attack=base.fitted(attack.attack, defense_is_random=defense.is_random))
+        fitted = replace(attack, algorithm=base.fitted(attack.algorithm, defense_is_random=defense.is_random))
         return AttackUnit(
             defense,
             fitted,
@@ -206,7 +206,7 @@ def _chained(units: Sequence[Attacking]) -> list[Attacking]:
     before: tuple[str, ...] = ()
     for place in sorted(range(len(units)), key=lambda place: _chain_order(units[place])):
         unit = units[place]
-        if unit.attack.attack is not None:
+        if unit.attack.algorithm is not None:
             unit = replace(unit, after=before)
             before = (unit.key,)
         chained[place] = unit
@@ -221,7 +221,7 @@ def _chain_order(unit: Attacking) -> tuple[bool, int, str]:
 
 def naive_units(
     defenses: Sequence[DefenseSpec],
-    attacks: Sequence[AttackLabel],
+    attacks: Sequence[NamedAttack],
     shards: Sequence[Shard],
     *,
     base: BaseAttacks,
@@ -281,7 +281,7 @@ def compare_attacks(catalog: Catalog, cells: Sequence[Cell]) -> list[Finding]:
     count that both sides attacked, and transfers, which come first, are not compared. What noise broke without any
     point, no attack did.
     """
-    cells = [cell for cell in cells if cell.unit.attack.attack is not None and not cell.unit.attack.audits]
+    cells = [cell for cell in cells if cell.unit.attack.algorithm is not None and not cell.unit.attack.audits]
     broken_by: dict[str, set[str]] = {"query": set(), "gradient": set(), "transfer": set(), "direct": set()}
     skipped: set[str] = set()
     for cell in cells:
@@ -336,7 +336,7 @@ def _priority(unit: Attacking) -> tuple[int, int]:
         return 4, 0
     if unit.defense.kind != NONE:
         return 3, -_cost(unit)
-    return (0, 0) if unit.attack.attack is None or unit.attack.label == FIRST_STAGE.label else (1, -_cost(unit))
+    return (0, 0) if unit.attack.algorithm is None or unit.attack.label == FIRST_STAGE.label else (1, -_cost(unit))
 
 
 def _cost(unit: Attacking) -> int:
@@ -345,7 +345,7 @@ def _cost(unit: Attacking) -> int:
 
 
 def _ways(unit: AttackUnit) -> frozenset[str]:
-    return frozenset() if unit.attack.attack is None else unit.attack.attack.ways
+    return frozenset() if unit.attack.algorithm is None else unit.attack.algorithm.ways
 
 
 def _follows_gradients(unit: Attacking) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from igd_ray.attacks.registry import AttackLabel, expand_attacks, parse_attack
+from igd_ray.attacks.registry import NamedAttack, expand_attacks, parse_attack
 from igd_ray.config import EvaluateSettings, StudySettings
 from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.execution.run import RunSummary, require_all
@@ -133,7 +133,7 @@ def plan_evaluation_of(study: Study, settings: EvaluateSettings) -> Evaluation:
         settings.judge_draws,
     )
     for attack in attacks:
-        if (fitted := base.fitted(attack.attack)) is not None:
+        if (fitted := base.fitted(attack.algorithm)) is not None:
             fitted.check(base.num_classes, settings.threat.norm)
     notes = [f"evaluated on the first {len(study.test)} images of the split {settings.split!r}"]
     resolved = resolve_defenses(study, settings)
@@ -182,7 +182,7 @@ def evaluate(study: Study, settings: EvaluateSettings, evaluation: Evaluation) -
     return summary
 
 
-def protocol_notes(defenses: Sequence[DefenseSpec], attacks: Sequence[AttackLabel]) -> list[str]:
+def protocol_notes(defenses: Sequence[DefenseSpec], attacks: Sequence[NamedAttack]) -> list[str]:
     """Say what the choice of attacks leaves open."""
     randomised = [defense.label for defense in defenses if defense.is_random]
     labels = {attack.label for attack in attacks}

@@ -12,7 +12,7 @@ from torch import Tensor
 from igd_ray.attacks.adaptive.warm_start import StartedAttack
 from igd_ray.attacks.auto_attack import AutoAttack
 from igd_ray.attacks.base import MOST_LOOKS, Attack, AttackError
-from igd_ray.attacks.registry import CLEAN, AttackLabel
+from igd_ray.attacks.registry import CLEAN, NamedAttack
 from igd_ray.attacks.transfer import LAST_MISCLASSIFIED
 from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.identity import derive_seed, unit_key
@@ -49,7 +49,7 @@ class AttackUnit:
     """
 
     defense: DefenseSpec
-    attack: AttackLabel
+    attack: NamedAttack
     threat: ThreatModel
     shard: Shard
     seed: int
@@ -78,7 +78,7 @@ class AttackUnit:
         return unit_key(
             "attack",
             defense=self.defense.defense_id,
-            attack=dict(self.attack.attack.settings) if self.attack.attack else CLEAN,
+            attack=dict(self.attack.algorithm.settings) if self.attack.algorithm else CLEAN,
             norm=self.threat.norm.value,
             epsilon=self.threat.epsilon,
             images=self.shard.digest,
@@ -116,11 +116,11 @@ class AttackUnit:
         points: Points = {}
         outcome = JudgedPoints.of_clean(self, clean, labels, images)
         stages: list[str | None] = [None] * len(images)
-        if self.attack.attack is not None and len(rows):
+        if self.attack.algorithm is not None and len(rows):
             waiting = rows
             for search_seed, noise_seed in self._seeds:
                 generator.manual_seed(noise_seed)
-                result = self._prepared(self.attack.attack, context, waiting, images)(
+                result = self._prepared(self.attack.algorithm, context, waiting, images)(
                     target,
                     images[waiting],
                     labels[waiting],
@@ -204,7 +204,7 @@ class TransferUnit:
     """
 
     defense: DefenseSpec
-    attack: AttackLabel
+    attack: NamedAttack
     source: AttackUnit
     judge_draws: int
     after: tuple[str, ...] = ()

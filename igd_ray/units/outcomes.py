@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from igd_ray.attacks.base import even_shares
 from igd_ray.attacks.counting import CountedTarget
-from igd_ray.attacks.registry import AttackLabel
+from igd_ray.attacks.registry import NamedAttack
 from igd_ray.threat import ThreatModel
 from igd_ray.units.base import Rows, host_name
 from igd_ray.units.judged import JudgedPoints, Judging
@@ -22,7 +22,7 @@ class Attacking(Judging, Protocol):
     """A unit whose points attack a defense."""
 
     @property
-    def attack(self) -> AttackLabel:
+    def attack(self) -> NamedAttack:
         """The attack, under the label for its rows."""
         ...
 

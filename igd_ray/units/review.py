@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from igd_ray.attacks.registry import AttackLabel
+from igd_ray.attacks.registry import NamedAttack
 from igd_ray.checks import (
     Rounded,
     StoredPoints,
@@ -57,7 +57,7 @@ class ReviewUnit:
     """
 
     defense: DefenseSpec
-    attack: AttackLabel
+    attack: NamedAttack
     threat: ThreatModel
     parts: tuple[Reviewed, ...]
     seed: int
@@ -101,7 +101,7 @@ class ReviewUnit:
 
     def most_passes(self, num_classes: int) -> tuple[int, int]:
         """Return upper bounds of its forward and backward passes of one image through the base model."""
-        points = self.attack.attack.most_points if self.attack.attack else 0
+        points = self.attack.algorithm.most_points if self.attack.algorithm else 0
         return base_passes(self.defense, len(self.shard.ids), LOOKS * points, 0)
 
     def compute(self, context: Context) -> dict[str, Rows]:

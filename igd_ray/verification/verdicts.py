@@ -275,7 +275,7 @@ def _verify_part(unit: AttackUnit | TransferUnit, context: Context) -> UnitCheck
     judged = JudgedPoints.of_clean(unit, clean, labels, images)
     faults: dict[int, str] = {}
     point_counts, margins = torch.zeros_like(labels), clean_margins.clone()
-    attacked = unit.attack.attack is not None
+    attacked = unit.attack.algorithm is not None
     if attacked and len(standing):
         points = _points_of(unit, context, images)
         points = {name: (candidates[standing], exists[standing]) for name, (candidates, exists) in points.items()}
@@ -384,10 +384,10 @@ def _points_of(unit: AttackUnit | TransferUnit, context: Context, images: Tensor
             raise
         shape = "×".join(str(size) for size in images.shape[1:])
         raise IgdError(f"unit {key[:12]} stores a point that is no image of {shape}: {first_line(error)}") from error
-    if isinstance(unit, TransferUnit) or unit.attack.attack is None:
+    if isinstance(unit, TransferUnit) or unit.attack.algorithm is None:
         return points
     # Under this name the unit judged its first points, also where it found none for any image.
-    first = unit.attack.attack.point_name
+    first = unit.attack.algorithm.point_name
     nowhere = images.clone(), torch.zeros(len(images), dtype=torch.bool, device=images.device)
     others = {name: point for name, point in points.items() if name != first and bool(point[1].any())}
     return {first: points.get(first, nowhere), **others}

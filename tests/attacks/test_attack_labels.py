@@ -64,15 +64,15 @@ LABELS = [
 def test_a_label_names_an_attack_and_where_it_runs(label: str, attack: Attack, transfer: bool) -> None:
     parsed = parse_attack(label)
     assert parsed.label == label
-    assert type(parsed.attack) is type(attack)
-    assert parsed.attack is not None
-    assert parsed.attack.settings == attack.settings
+    assert type(parsed.algorithm) is type(attack)
+    assert parsed.algorithm is not None
+    assert parsed.algorithm.settings == attack.settings
     assert parsed.transfer is transfer
 
 
 def test_clean_attacks_nothing() -> None:
     parsed = parse_attack("clean")
-    assert (parsed.label, parsed.attack, parsed.transfer) == ("clean", None, False)
+    assert (parsed.label, parsed.algorithm, parsed.transfer) == ("clean", None, False)
 
 
 def test_the_published_budgets() -> None:
@@ -99,7 +99,7 @@ def test_the_stronger_budgets_of_table_9() -> None:
 @pytest.mark.parametrize("label", NINE_ATTACKS)
 def test_the_nine_attacks_of_the_worst_case_are_known(label: str) -> None:
     parsed = parse_attack(label)
-    assert parsed.attack is not None
+    assert parsed.algorithm is not None
     assert parsed.transfer is label.startswith("tr-")
     assert label in known_attacks()
 
@@ -109,12 +109,12 @@ def test_no_two_known_labels_ask_for_the_same() -> None:
     asked = {}
     for label in known_attacks():
         parsed = parse_attack(label)
-        asked.setdefault((str(parsed.attack and dict(parsed.attack.settings)), parsed.transfer), []).append(label)
+        asked.setdefault((str(parsed.algorithm and dict(parsed.algorithm.settings)), parsed.transfer), []).append(label)
     assert [labels for labels in asked.values() if len(labels) > 1] == [["aa-rand", "apgd-eot"]]
 
 
 def test_labels_tell_apart_what_queries_and_what_averages() -> None:
-    single = {label: parse_attack(label).attack for label in known_attacks() if label not in (CLEAN, "apgd-eot")}
+    single = {label: parse_attack(label).algorithm for label in known_attacks() if label not in (CLEAN, "apgd-eot")}
     for label, attack in single.items():
         assert attack is not None
         if not isinstance(attack, AutoAttack):

@@ -31,7 +31,7 @@ def run(attack: TransferEOT | TransferAPGD, model: nn.Module, images, labels, th
 
 
 def test_the_label_averages_twenty_gradients_over_a_hundred_steps_and_collapses_them() -> None:
-    attack = parse_attack("tr-apgd-eot").attack
+    attack = parse_attack("tr-apgd-eot").algorithm
     assert isinstance(attack, TransferEOT)
     assert (attack.steps, attack.eot, attack.collapse) == (100, 20, True)
 

@@ -98,7 +98,7 @@ def test_starts_are_the_stored_points_of_the_units_named(audited: Prepared, monk
         return start(attack, points)
 
     monkeypatch.setattr(StartedAttack, "starting_from", note)
-    started = [unit for unit in audits_in_order(audited, "loir-8") if isinstance(unit.attack.attack, StartedAttack)]
+    started = [unit for unit in audits_in_order(audited, "loir-8") if isinstance(unit.attack.algorithm, StartedAttack)]
     assert [unit.attack.label for unit in started] == [
         "audit-transfer-start-2",
         "audit-line-2",
@@ -160,7 +160,7 @@ def test_the_best_start_is_chosen_among_the_points_of_all_other_attacks(audited:
             name = "white-box" if unit.attack.label == "audit-joint-loss-2" else unit.attack.label
             expected[name] = unit.key
         assert {start.name: start.unit_key for start in best.starts} == expected
-        assert best.attack.attack.sources == tuple(expected)
+        assert best.attack.algorithm.sources == tuple(expected)
 
 
 def test_without_the_joint_loss_the_line_has_a_white_box_unit_of_its_own(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_without_the_joint_loss_the_line_has_a_white_box_unit_of_its_own(tmp_pat
     (line,) = audits_in_order(prepared, "loir-8")
     (hidden,) = (unit for unit in prepared.plan.sources if unit.defense.label == "loir-8")
     assert hidden.attack.label == "audit-joint-loss"
-    assert hidden.attack.attack.settings == parse_attack("audit-joint-loss").attack.settings
+    assert hidden.attack.algorithm.settings == parse_attack("audit-joint-loss").algorithm.settings
     assert {start.name: start.unit_key for start in line.starts}["white-box"] == hidden.key
     # It takes what the ordinary attacks left, like the line itself.
     assert hidden.after == line.after == (prepared.cells("loir-8")["tr-apgd-ce-5"].key,)

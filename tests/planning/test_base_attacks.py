@@ -79,7 +79,7 @@ def test_the_plan_does_no_work_twice(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("label", ["apgd-eot", "tr-apgd-eot"])
 def test_equal_gradients_of_a_deterministic_base_are_computed_once(tmp_path: Path, label: str) -> None:
-    attack = planned(tmp_path / "results").cells("none")[label].attack.attack
+    attack = planned(tmp_path / "results").cells("none")[label].attack.algorithm
     assert isinstance(attack, TransferEOT)
     assert (attack.eot, attack.gradients) == (20, 1)
 
@@ -144,11 +144,11 @@ def test_a_random_base_shares_nothing_and_averages_gradients(tmp_path: Path) -> 
     assert all(isinstance(unit, AttackUnit) and unit.first_stage is None for unit in cells.values())
     assert all(unit.needs == frozenset() for unit in cells.values())
     assert {unit.judge_draws for unit in cells.values()} == {3}
-    carried = cells["tr-apgd-eot"].attack.attack
+    carried = cells["tr-apgd-eot"].attack.algorithm
     assert isinstance(carried, TransferEOT)
     assert (carried.eot, carried.gradients) == (20, 20)
-    assert isinstance(cells["apgd-eot"].attack.attack, AutoAttack)
-    assert cells["apgd-eot"].attack.attack.collapsed_eot == 1
+    assert isinstance(cells["apgd-eot"].attack.algorithm, AutoAttack)
+    assert cells["apgd-eot"].attack.algorithm.collapsed_eot == 1
     assert cells["aa"].search_seed != cells["tr-apgd-ce"].search_seed
 
 
