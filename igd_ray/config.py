@@ -15,8 +15,9 @@ from igd_ray.defenses.specs import defense_arguments, parse_defense
 from igd_ray.errors import InputError, did_you_mean, first_line
 from igd_ray.models.anatomy.layers import PENULTIMATE
 from igd_ray.models.demo import DEMO_EPSILON
-from igd_ray.ranking.scores import METHODS
-from igd_ray.ranking.similarity import similarity_function
+from igd_ray.ranking import RANKINGS, ranking_class
+from igd_ray.ranking.clip_dissect import similarity_function
+from igd_ray.ranking.code import code_digest
 from igd_ray.threat import Norm, ThreatModel, parse_fraction
 
 # Epsilon where none is given: what the demo's model was made for, and the paper's for CIFAR.
@@ -26,11 +27,8 @@ EPSILON = 8 / 255
 # Arguments of `load_model` itself, which no factory can be given.
 LOADER_ARGUMENTS = frozenset({"spec", "weights", "device"})
 
-# Settings that only rankings by one method have.
-OPTIONS = {
-    "loir": {"every_class", "signed"},
-    "cdir": {"clip", "clip_weights", "prompts", "prompt_template", "similarity"},
-}
+# Which CLIP model is meant: settings of every ranking that reads one.
+CLIP_SETTINGS = frozenset({"clip", "clip_weights"})
 
 # A YAML settings file is small; anything larger, deeper or with longer words is something else.
 MOST_CONFIG_BYTES = 100_000
@@ -174,9 +172,17 @@ class StudySettings(BaseModel):
 
 def _options_of_others(settings: StudySettings, methods: Collection[str | None]) -> Iterator[tuple[str, str]]:
     """Yield the given options, as flags, of rankings by other methods than `methods`, each after its method."""
-    for method, options in OPTIONS.items():
-        if method not in methods:
-            yield from ((method, "--" + name.replace("_", "-")) for name in sorted(options & settings.model_fields_set))
+    used = {option for method in methods if method is not None for option in _ranking_options(method)}
+    for method in RANKINGS:
+        for option in sorted(_ranking_options(method) & settings.model_fields_set - used):
+            yield method, "--" + option.replace("_", "-")
+
+
+def _ranking_options(method: str) -> frozenset[str]:
+    """Return the names of the settings here that rankings by `method` have."""
+    ranking = ranking_class(method)
+    own = frozenset(ranking.setting_names() if code_digest(ranking) is None else ())
+    return own | CLIP_SETTINGS if "clip" in ranking.reads else own
 
 
 class RankSettings(StudySettings):
@@ -188,10 +194,7 @@ class RankSettings(StudySettings):
         """Check methods as well."""
         super().check()
         for method in self.method:
-            if method not in METHODS:
-                raise InputError(
-                    f"method must be one of {', '.join(METHODS)}, not {method!r}{did_you_mean(method, METHODS)}"
-                )
+            ranking_class(method)
         computed = () if "import_from" in self.model_fields_set else self.method
         for method, flag in _options_of_others(self, computed):
             raise InputError(f"{flag} is an option of {method} rankings that are computed here; leave it out")

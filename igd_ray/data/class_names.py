@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from igd_ray.data.images import LabeledImages
 from igd_ray.errors import InputError, did_you_mean
@@ -24,6 +25,21 @@ WELL_KNOWN = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 
 # A label column is untrusted: one label of 10**12 must not make as many names.
 MAXIMUM_CLASSES = 100_000
+
+
+def read_lines(file: str, what: str) -> list[str]:
+    """Return the lines of the text `file` that are not blank, without the white space around them.
+
+    Raises:
+        InputError: starting with `what` was expected, if there is no such file, or it is not UTF-8 text.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise InputError(f"{what}, one a line; no file at {path}")
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        raise InputError(f"{what}, one a line; {path} is not UTF-8 text") from None
 
 
 def parse_class_names(class_names: str | Sequence[str] | None) -> tuple[str, ...] | None:

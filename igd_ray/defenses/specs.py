@@ -20,6 +20,7 @@ from igd_ray.defenses.sodef import SodefDefense, SodefHead, SodefTraining
 from igd_ray.errors import InputError, did_you_mean
 from igd_ray.identity import content_hash
 from igd_ray.models.anatomy.layers import Layer
+from igd_ray.ranking import RANKINGS
 from igd_ray.threat import parse_fraction
 
 NONE = "none"
@@ -39,11 +40,8 @@ class Family(NamedTuple):
     drops: bool = False
 
 
-# Labels that end in a number K of neurons: so many are kept or, by one of them, dropped.
+# Labels that end in a number K of neurons, beside the names of rankings: so many are kept or, by one, dropped.
 NUMBERED: Mapping[str, Family] = {
-    "loir": Family("masking", "loir"),
-    "cdir": Family("masking", "cdir"),
-    "random": Family("masking", "random"),
     "random-drop": Family("masking", "random", drops=True),
     "confidence": Family("confidence", "loir"),
 }
@@ -114,8 +112,8 @@ def parse_defense(label: str) -> DefenseLabel:
     if label in PLAIN:
         return DefenseLabel(label, PLAIN[label].kind)
     name, _, number = label.rpartition("-")
-    if name in NUMBERED and re.fullmatch(r"[1-9]\d*", number):
-        kind, method, drops = NUMBERED[name]
+    if (family := _numbered().get(name)) and re.fullmatch(r"[1-9]\d*", number):
+        kind, method, drops = family
         return DefenseLabel(label, kind, method, int(number), drops)
     forms = known_defenses()
     raise InputError(
@@ -125,7 +123,12 @@ def parse_defense(label: str) -> DefenseLabel:
 
 def known_defenses() -> list[str]:
     """Return every form of label."""
-    return [NONE, *(f"{name}-K" for name in NUMBERED), *(name for name in PLAIN if name != NONE)]
+    return [NONE, *(f"{name}-K" for name in _numbered()), *(name for name in PLAIN if name != NONE)]
+
+
+def _numbered() -> dict[str, Family]:
+    """Return the families of all labels that end in a number of neurons; masks are called after their ranking."""
+    return {**{method: Family("masking", method) for method in RANKINGS}, **NUMBERED}
 
 
 def defense_arguments(given: Mapping[str, object]) -> dict[str, dict[str, Argument]]:

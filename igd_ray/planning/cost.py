@@ -16,7 +16,7 @@ from igd_ray.units.attack import AttackUnit, TransferUnit
 from igd_ray.units.base import Unit, is_done
 from igd_ray.units.inspection import GradientCheckUnit, InspectionUnit, base_passes
 from igd_ray.units.noise import NoiseUnit
-from igd_ray.units.ranking import ClassEmbeddingUnit, ImageEmbeddingUnit, LeaveOneOutUnit, PooledActivationUnit
+from igd_ray.units.ranking import RankingUnit
 from igd_ray.units.review import ReviewUnit
 from igd_ray.units.threads import reproducible
 
@@ -96,9 +96,9 @@ def most_passes(unit: Unit, num_classes: int) -> tuple[int, int]:
         return unit.most_passes(num_classes)
     if isinstance(unit, NoisyLogitsUnit):
         return images * unit.draws, 0
-    if isinstance(unit, LeaveOneOutUnit) and not unit.one_pass:
-        return images * (2 + unit.neurons[1] - unit.neurons[0]), 0
-    if isinstance(unit, ImageEmbeddingUnit | ClassEmbeddingUnit | SodefEpochUnit):
+    if isinstance(unit, RankingUnit):
+        return images * unit.statistic.forwards(unit.neurons), 0
+    if isinstance(unit, SodefEpochUnit):
         return 0, 0  # no pass of the base model
     return images, 0
 
@@ -132,6 +132,6 @@ def _points(unit: AttackUnit | TransferUnit) -> int:
 def _what(unit: Unit) -> str:
     if isinstance(unit, AttackUnit | TransferUnit):
         return f"{unit.attack.label} on {unit.defense.label}"
-    if isinstance(unit, PooledActivationUnit | LeaveOneOutUnit | ActivationUnit):
+    if isinstance(unit, ActivationUnit) or (isinstance(unit, RankingUnit) and "model" in unit.statistic.reads):
         return f"{unit.kind} at {unit.layer.name}"
     return unit.kind

@@ -11,6 +11,7 @@ from igd_ray.planning.rankings import RankingPlan, require_fit
 from igd_ray.planning.search import defense_of, read_search
 from igd_ray.planning.training import SodefPlan
 from igd_ray.planning.workspace import TRAIN, Study
+from igd_ray.ranking import RANKINGS
 from igd_ray.search import Setting
 from igd_ray.threat import Norm
 from igd_ray.units.base import Unit
@@ -99,7 +100,7 @@ def _ranking_id(study: Study, method: str, given: Mapping[str, str], resolved: R
         return given[method]
     if method not in resolved.rankings:
         resolved.rankings[method] = study.plan_ranking(method)
-        if method != "random":
+        if resolved.rankings[method].shards:
             resolved.notes.append(f"{method}: neurons ranked on {len(study.probe)} images of the split {TRAIN!r}")
     return resolved.rankings[method].ranking_id
 
@@ -152,4 +153,5 @@ def _provenance(ranking: Mapping[str, object]) -> str:
     method = ranking["method"]
     if ranking["probe_images"]:
         return f"{method}: neurons ranked on {ranking['probe_images']} images of {ranking['dataset']}"
-    return f"{method}: neurons ranked {'at random' if method == 'random' else 'elsewhere, and imported'}"
+    drawn = method in RANKINGS and RANKINGS[str(method)].uses_seed
+    return f"{method}: neurons ranked {'at random' if drawn else 'elsewhere, and imported'}"

@@ -1,9 +1,8 @@
 """Rankings from units: image shards (and neuron shards) are computed apart and merged in one fixed order."""
 
 import json
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -13,21 +12,10 @@ from igd_ray.catalog import Catalog
 from igd_ray.errors import IncompleteError, InputError
 from igd_ray.identity import derive_seed, unit_key
 from igd_ray.models import Layer
-from igd_ray.ranking.leave_one_out import LeaveOneOutSums, scores_from_sums
-from igd_ray.ranking.random import random_scores
-from igd_ray.ranking.scores import NeuronScores
-from igd_ray.ranking.similarity import default_top_k, similarity_function
+from igd_ray.ranking import NeuronScores, Ranking, State, Statistic
 from igd_ray.units.arrays import read_arrays
 from igd_ray.units.base import Rows, Shard, Unit, is_done
-from igd_ray.units.ranking import (
-    ClassEmbeddingUnit,
-    ImageEmbeddingUnit,
-    LeaveOneOutUnit,
-    PooledActivationUnit,
-)
-
-# Neurons a unit where the suffix is re-run for each of them.
-SHARD_NEURONS = 64
+from igd_ray.units.ranking import NO_IMAGES, RankingUnit
 
 
 @dataclass(frozen=True)
@@ -38,7 +26,7 @@ class RankedModel:
         model, model_id: the base model's label and fingerprint.
         dataset: the data's spec.
         layer: where the neurons are.
-        class_names: one a class.
+        class_names: of its classes.
     """
 
     model: str
@@ -49,183 +37,81 @@ class RankedModel:
 
 
 @dataclass(frozen=True)
-class RankingPlan(ABC):
-    """A ranking: what it is of, and which units give it.
+class RankingPlan:
+    """A ranking, and the units that give it.
 
     Attributes:
-        method: "loir", "cdir" or "random".
+        method: what the ranking is called in the catalog.
         ranked: the model, its layer and its classes.
-        options: what the scores depend on beside model, layer, images and seed; also for people.
-        shards: the probe images.
-        seed: what a random ranking is drawn from; 0 for the others.
+        ranking: the prepared method.
+        shards: the probe images; none for a method that reads none.
+        clip_id: the hash of the CLIP model's identity, for a method that reads it.
+        stored_id: of a ranking that is in the catalog already.
     """
 
     method: str
     ranked: RankedModel
-    options: Mapping[str, object]
+    ranking: Ranking
     shards: tuple[Shard, ...] = ()
-    seed: int = 0
-
-    @property
-    def units(self) -> Sequence[Unit]:
-        """All units."""
-        return ()
+    clip_id: str | None = None
+    stored_id: str | None = None
 
     @cached_property
     def ranking_id(self) -> str:
         """The hash of everything the scores depend on."""
+        if self.stored_id is not None:
+            return self.stored_id
         return unit_key(
             "ranking",
             method=self.method,
             model=self.ranked.model_id,
             layer=self.ranked.layer.identity,
             classes=list(self.ranked.class_names),
-            options=dict(self.options),
+            options=self.ranking.options,
             units=[unit.key for unit in self.units],
-            seed=self.seed,
+            seed=self.ranking.seed,
         )
 
-    @abstractmethod
-    def merge(self, catalog: Catalog) -> Tensor:
-        """Return the scores, float64 [C, N], from the committed units."""
-
-
-class RandomPlan(RankingPlan):
-    """A ranking without information, drawn from the seed."""
-
-    def merge(self, catalog: Catalog) -> Tensor:
-        """Draw the scores."""
-        layer = self.ranked.layer
-        seed = derive_seed(self.ranking_id, "random-ranking")
-        return random_scores(len(self.ranked.class_names), layer.width, seed=seed, layer=layer.name).scores
-
-
-@dataclass(frozen=True)
-class LeaveOneOutPlan(RankingPlan):
-    """LO-IR.
-
-    Attributes:
-        every_class, signed: see `leave_one_out`.
-        one_pass: whether one pass gives all neurons, as the rest of the model is linear.
-        unit_neurons: neurons a unit; all where one pass gives them, as cutting them up would only repeat that pass.
-    """
-
-    every_class: bool = False
-    signed: bool = False
-    one_pass: bool = True
-    unit_neurons: int = SHARD_NEURONS
-
-    @cached_property
-    def _ranges(self) -> list[tuple[int, int]]:
-        width = self.ranked.layer.width
-        step = width if self.one_pass else self.unit_neurons
-        return [(start, min(start + step, width)) for start in range(0, width, step)]
-
-    def _unit(self, shard: Shard, neurons: tuple[int, int]) -> LeaveOneOutUnit:
-        return LeaveOneOutUnit(
-            self.ranked.model_id,
-            self.ranked.layer,
-            shard,
-            len(self.ranked.class_names),
-            neurons,
-            self.every_class,
-            self.signed,
-            self.one_pass,
-        )
-
-    @cached_property
+    @property
     def units(self) -> Sequence[Unit]:
-        """A unit for each shard of images and of neurons."""
-        return [self._unit(shard, neurons) for shard in self.shards for neurons in self._ranges]
+        """The units of each statistic, for each shard of images and then for each range of neurons."""
+        return [
+            unit
+            for statistic in self.ranking.statistics()
+            for neurons in self._units_by_shard(statistic)
+            for unit in neurons
+        ]
 
-    def merge(self, catalog: Catalog) -> Tensor:
-        """Add up the shards of images for each shard of neurons.
+    def _units_by_shard(self, statistic: Statistic) -> list[list[RankingUnit]]:
+        """Return the units of `statistic`: a list for each shard, of a unit for each range of neurons."""
+        layer = self.ranked.layer
+        shards = self.shards if "images" in statistic.reads else (NO_IMAGES,)
+        return [
+            [
+                RankingUnit(statistic, self.ranked.model_id, layer, self.clip_id, shard, neurons)
+                for neurons in statistic.neuron_ranges(layer.width)
+            ]
+            for shard in shards
+        ]
+
+    def scores(self, catalog: Catalog) -> Tensor:
+        """Return the scores, [C, N], from the committed units.
 
         Raises:
-            InputError: if a class has no probe image.
+            InputError: if there are too few probe images.
         """
-        columns = []
-        for neurons in self._ranges:
-            parts = [read_arrays(catalog, self._unit(shard, neurons).key) for shard in self.shards]
-            sums = [LeaveOneOutSums(part["totals"], part["counts"]) for part in parts]
-            columns.append(scores_from_sums(sums, self.ranked.class_names))
-        return torch.cat(columns, dim=1)
-
-
-@dataclass(frozen=True)
-class ClipDissectPlan(RankingPlan):
-    """CD-IR.
-
-    Attributes:
-        clip_identity: the hash of the CLIP model.
-        prompts: one or more for each class.
-        similarity: how activations and class similarities are compared.
-    """
-
-    clip_identity: str = ""
-    prompts: tuple[tuple[str, ...], ...] = ()
-    similarity: str = "soft-wpmi"
-
-    @cached_property
-    def _embeddings(self) -> list[Unit]:
-        return [ImageEmbeddingUnit(self.clip_identity, shard) for shard in self.shards]
-
-    @cached_property
-    def _activations(self) -> list[Unit]:
-        return [PooledActivationUnit(self.ranked.model_id, self.ranked.layer, shard) for shard in self.shards]
-
-    @cached_property
-    def _classes(self) -> Unit:
-        return ClassEmbeddingUnit(self.clip_identity, self.prompts)
-
-    @property
-    def units(self) -> Sequence[Unit]:
-        """Image embeddings and activations of each shard, and the embeddings of the classes."""
-        return [self._classes, *self._embeddings, *self._activations]
-
-    def merge(self, catalog: Catalog) -> Tensor:
-        """Compare activations with similarities over all probe images."""
-        text = read_arrays(catalog, self._classes.key)["embeddings"]
-        images = torch.cat([read_arrays(catalog, unit.key)["embeddings"] for unit in self._embeddings])
-        activations = torch.cat([read_arrays(catalog, unit.key)["activations"] for unit in self._activations])
-        top_k = default_top_k(self.similarity, len(images))
-        return similarity_function(self.similarity)(images @ text.T, activations, top_k=top_k)
-
-
-@dataclass(frozen=True)
-class ImportedPlan(RankingPlan):
-    """Scores that were computed elsewhere.
-
-    Attributes:
-        scores: those.
-    """
-
-    scores: NeuronScores | None = None
-
-    def merge(self, catalog: Catalog) -> Tensor:
-        """Return the scores as they are."""
-        assert self.scores is not None
-        return self.scores.scores
-
-
-@dataclass(frozen=True)
-class StoredPlan(RankingPlan):
-    """A ranking that is in the catalog.
-
-    Attributes:
-        stored_id: its id.
-    """
-
-    stored_id: str = ""
-
-    @property
-    def ranking_id(self) -> str:
-        """The id it is stored under."""
-        return self.stored_id
-
-    def merge(self, catalog: Catalog) -> Tensor:
-        """Return the scores as they are."""
-        return read_ranking(catalog, self.stored_id).scores
+        ranking = self.ranking
+        if ranking.uses_seed:
+            ranking = replace(ranking, seed=derive_seed(self.ranking_id, f"{self.method}-ranking"))
+        statistics = ranking.statistics()
+        merged: list[list[State]] = []
+        for statistic in statistics:
+            by_shard = self._units_by_shard(statistic)
+            states = [[read_arrays(catalog, unit.key) for unit in units] for units in by_shard]
+            merged.append([statistic.merge(of_neurons) for of_neurons in zip(*states, strict=True)])
+        if not statistics:
+            return ranking.scores(())
+        return torch.cat([ranking.scores(states) for states in zip(*merged, strict=True)], dim=1)
 
 
 def require_fit(what: str, row: Mapping[str, object], model_id: str, model: str, layer: Layer) -> None:
@@ -254,8 +140,8 @@ def finish_ranking(catalog: Catalog, plan: RankingPlan) -> NeuronScores:
             "run the same command again to compute them"
         )
     layer = plan.ranked.layer
-    details = {**plan.options, "layer_module": layer.module, "layer_side": layer.side}
-    scores = NeuronScores(plan.merge(catalog), method=plan.method, layer=layer.name, details=details)
+    details = {**plan.ranking.options, "layer_module": layer.module, "layer_side": layer.side}
+    scores = NeuronScores(plan.scores(catalog), method=plan.method, layer=layer.name, details=details)
     catalog.commit("rankings", plan.ranking_id, _ranking_rows(plan, scores))
     return scores
 

@@ -19,33 +19,21 @@ from igd_ray.catalog import Catalog
 from igd_ray.checks import check_randomised
 from igd_ray.config import StudySettings
 from igd_ray.data import LabeledImages, probe_and_search, require_disjoint
+from igd_ray.data.class_names import read_lines
 from igd_ray.data.loading import load_window
 from igd_ray.data.request import Window
 from igd_ray.defenses.sodef import SodefTraining
-from igd_ray.errors import InputError, did_you_mean
+from igd_ray.errors import InputError
 from igd_ray.execution.executor import Executor, LocalExecutor
 from igd_ray.execution.run import RunSummary, pending, require_all, run_units
 from igd_ray.identity import content_hash
 from igd_ray.models import PENULTIMATE, Layer, check_model, find_layer, load_model, model_fingerprint
-from igd_ray.models.anatomy.linear_suffix import is_linear_suffix
-from igd_ray.planning.rankings import (
-    ClipDissectPlan,
-    ImportedPlan,
-    LeaveOneOutPlan,
-    RandomPlan,
-    RankedModel,
-    RankingPlan,
-    StoredPlan,
-    finish_ranking,
-    require_fit,
-)
+from igd_ray.planning.rankings import RankedModel, RankingPlan, finish_ranking, read_ranking, require_fit
 from igd_ray.planning.search import SearchOptions, SearchPlan, run_trials
 from igd_ray.planning.training import SodefPlan, plan_sodef
-from igd_ray.ranking.imported import import_rankings
+from igd_ray.ranking import GivenRanking, Probe, import_rankings, ranking_class
+from igd_ray.ranking.code import code_digest
 from igd_ray.ranking.leave_one_out import require_every_class
-from igd_ray.ranking.prompts import class_prompts, embed_classes
-from igd_ray.ranking.scores import METHODS
-from igd_ray.ranking.similarity import default_top_k, require_top_images
 from igd_ray.search import SearchSpace, Trial
 from igd_ray.units.base import Shard, Unit, shards_of
 from igd_ray.units.replica import ClipSource, ImageArrays, ModelSource, WorkerSetup
@@ -229,11 +217,6 @@ class Study:
         """How many images a unit of ranking, search or training takes."""
         return min(MOST_SHARD_IMAGES, max(FEWEST_SHARD_IMAGES, SHARD_VALUES // self.example.numel()))
 
-    @cached_property
-    def _prompts(self) -> list[str] | None:
-        file = self.settings.prompts
-        return None if file is None else _lines(file, "prompts: expected a file of prompts")
-
     def run(self, units: Sequence[Unit], title: str) -> RunSummary:
         """Run the pending ones of `units`; nothing is started where there are none."""
         if not pending(self.catalog, units):
@@ -247,45 +230,32 @@ class Study:
         Raises:
             InputError: for an unknown method, or a probe set that lacks a class or has too few images for it.
         """
-        if method not in METHODS:
-            raise InputError(
-                f"method must be one of {', '.join(METHODS)}, not {method!r}{did_you_mean(method, METHODS)}"
-            )
-        if method == "loir":
-            counts = torch.bincount(self.probe.labels, minlength=len(self.class_names))
-            require_every_class(counts, self.class_names)
-        ranked = RankedModel(self.source.label, self.model_id, self.settings.data, self.layer, tuple(self.class_names))
-        if method == "random":
-            return RandomPlan(method, ranked, {"seed": self.settings.seed}, seed=self.settings.seed)
-        shards = shards_of("probe", self.probe, self._shard_images)
-        if method == "loir":
-            options = {"every_class": self.settings.every_class, "signed": self.settings.signed}
-            one_pass = is_linear_suffix(self.model, self.layer, self.example)
-            return LeaveOneOutPlan(method, ranked, options, shards, one_pass=one_pass, **options)
-        require_top_images(len(self.probe), default_top_k(self.settings.similarity, len(self.probe)))
-        self._uses_clip = True
-        prompts = class_prompts(
-            self.class_names, prompts=self._prompts, templates=self.settings.prompt_template or None
+        kind = ranking_class(method)
+        reads_images, reads_clip = "images" in kind.reads, "clip" in kind.reads
+        labels = self.probe.labels if reads_images else torch.empty(0, dtype=torch.int64)
+        self._uses_clip |= reads_clip
+        # Settings of the package's own methods have flags of their own.
+        names = kind.setting_names() if code_digest(kind) is None else ()
+        ranking = kind(
+            self.layer,
+            tuple(self.class_names),
+            seed=self.settings.seed if kind.uses_seed else 0,
+            **{name: getattr(self.settings, name) for name in names},
         )
-        # Where images or prompts do not fit the CLIP, this tells it before any work.
-        self._loaded_clip.embed_images(self.example)
-        embed_classes(self._loaded_clip, prompts)
-        identity = self._loaded_clip.identity
-        return ClipDissectPlan(
+        ranking = ranking.prepared(Probe(self.example, labels, lambda: self._loaded_clip))
+        return RankingPlan(
             method,
-            ranked,
-            {
-                "clip": identity,
-                "prompts": [list(texts) for texts in prompts],
-                "similarity": self.settings.similarity,
-            },
-            shards,
-            clip_identity=content_hash(identity),
-            prompts=prompts,
-            similarity=self.settings.similarity,
+            self._ranked,
+            ranking.sharded(self.model, self.example),
+            shards_of("probe", self.probe, self._shard_images) if reads_images else (),
+            content_hash(self._loaded_clip.identity) if reads_clip else None,
         )
 
-    def import_ranking(self, method: str, folder: str) -> ImportedPlan:
+    @property
+    def _ranked(self) -> RankedModel:
+        return RankedModel(self.source.label, self.model_id, self.settings.data, self.layer, tuple(self.class_names))
+
+    def import_ranking(self, method: str, folder: str) -> RankingPlan:
         """Return the ranking by `method` that the authors' scripts saved in `folder`, to be committed.
 
         Raises:
@@ -295,8 +265,7 @@ class Study:
         scores = import_rankings(
             folder, num_classes=len(self.class_names), width=layer.width, layer=layer.name, method=method
         )
-        ranked = RankedModel(self.source.label, self.model_id, self.settings.data, layer, tuple(self.class_names))
-        return ImportedPlan(method, ranked, dict(scores.details), scores=scores)
+        return RankingPlan(method, self._ranked, GivenRanking(layer, tuple(self.class_names), given=scores))
 
     def plan_sodef(self, arguments: Mapping[str, object]) -> SodefPlan:
         """Plan the training of SODEF on the features of the probe images.
@@ -335,7 +304,7 @@ class Study:
         with reproducible():
             finish_ranking(self.catalog, plan)
 
-    def stored_ranking(self, ranking_id: str) -> StoredPlan:
+    def stored_ranking(self, ranking_id: str) -> RankingPlan:
         """Return the committed ranking `ranking_id`.
 
         Raises:
@@ -347,8 +316,8 @@ class Study:
         names = dict(zip(rows["class_id"].to_pylist(), rows["class_name"].to_pylist(), strict=True))
         if [names[label] for label in sorted(names)] != list(self.class_names):
             raise InputError(f"ranking {ranking_id} is of other classes than the data's; rank anew, without --ranking")
-        ranked = RankedModel(self.source.label, self.model_id, self.settings.data, self.layer, tuple(self.class_names))
-        return StoredPlan(str(first["method"]), ranked, {}, stored_id=ranking_id)
+        ranking = GivenRanking(self.layer, tuple(self.class_names), given=read_ranking(self.catalog, ranking_id))
+        return RankingPlan(str(first["method"]), self._ranked, ranking, stored_id=ranking_id)
 
     def plan_search(
         self, ranking: RankingPlan, *, tolerance: float, options: SearchOptions | None = None
@@ -435,18 +404,7 @@ class Study:
     def _class_names(classes: str | None) -> str | list[str] | None:
         if classes is None or classes in ("cifar10", "cifar100"):
             return classes
-        return _lines(classes, "classes: expected cifar10, cifar100 or a file of names")
-
-
-def _lines(file: str, what: str) -> list[str]:
-    """Return the lines of `file` that are not empty."""
-    path = Path(file)
-    if not path.is_file():
-        raise InputError(f"{what}, one a line; no file at {path}")
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError:
-        raise InputError(f"{what}, one a line; {path} is not UTF-8 text") from None
+        return read_lines(classes, "classes: expected cifar10, cifar100 or a file of names")
 
 
 def local_device(device: str) -> str:

@@ -7,19 +7,49 @@ from 0, holds the importance of neuron i to every class, float32 [C]; higher is 
 
 import hashlib
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from igd_ray.errors import InputError, did_you_mean, first_line
+from igd_ray.ranking.base import Input, Ranking, State, Statistic
 from igd_ray.ranking.scores import NeuronScores
 
 # The methods whose scripts save files of this kind.
 SAVED_METHODS = ("loir", "cdir")
 
 UNIT_NAME = re.compile(r"unit([0-9]+)\.npy")
+
+
+@dataclass(frozen=True)
+class GivenRanking(Ranking):
+    """Scores that were computed elsewhere, or before.
+
+    Attributes:
+        given: those.
+    """
+
+    given: NeuronScores = field(kw_only=True)
+
+    reads: ClassVar[frozenset[Input]] = frozenset()
+
+    @property
+    def options(self) -> dict[str, object]:
+        """What is known of the scores."""
+        return dict(self.given.details)
+
+    def statistics(self) -> tuple[Statistic, ...]:
+        """Return nothing."""
+        return ()
+
+    def compute(self, state: State) -> Tensor:
+        """Return the scores as they are."""
+        return self.given.scores
 
 
 def import_rankings(

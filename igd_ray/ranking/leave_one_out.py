@@ -7,9 +7,10 @@ f_c − f_c^(−i) = W[c, i] · a_i, one forward pass over the probe set gives e
 At any other layer the rest of the model is re-run from the recorded activation, several neurons a call.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +18,21 @@ from torch import Tensor, nn
 from igd_ray.data.images import LabeledImages
 from igd_ray.errors import InputError
 from igd_ray.models.anatomy.cutting import Prefix, SplitModel
-from igd_ray.models.anatomy.layers import PENULTIMATE, Layer, find_layer
-from igd_ray.models.anatomy.linear_suffix import is_affine, linear_changes
+from igd_ray.models.anatomy.layers import PENULTIMATE, Layer
+from igd_ray.models.anatomy.linear_suffix import is_affine, is_linear_suffix, linear_changes
 from igd_ray.models.anatomy.memory import PeakMemory
 from igd_ray.models.anatomy.precision import full_precision
+from igd_ray.ranking.base import Batch, Probe, State, StatisticRanking, planned
+from igd_ray.ranking.in_process import rank_neurons
+from igd_ray.ranking.registry import register
 from igd_ray.ranking.scores import NeuronScores
 
 # Bytes that re-running the suffix may take beside the model and what its prefix left: as many neurons share a call
 # as fit, but at least one, with the whole batch of images. What one neuron takes is measured on the first.
 ABLATION_BYTES = 2**29
+
+# Neurons that share a unit where the suffix is re-run for each of them.
+SHARD_NEURONS = 64
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,18 @@ def leave_one_out_sums(
 
     Raises:
         InputError: if the model has another number of classes.
+
+    Two neurons, which are the pixels, and one image of each class: without neuron i, the logit of class c changes by
+    W[c, i] · x_i.
+
+        >>> from igd_ray.models import find_layer
+        >>> linear = nn.Linear(2, 2, bias=False).requires_grad_(False)
+        >>> _ = linear.weight.copy_(torch.tensor([[2.0, 1.0], [-4.0, 0.0]]))
+        >>> model = nn.Sequential(nn.Flatten(), linear)
+        >>> images = torch.tensor([[0.5, 0.25], [0.75, 1.0]]).reshape(2, 1, 1, 2)
+        >>> layer = find_layer(model, "penultimate", images[:1])
+        >>> leave_one_out_sums(model, layer, images, torch.tensor([0, 1]), 2).totals.tolist()
+        [[1.0, 0.25], [3.0, 0.0]]
     """
     neurons = range(layer.width) if neurons is None else neurons
     with full_precision(images.device), torch.no_grad():
@@ -83,17 +102,6 @@ def leave_one_out_sums(
     return LeaveOneOutSums(totals.cpu(), torch.full_like(counts, len(labels)) if every_class else counts)
 
 
-def scores_from_sums(parts: list[LeaveOneOutSums], class_names: tuple[str, ...]) -> Tensor:
-    """Return LO-IR scores, float64 [C, N], from the sums of all image shards over the same neurons.
-
-    Raises:
-        InputError: if some class has no probe image.
-    """
-    counts = torch.stack([part.counts for part in parts]).sum(dim=0)
-    require_every_class(counts, class_names)
-    return torch.stack([part.totals for part in parts]).sum(dim=0) / counts[:, None]
-
-
 def require_every_class(counts: Tensor, class_names: tuple[str, ...]) -> None:
     """Check that the probe set has images of every class, int64 `counts` [C].
 
@@ -106,6 +114,68 @@ def require_every_class(counts: Tensor, class_names: tuple[str, ...]) -> None:
         raise InputError(
             f"the probe set has no image of {len(empty)} of {len(class_names)} classes ({shown}); use more probe images"
         )
+
+
+@register("loir")
+@dataclass(frozen=True)
+class LeaveOneOut(StatisticRanking):
+    """LO-IR. Its state are the sums of `LeaveOneOutSums`; those of several shards of images add up.
+
+    Attributes:
+        every_class: score a class by its logit on every image, not only on images of that class.
+        signed: score by the mean of f_c − f_c^(−i) itself (eq. 5 as printed), not of its absolute value (the
+            authors' code).
+        one_pass: one pass over an image gives all neurons, as the rest of the model is linear.
+        unit_neurons: how many neurons share a unit where one pass does not give all of them.
+    """
+
+    every_class: bool = False
+    signed: bool = False
+    one_pass: bool = planned(True)
+    unit_neurons: int = planned(SHARD_NEURONS)
+
+    kind: ClassVar[str] = "leave-one-out"
+
+    def prepared(self, probe: Probe) -> Self:
+        """Check that the probe set has images of every class, unless each image counts for all classes."""
+        if not self.every_class:
+            require_every_class(torch.bincount(probe.labels, minlength=len(self.class_names)), self.class_names)
+        return self
+
+    def sharded(self, model: nn.Module, example: Tensor) -> Self:
+        """Find out whether one pass gives all neurons: then cutting them up would only repeat it."""
+        return replace(self, one_pass=is_linear_suffix(model, self.layer, example))
+
+    def neuron_ranges(self, width: int) -> tuple[range, ...]:
+        """Return one range, or several of `unit_neurons`."""
+        step = width if self.one_pass else self.unit_neurons
+        return tuple(range(start, min(start + step, width)) for start in range(0, width, step))
+
+    def forwards(self, neurons: range) -> int:
+        """Return one, or one for the logits, one for what the suffix is like, and one for each neuron."""
+        return 1 if self.one_pass else 2 + len(neurons)
+
+    def depends_on(self, neurons: range) -> Mapping[str, object]:
+        """Return the options and the neurons; the model says which classes there are."""
+        return {"method": "loir", "neurons": [neurons.start, neurons.stop], **self.options}
+
+    def update(self, batch: Batch) -> State:
+        """Return the sums over the batch."""
+        sums = leave_one_out_sums(
+            batch.model,
+            self.layer,
+            batch.images,
+            batch.labels,
+            len(self.class_names),
+            neurons=batch.neurons,
+            every_class=self.every_class,
+            signed=self.signed,
+        )
+        return {"totals": sums.totals, "counts": sums.counts}
+
+    def compute(self, state: State) -> Tensor:
+        """Divide the totals by the numbers of images."""
+        return state["totals"] / state["counts"][:, None]
 
 
 def leave_one_out(
@@ -128,28 +198,14 @@ def leave_one_out(
         signed: score by the mean of f_c − f_c^(−i) itself (eq. 5 as printed), not of its absolute value (the
             authors' code).
 
+    Returns:
+        scores float64 [C, N] in logits, at least 0 unless `signed`.
+
     Raises:
         InputError: for a layer that cannot be masked, or a probe set that lacks a class or has too many.
     """
-    parameter = next(model.parameters(), torch.zeros(()))
-    found: Layer | None = None
-    parts = []
-    for images, labels in probe.batches(batch_size):
-        images = images.to(device=parameter.device, dtype=parameter.dtype)
-        if found is None:
-            found = find_layer(model, layer, images[:1])
-        classes = len(probe.class_names)
-        parts.append(leave_one_out_sums(model, found, images, labels, classes, every_class=every_class, signed=signed))
-    return NeuronScores(
-        scores_from_sums(parts, probe.class_names),
-        method="loir",
-        layer=layer,
-        details={
-            "probe": probe.fingerprint,
-            "probe_images": len(probe),
-            "every_class": every_class,
-            "signed": signed,
-        },
+    return rank_neurons(
+        "loir", model, probe, layer=layer, batch_size=batch_size, every_class=every_class, signed=signed
     )
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from igd_ray.data.class_names import read_lines
 from igd_ray.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,6 +18,15 @@ PLACEHOLDER = "{}"
 
 # Two classes are the same to CLIP if the cosine of their embeddings is above 1 − this; float32 rounds at 1e-7.
 COSINE_TOLERANCE = 1e-6
+
+
+def read_prompts(file: str) -> tuple[str, ...]:
+    """Return the prompts in `file`, one on each line that is not blank.
+
+    Raises:
+        InputError: if there is no such file, or it is not UTF-8 text.
+    """
+    return tuple(read_lines(file, "prompts: expected a file of prompts"))
 
 
 def class_prompts(

@@ -1,8 +1,32 @@
 """A ranking without information: the control that a method's gain must beat (Kulkarni & Weng, table 6)."""
 
-import torch
+from dataclasses import dataclass
+from typing import ClassVar
 
+import torch
+from torch import Tensor
+
+from igd_ray.ranking.base import Input, Ranking, State, Statistic
+from igd_ray.ranking.registry import register
 from igd_ray.ranking.scores import NeuronScores
+
+
+@register("random")
+@dataclass(frozen=True)
+class RandomRanking(Ranking):
+    """Scores drawn uniformly from [0, 1), independently for every class."""
+
+    reads: ClassVar[frozenset[Input]] = frozenset()
+    uses_seed: ClassVar[bool] = True
+
+    def statistics(self) -> tuple[Statistic, ...]:
+        """Return nothing."""
+        return ()
+
+    def compute(self, state: State) -> Tensor:
+        """Draw the scores."""
+        layer = self.layer
+        return random_scores(len(self.class_names), layer.width, seed=self.seed, layer=layer.name).scores
 
 
 def random_scores(num_classes: int, width: int, *, seed: int, layer: str) -> NeuronScores:

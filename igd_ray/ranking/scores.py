@@ -8,8 +8,6 @@ from torch import Tensor
 
 from igd_ray.errors import InputError
 
-METHODS = ("loir", "cdir", "random")
-
 
 @dataclass(frozen=True)
 class NeuronScores:
@@ -17,7 +15,7 @@ class NeuronScores:
 
     Attributes:
         scores: float64 [C, N], finite; higher is more important. Comparable only within one method and probe set.
-        method: one of `METHODS`, or "given".
+        method: the method's name, such as "loir".
         layer: the layer's name.
         details: what else the scores depend on (probe set, options), for people and for the identity.
 

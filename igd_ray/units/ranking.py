@@ -1,133 +1,65 @@
-"""The units of a ranking: shards of images, and of neurons where the suffix is re-run for each of them."""
+"""The unit of every ranking: one state of one statistic, for a shard of images and a range of neurons."""
 
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
+
 from igd_ray.identity import unit_key
 from igd_ray.models import Layer
-from igd_ray.ranking.clip_dissect import pooled_activations
-from igd_ray.ranking.leave_one_out import leave_one_out_sums
-from igd_ray.ranking.prompts import embed_classes
+from igd_ray.ranking import Batch, Statistic
+from igd_ray.ranking.base import Input
 from igd_ray.units.arrays import TABLE, array_rows
 from igd_ray.units.base import Rows, Shard
 from igd_ray.units.replica import Context
 
+NO_IMAGES = Shard("probe", 0, 0, (), "")
+
 
 @dataclass(frozen=True)
-class LeaveOneOutUnit:
-    """LO-IR sums of one shard of probe images, for a range of neurons."""
+class RankingUnit:
+    """One state of a statistic.
 
+    Attributes:
+        statistic: what is computed.
+        model_id: the base model's fingerprint.
+        layer: where the neurons are.
+        clip_id: the hash of the CLIP model's identity; None where the ranking reads none.
+        shard: the images; `NO_IMAGES` for a statistic that reads none.
+        neurons: which of the layer's neurons.
+    """
+
+    statistic: Statistic
     model_id: str
     layer: Layer
+    clip_id: str | None
     shard: Shard
-    num_classes: int
-    neurons: tuple[int, int]
-    every_class: bool
-    signed: bool
-    one_pass: bool
+    neurons: range
 
-    kind = "leave-one-out"
     tables = (TABLE,)
     needs: frozenset[str] = frozenset()
 
-    @cached_property
-    def key(self) -> str:
-        """The hash of model, layer, images, neurons and options."""
-        return unit_key(
-            "ranking",
-            method="loir",
-            model=self.model_id,
-            layer=self.layer.identity,
-            images=self.shard.digest,
-            neurons=list(self.neurons),
-            every_class=self.every_class,
-            signed=self.signed,
-        )
-
-    def compute(self, context: Context) -> dict[str, Rows]:
-        """Compute the sums."""
-        images, labels = context.images(self.shard.images, self.shard.start, self.shard.stop)
-        sums = leave_one_out_sums(
-            context.model,
-            self.layer,
-            images,
-            labels,
-            self.num_classes,
-            neurons=range(*self.neurons),
-            every_class=self.every_class,
-            signed=self.signed,
-        )
-        return {TABLE: array_rows(self.key, {"totals": sums.totals, "counts": sums.counts})}
-
-
-@dataclass(frozen=True)
-class PooledActivationUnit:
-    """Spatially averaged activations of one shard of probe images."""
-
-    model_id: str
-    layer: Layer
-    shard: Shard
-
-    kind = "pooled-activations"
-    tables = (TABLE,)
-    needs: frozenset[str] = frozenset()
+    @property
+    def kind(self) -> str:
+        """The statistic's."""
+        return self.statistic.kind
 
     @cached_property
     def key(self) -> str:
-        """The hash of model, layer and images."""
-        return unit_key(
-            "ranking",
-            cache="pooled-activations",
-            model=self.model_id,
-            layer=self.layer.identity,
-            images=self.shard.digest,
-        )
+        """The hash of the inputs that the statistic reads, and of what else it depends on."""
+        inputs: dict[Input, dict[str, object]] = {
+            "model": {"model": self.model_id, "layer": self.layer.identity},
+            "clip": {"clip": self.clip_id},
+            "images": {"images": self.shard.digest},
+        }
+        read = {name: value for each in self.statistic.reads for name, value in inputs[each].items()}
+        return unit_key(self.statistic.stage, **read, **self.statistic.depends_on(self.neurons))
 
     def compute(self, context: Context) -> dict[str, Rows]:
-        """Run one pass."""
-        images, _ = context.images(self.shard.images, self.shard.start, self.shard.stop)
-        return {TABLE: array_rows(self.key, {"activations": pooled_activations(context.model, self.layer, images)})}
-
-
-@dataclass(frozen=True)
-class ImageEmbeddingUnit:
-    """CLIP's embeddings of one shard of probe images: whatever model or layer is ranked, they are the same."""
-
-    clip_identity: str
-    shard: Shard
-
-    kind = "image-embeddings"
-    tables = (TABLE,)
-    needs: frozenset[str] = frozenset()
-
-    @cached_property
-    def key(self) -> str:
-        """The hash of CLIP and images."""
-        return unit_key("embedding", clip=self.clip_identity, images=self.shard.digest)
-
-    def compute(self, context: Context) -> dict[str, Rows]:
-        """Embed the images."""
-        images, _ = context.images(self.shard.images, self.shard.start, self.shard.stop)
-        return {TABLE: array_rows(self.key, {"embeddings": context.clip.embed_images(images)})}
-
-
-@dataclass(frozen=True)
-class ClassEmbeddingUnit:
-    """CLIP's embeddings of the class prompts; the unit covers no images."""
-
-    clip_identity: str
-    prompts: tuple[tuple[str, ...], ...]
-
-    kind = "class-embeddings"
-    tables = (TABLE,)
-    needs: frozenset[str] = frozenset()
-    shard = Shard("probe", 0, 0, (), "")
-
-    @cached_property
-    def key(self) -> str:
-        """The hash of CLIP and prompts."""
-        return unit_key("embedding", clip=self.clip_identity, prompts=[list(texts) for texts in self.prompts])
-
-    def compute(self, context: Context) -> dict[str, Rows]:
-        """Embed the prompts."""
-        return {TABLE: array_rows(self.key, {"embeddings": embed_classes(context.clip, self.prompts)})}
+        """Compute the state."""
+        if "images" in self.statistic.reads:
+            images, labels = context.images(self.shard.images, self.shard.start, self.shard.stop)
+        else:
+            images, labels = torch.empty(0), torch.empty(0, dtype=torch.int64)
+        state = self.statistic.update(Batch(images, labels, self.neurons, context))
+        return {TABLE: array_rows(self.key, dict(state))}

@@ -7,6 +7,7 @@ from igd_ray.config import ImportSettings, RankSettings, load_settings
 from igd_ray.planning.rankings import RankingPlan
 from igd_ray.planning.verbs import rank
 from igd_ray.planning.workspace import Study
+from igd_ray.ranking import RANKINGS
 from igd_ray.verbs.dry_run import show_costs
 from igd_ray.verbs.executors import executor_for
 from igd_ray.verbs.flags import add_dry_run, add_study_flags, given_settings
@@ -18,7 +19,7 @@ SHOWN = 20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    parser.add_argument("--method", help="loir, cdir, random; several with commas (default: loir)")
+    parser.add_argument("--method", help=f"{', '.join(RANKINGS)}; several with commas (default: loir)")
     parser.add_argument(
         "--import-from", metavar="DIR", help="take the ranking that the authors' scripts saved there (unit*.npy)"
     )

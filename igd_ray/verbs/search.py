@@ -9,6 +9,7 @@ from igd_ray.config import SearchSettings, load_settings
 from igd_ray.planning.search import SearchOptions, SearchPlan, SearchResult
 from igd_ray.planning.verbs import most_refinement, plan_searches, search
 from igd_ray.planning.workspace import Study
+from igd_ray.ranking import RANKINGS
 from igd_ray.report.evaluation import asking
 from igd_ray.report.preparation import write_search_figure
 from igd_ray.search import Trial, most_accurate
@@ -24,7 +25,7 @@ NOTHING_FEASIBLE = 3
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    parser.add_argument("--method", help="loir, cdir, random; several with commas (default: loir)")
+    parser.add_argument("--method", help=f"{', '.join(RANKINGS)}; several with commas (default: loir)")
     parser.add_argument("--ranking", metavar="ID", help="use this ranking instead of computing one")
     parser.add_argument("--tolerance", help="how far clean accuracy may fall, as a fraction (default: 0.005)")
     space = parser.add_argument_group("what is tried")

@@ -10,11 +10,10 @@ import torch
 from igd_ray.catalog import run_query
 from igd_ray.errors import IncompleteError, InputError
 from igd_ray.models.clip import load_clip
-from igd_ray.planning.rankings import LeaveOneOutPlan, RankingPlan, finish_ranking, read_ranking
+from igd_ray.planning.rankings import RankingPlan, finish_ranking, read_ranking
 from igd_ray.planning.workspace import Study
 from igd_ray.ranking import clip_dissect, leave_one_out
 from igd_ray.units.base import shards_of
-from igd_ray.units.ranking import LeaveOneOutUnit
 from tests.toys.runs import settings_for
 
 
@@ -42,10 +41,9 @@ def test_loir_from_shards_equals_one_piece(study: Study) -> None:
 def test_loir_of_a_convolutional_layer_is_cut_into_neuron_shards(tmp_path: Path) -> None:
     with Study(settings_for(tmp_path / "results", layer="layer2", probe_n=60)) as study:
         plan = study.plan_ranking("loir")
-        assert isinstance(plan, LeaveOneOutPlan)
-        assert [unit.neurons for unit in plan.units if isinstance(unit, LeaveOneOutUnit)] == [(0, 32)]
-        cut = replace(plan, unit_neurons=20)
-        assert [unit.neurons for unit in cut.units if isinstance(unit, LeaveOneOutUnit)] == [(0, 20), (20, 32)]
+        assert [unit.neurons for unit in plan.units] == [range(32)]
+        cut = replace(plan, ranking=replace(plan.ranking, unit_neurons=20))
+        assert [unit.neurons for unit in cut.units] == [range(20), range(20, 32)]
         study.rank(cut)
         expected = leave_one_out(study.model, study.probe, layer="layer2")
         found = read_ranking(study.catalog, cut.ranking_id)
@@ -54,8 +52,9 @@ def test_loir_of_a_convolutional_layer_is_cut_into_neuron_shards(tmp_path: Path)
 
 def test_loir_before_a_linear_rest_of_the_model_is_one_unit_a_shard_of_images(tmp_path: Path) -> None:
     with Study(settings_for(tmp_path / "results", layer="layer3", probe_n=60)) as study:
-        plan = replace(study.plan_ranking("loir"), unit_neurons=20)  # type: ignore[call-arg]
-        assert [unit.neurons for unit in plan.units if isinstance(unit, LeaveOneOutUnit)] == [(0, 64)]
+        plan = study.plan_ranking("loir")
+        cut = replace(plan, ranking=replace(plan.ranking, unit_neurons=20))
+        assert [unit.neurons for unit in cut.units] == [range(64)]
 
 
 @pytest.mark.parametrize("options", [{"every_class": True}, {"signed": True}])
@@ -110,7 +109,7 @@ def test_prompts_come_from_a_file_and_must_be_one_a_class(tmp_path: Path) -> Non
         texts = [f"the number {name}" for name in study.class_names]
     prompts.write_text("\n".join(texts))
     with Study(settings_for(tmp_path / "results", defenses="cdir-8", prompts=str(prompts))) as study:
-        assert study.plan_ranking("cdir").options["prompts"] == [[text] for text in texts]
+        assert study.plan_ranking("cdir").ranking.options["prompts"] == [[text] for text in texts]
     prompts.write_text("one\ntwo\n")
     with (
         Study(settings_for(tmp_path / "results", defenses="cdir-8", prompts=str(prompts))) as study,

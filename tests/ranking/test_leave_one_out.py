@@ -22,7 +22,7 @@ from igd_ray.models.anatomy.linear_suffix import is_linear_suffix
 from igd_ray.models.anatomy.memory import PeakMemory
 from igd_ray.models.demo import demo_model
 from igd_ray.ranking import leave_one_out
-from igd_ray.ranking.leave_one_out import LeaveOneOutSums, leave_one_out_sums, scores_from_sums
+from igd_ray.ranking.leave_one_out import LeaveOneOut, LeaveOneOutSums, leave_one_out_sums
 
 
 def labelled(images: Tensor, labels: list[int], classes: int) -> LabeledImages:
@@ -35,6 +35,12 @@ def labelled(images: Tensor, labels: list[int], classes: int) -> LabeledImages:
         spec="test",
         split="train",
     )
+
+
+def scores_of(parts: list[LeaveOneOutSums], layer: Layer) -> Tensor:
+    """The scores of the shards whose sums are `parts`."""
+    ranking = LeaveOneOut(layer, tuple(f"class-{number}" for number in range(len(parts[0].counts))))
+    return ranking.compute(ranking.merge([vars(part) for part in parts]))
 
 
 def brute_force(model: nn.Module, module: str, side: str, width: int, images: Tensor, labels: Tensor, classes: int):
@@ -262,7 +268,7 @@ def test_a_classifier_that_is_not_linear_is_ablated_and_not_solved() -> None:
     images, labels = torch.rand(8, 1, 2, 2).double(), torch.tensor([0, 1] * 4)
     expected = brute_force(model, "3", "input", 6, images, labels, 2)
     layer = find_layer(model, "penultimate", images[:1])
-    scores = scores_from_sums([leave_one_out_sums(model, layer, images, labels, 2)], ("a", "b"))
+    scores = scores_of([leave_one_out_sums(model, layer, images, labels, 2)], layer)
     torch.testing.assert_close(scores, expected, rtol=1e-9, atol=1e-12)
 
 
@@ -275,7 +281,7 @@ def test_a_convolution_as_classifier() -> None:
     layer = find_layer(model, "penultimate", images[:1])
     sums = leave_one_out_sums(model, layer, images, labels, 3)
     expected = brute_force(model, "3", "input", 6, images, labels, 3)
-    torch.testing.assert_close(scores_from_sums([sums], ("a", "b", "c")), expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(scores_of([sums], layer), expected, rtol=1e-9, atol=1e-12)
 
 
 def test_neurons_of_tokens_are_ablated_in_every_token() -> None:
@@ -373,7 +379,7 @@ def test_stages_of_the_cifar_model_equal_brute_force_and_cost_their_suffix_for_e
     parts: list[LeaveOneOutSums] = []
     cost = operations(lambda: parts.append(leave_one_out_sums(model, layer, probe.images, probe.labels, 10)))
     expected = brute_force(model, name, "output", width, probe.images, probe.labels, 10)
-    assert_relative(scores_from_sums(parts, probe.class_names), expected, 1e-5, floor=1.0)
+    assert_relative(scores_of(parts, layer), expected, 1e-5, floor=1.0)
 
     def suffix() -> None:
         out = torch.zeros(20, *layer.shape)
@@ -557,7 +563,7 @@ def test_image_shards_merge_to_the_whole(digits, name: str) -> None:
         for start, stop in ((0, 1), (1, 7), (7, 60))  # the first shards lack classes
     ]
     expected = leave_one_out(model, digits, layer=name).scores
-    torch.testing.assert_close(scores_from_sums(parts, digits.class_names), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(scores_of(parts, layer), expected, rtol=1e-12, atol=1e-12)
     assert torch.equal(sum(part.counts for part in parts), torch.bincount(digits.labels, minlength=10))
 
 

@@ -4,6 +4,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable
+from importlib import import_module
 
 import pytest
 import torch
@@ -12,8 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from igd_ray.errors import InputError
-from igd_ray.ranking import SIMILARITIES, rank_reorder, similarity, soft_wpmi, wpmi
-from igd_ray.ranking.similarity import default_top_k, require_top_images, similarity_function
+from igd_ray.ranking import SIMILARITIES, rank_reorder, soft_wpmi, wpmi
+from igd_ray.ranking.clip_dissect import default_top_k, require_top_images, similarity_function
+
+# The package has a function of the module's name.
+MODULE = import_module("igd_ray.ranking.clip_dissect")
 
 seeds = st.integers(0, 2**31)
 every_similarity = pytest.mark.parametrize("compare", SIMILARITIES.values(), ids=SIMILARITIES)
@@ -221,7 +225,7 @@ def test_scoring_in_parts_changes_nothing(compare: Callable[..., Tensor], monkey
     cosines, activations = sample(0)
     expected = compare(cosines, activations, top_k=4)
     for values in (1, 2 * 4 * 4, 3 * 4 * 4):  # one, two and three neurons at once
-        monkeypatch.setattr(similarity, "SCORED_VALUES", values)
+        monkeypatch.setattr(MODULE, "SCORED_VALUES", values)
         assert torch.equal(compare(cosines, activations, top_k=4), expected)
 
 
