@@ -5,8 +5,10 @@ import importlib
 
 import pytest
 
+RANKING = [f"igd_ray.ranking.{name}" for name in ("clip_dissect", "leave_one_out", "prompts", "random", "scores")]
 
-@pytest.mark.parametrize("name", ["igd_ray.threat", "igd_ray.statistics", "igd_ray.defenses.masks"])
+
+@pytest.mark.parametrize("name", ["igd_ray.threat", "igd_ray.statistics", "igd_ray.defenses.masks", *RANKING])
 def test_docstring_examples(name: str) -> None:
     module = importlib.import_module(name)
     result = doctest.testmod(module, extraglobs={"torch": importlib.import_module("torch")})

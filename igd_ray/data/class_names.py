@@ -35,11 +35,11 @@ def read_lines(file: str, what: str) -> list[str]:
     """
     path = Path(file)
     if not path.is_file():
-        raise InputError(f"{what}, one a line; no file at {path}")
+        raise InputError(f"{what}, one on each line; no file at {path}")
     try:
         return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError:
-        raise InputError(f"{what}, one a line; {path} is not UTF-8 text") from None
+        raise InputError(f"{what}, one on each line; {path} is not UTF-8 text") from None
 
 
 def parse_class_names(class_names: str | Sequence[str] | None) -> tuple[str, ...] | None:

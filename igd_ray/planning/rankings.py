@@ -1,4 +1,4 @@
-"""Rankings from units: image shards (and neuron shards) are computed apart and merged in one fixed order."""
+"""Rankings from units: states of shards of images and ranges of neurons, merged in the order of the images."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,12 +20,12 @@ from igd_ray.units.ranking import NO_IMAGES, RankingUnit
 
 @dataclass(frozen=True)
 class RankedModel:
-    """What is ranked.
+    """What a ranking is of.
 
     Attributes:
         model, model_id: the base model's label and fingerprint.
         dataset: the data's spec.
-        layer: where the neurons are.
+        layer: whose neurons are ranked.
         class_names: of its classes.
     """
 
@@ -115,10 +115,10 @@ class RankingPlan:
 
 
 def require_fit(what: str, row: Mapping[str, object], model_id: str, model: str, layer: Layer) -> None:
-    """Check that `row`, of a ranking or a search, is of the model `model_id` and of `layer`.
+    """Check that a ranking or a search, given by a `row` of its table, is of the model `model_id` and of `layer`.
 
     Raises:
-        InputError: naming what it is of.
+        InputError: naming the model or the layer that it is of.
     """
     if row["model_id"] != model_id:
         raise InputError(f"{what} is of another model ({row['model']}) than {model}")
@@ -150,7 +150,7 @@ def read_ranking(catalog: Catalog, ranking_id: str) -> NeuronScores:
     """Return a committed ranking.
 
     Raises:
-        InputError: if there is none of that id.
+        InputError: if no ranking has that id.
     """
     table = catalog.read("rankings", ranking_id)
     classes, neurons = table["class_id"].to_numpy(), table["neuron"].to_numpy()

@@ -79,6 +79,14 @@ def soft_wpmi(class_similarity: Tensor, activations: Tensor, *, top_k: int = TOP
 
     Raises:
         InputError: if the shapes do not match, a value is not finite, or there are fewer images than `top_k`.
+
+    Images 0 and 1 excite neuron 0 and show class 0; images 1 and 2 excite neuron 1 and show class 1:
+
+        >>> cosines = torch.tensor([[0.3, 0.1], [0.2, 0.2], [0.1, 0.3]])
+        >>> activations = torch.tensor([[2.0, 0.0], [1.0, 1.0], [0.0, 2.0]])
+        >>> soft_wpmi(cosines, activations, top_k=2)
+        tensor([[ 0.5645, -1.4211],
+                [-1.4211,  0.5645]], dtype=torch.float64)
     """
     _check(class_similarity, activations)
     require_top_images(len(activations), top_k)
@@ -100,6 +108,12 @@ def wpmi(class_similarity: Tensor, activations: Tensor, *, top_k: int = WPMI_TOP
         I(i, c) = L(i, c) − 0.6 · (logsumexp_i' L(i', c) − log N)
 
     Args, returns and raises: as `soft_wpmi`.
+
+        >>> cosines = torch.tensor([[0.3, 0.1], [0.2, 0.2], [0.1, 0.3]])
+        >>> activations = torch.tensor([[2.0, 0.0], [1.0, 1.0], [0.0, 2.0]])
+        >>> wpmi(cosines, activations, top_k=2)
+        tensor([[-0.3744, -0.7744],
+                [-0.7744, -0.3744]], dtype=torch.float64)
     """
     _check(class_similarity, activations)
     require_top_images(len(activations), top_k)
@@ -120,20 +134,28 @@ def rank_reorder(class_similarity: Tensor, activations: Tensor, *, top_k: int | 
         E(i, c) = mean_r |a_r − b_r|³ / mean_{r,r'} |a_r − a_r'|³
         I(i, c) = −E(i, c) / sqrt(mean_r s_r)
 
-    The denominator of E is the numerator's expectation over random orders; the authors' code estimates it from five,
-    drawn anew for every neuron. A neuron whose top activations are all equal says nothing of any order: its E is 1,
-    as chance gives. A mean similarity below 1e-3, of which CLIP has none, counts as 1e-3.
+    The denominator of E is the numerator's expectation over random orders; the authors' code estimates it from five
+    random orders for every neuron. Where all top activations of a neuron are equal, E is 1, as for a random order.
+    A mean similarity below 1e-3, which CLIP does not give, counts as 1e-3.
 
     Args:
         class_similarity: raw cosine similarities of images and class names, [D, C].
         activations: spatially averaged activations, [D, N].
-        top_k: K, the number of most activating images; by default one in 20, but at least two.
+        top_k: K, the number of most activating images; by default one image in 20, but at least two.
 
     Returns:
         float64 [C, N], at most 0.
 
     Raises:
         InputError: if the shapes do not match, a value is not finite, or there are fewer images than `top_k`.
+
+    Class 0 orders the top images of neuron 0 as their activations do, class 1 the other way round:
+
+        >>> cosines = torch.tensor([[0.3, 0.1], [0.2, 0.2], [0.1, 0.3]])
+        >>> activations = torch.tensor([[2.0, 0.0], [1.0, 1.0], [0.0, 2.0]])
+        >>> rank_reorder(cosines, activations, top_k=2)
+        tensor([[-0.0000, -5.1640],
+                [-5.1640, -0.0000]], dtype=torch.float64)
     """
     _check(class_similarity, activations)
     top_k = default_top_k("rank-reorder", len(activations)) if top_k is None else top_k
@@ -164,7 +186,7 @@ def similarity_function(name: str) -> Similarity:
     """Return the function called `name`.
 
     Raises:
-        InputError: if there is none of that name.
+        InputError: if there is no such function, naming close matches.
     """
     if name not in SIMILARITIES:
         raise InputError(
@@ -177,7 +199,7 @@ def default_top_k(similarity: str, images: int) -> int:
     """Return how many of each neuron's most activating images `similarity` looks at in a probe set of `images`.
 
     Raises:
-        InputError: if there is no similarity function of that name.
+        InputError: if there is no such function.
     """
     similarity_function(similarity)
     if similarity == "rank-reorder":
@@ -299,7 +321,7 @@ class ClipDissect(Ranking):
     """CD-IR. Its statistics are kept apart, so that another layer, similarity or prompt computes only what it changes.
 
     Attributes:
-        prompts: one for each class: a file with one a line, or the prompts themselves; by default the class names.
+        prompts: one for each class, in a file with one on each line or as texts; by default the class names.
         prompt_template: one or more, such as "a photo of a {}.", instead; a class's embedding is their mean.
         similarity: one of `SIMILARITIES`; the authors use soft-WPMI.
         texts: every class's prompts.

@@ -28,10 +28,10 @@ UNIT_NAME = re.compile(r"unit([0-9]+)\.npy")
 
 @dataclass(frozen=True)
 class GivenRanking(Ranking):
-    """Scores that were computed elsewhere, or before.
+    """Scores that exist already: imported from files, or read from the catalog.
 
     Attributes:
-        given: those.
+        given: the scores.
     """
 
     given: NeuronScores = field(kw_only=True)
@@ -55,11 +55,12 @@ class GivenRanking(Ranking):
 def import_rankings(
     folder: str | Path, *, num_classes: int, width: int, layer: str, method: str = "loir"
 ) -> NeuronScores:
-    """Return the scores in `folder`, one `unit<i>.npy` for each neuron i in 0…`width` − 1; nothing in them is run.
+    """Return the scores in `folder`: one file `unit<i>.npy` for each neuron i in 0…`width` − 1, read without pickle.
 
-    The authors' script can lose neurons without a word, when it is resumed and when their number is no multiple of its
-    processes; a set that is not complete is refused here. It divides LO-IR by |D|/C where `leave_one_out` divides by
-    the class's own count: a factor a class, which changes no ranking.
+    The authors' script can lose neurons without an error: when it is resumed, and when the number of neurons is not a
+    multiple of the number of its processes. A set with missing neurons is therefore an error here. The script divides
+    LO-IR by |D|/C, `leave_one_out` by the class's own count; within a class this is one factor, so the order of the
+    neurons is the same.
 
     Args:
         folder: such as saved_loir_rankings/Addepalli2022Efficient_RN18/layer4.
@@ -125,7 +126,7 @@ def _read_unit(file: Path, num_classes: int) -> npt.NDArray[np.float64]:
         values = np.load(file, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # damaged headers make the reader fail in too many ways to list
         raise InputError(
-            f"{file} is no whole .npy file of numbers ({first_line(error)}); copy or compute it again"
+            f"{file} is not a complete .npy file of numbers ({first_line(error)}); copy or compute it again"
         ) from None
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
         came = values.dtype if isinstance(values, np.ndarray) else "an archive of arrays"

@@ -1,4 +1,4 @@
-"""What CLIP is asked for a class: its bare name, another prompt, or the mean of several templates."""
+"""The prompts of a class for CLIP: its bare name, another prompt, or several templates, whose mean counts."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -36,15 +36,18 @@ def class_prompts(
 
     Args:
         class_names: C names.
-        prompts: C prompts, one a class, instead.
+        prompts: C prompts in place of the names, in the order of the classes.
         templates: T templates such as "a photo of a {}.", each filled in with every class name.
 
     Raises:
-        InputError: if both are given, `prompts` are not one a class, a prompt is blank, a template has no {} or comes
-            twice, or two classes have the same prompt.
+        InputError: if both are given, there are more or fewer than C prompts, a prompt is blank, a template has no {}
+            or comes twice, or two classes have the same prompt.
+
+    >>> class_prompts(["cat", "dog"], templates=["a {}", "a photo of a {}"])
+    (('a cat', 'a photo of a cat'), ('a dog', 'a photo of a dog'))
     """
     if prompts is not None and templates is not None:
-        raise InputError("give prompts, one a class, or templates, not both")
+        raise InputError("give prompts, one for each class, or templates, not both")
     if templates is not None:
         _require_texts("templates", templates)
         plain = [template for template in templates if PLACEHOLDER not in template]
@@ -59,7 +62,7 @@ def class_prompts(
         texts = class_names if prompts is None else prompts
         _require_texts("prompts", texts)
         if len(texts) != len(class_names):
-            raise InputError(f"expected {len(class_names)} prompts, one a class, got {len(texts)}")
+            raise InputError(f"expected {len(class_names)} prompts, one for each class, got {len(texts)}")
         filled = [(text,) for text in texts]
     first: dict[tuple[str, ...], int] = {}
     for label, texts_of_class in enumerate(filled):
@@ -67,7 +70,7 @@ def class_prompts(
         if other != label:
             raise InputError(
                 f"classes {other} and {label} have the same prompt {texts_of_class[0]!r}, so CLIP cannot tell them "
-                "apart; give prompts, one a class, that differ"
+                "apart; give prompts, one for each class, that differ"
             )
     return tuple(filled)
 
@@ -79,12 +82,12 @@ def embed_classes(clip: "Clip", prompts: Sequence[Sequence[str]]) -> Tensor:
     CLIP's zero-shot classifier (Radford et al., ICML 2021, sec. 3.1.4).
 
     Raises:
-        InputError: if a class has no prompt, or two classes have the same embedding: their prompts differ only behind
-            what the model reads, or in words that it has not learnt.
+        InputError: if a class has no prompt, or two classes have the same embedding: their prompts differ only after
+            the last token that the model reads, or in words that its vocabulary lacks.
     """
     counts = [len(texts) for texts in prompts]
     if not counts or 0 in counts:
-        raise InputError(f"expected at least one prompt a class, got {counts}")
+        raise InputError(f"expected at least one prompt for each class, got {counts}")
     embeddings = torch.split(clip.embed_text([text for texts in prompts for text in texts]), counts)
     classes = functional.normalize(torch.stack([part.mean(dim=0) for part in embeddings]), dim=-1)
     same = (classes @ classes.T).triu(diagonal=1) > 1 - COSINE_TOLERANCE

@@ -30,7 +30,12 @@ class RandomRanking(Ranking):
 
 
 def random_scores(num_classes: int, width: int, *, seed: int, layer: str) -> NeuronScores:
-    """Return scores drawn uniformly from [0, 1), float64 [num_classes, width], independently for every class."""
+    """Return scores drawn uniformly from [0, 1), float64 [num_classes, width], independently for every class.
+
+    >>> random_scores(2, 3, seed=0, layer="penultimate").ranks()
+    tensor([[0, 1, 2],
+            [0, 2, 1]])
+    """
     generator = torch.Generator().manual_seed(seed)
     scores = torch.rand(num_classes, width, generator=generator, dtype=torch.float64)
     return NeuronScores(scores, method="random", layer=layer, details={"seed": seed})

@@ -36,10 +36,20 @@ class NeuronScores:
             raise InputError(f"scores must be finite, but {count} of {self.scores.numel()} are NaN or infinite")
 
     def order(self) -> Tensor:
-        """Return int64 [C, N]: each class's neurons from most to least important; ties keep the lower index first."""
+        """Return int64 [C, N]: each class's neurons from most to least important; ties keep the lower index first.
+
+        >>> NeuronScores(torch.tensor([[0.1, 0.9, 0.5], [0.3, 0.3, 0.4]]), method="loir", layer="layer4").order()
+        tensor([[1, 2, 0],
+                [2, 0, 1]])
+        """
         return torch.argsort(self.scores, dim=1, descending=True, stable=True)
 
     def ranks(self) -> Tensor:
-        """Return int64 [C, N]: each neuron's 0-based place in its class's order."""
+        """Return int64 [C, N]: each neuron's 0-based place in its class's order.
+
+        >>> NeuronScores(torch.tensor([[0.1, 0.9, 0.5], [0.3, 0.3, 0.4]]), method="loir", layer="layer4").ranks()
+        tensor([[2, 0, 1],
+                [1, 2, 0]])
+        """
         order = self.order()
         return torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1]).expand_as(order).contiguous())

@@ -113,12 +113,12 @@ def test_prompts_come_from_a_file_and_must_be_one_a_class(tmp_path: Path) -> Non
     prompts.write_text("one\ntwo\n")
     with (
         Study(settings_for(tmp_path / "results", defenses="cdir-8", prompts=str(prompts))) as study,
-        pytest.raises(InputError, match="expected 10 prompts, one a class, got 2"),
+        pytest.raises(InputError, match="expected 10 prompts, one for each class, got 2"),
     ):
         study.plan_ranking("cdir")
     with (
         Study(settings_for(tmp_path / "results", defenses="cdir-8", prompts=str(tmp_path / "none.txt"))) as study,
-        pytest.raises(InputError, match="expected a file of prompts, one a line; no file at"),
+        pytest.raises(InputError, match="expected a file of prompts, one on each line; no file at"),
     ):
         study.plan_ranking("cdir")
 

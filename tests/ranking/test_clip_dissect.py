@@ -64,7 +64,7 @@ def test_prompts_are_one_a_class() -> None:
     prompts = [f"a scan of a {name}" for name in probe.class_names]
     assert clip_dissect(demo_model(), probe, clip, prompts=prompts).details["prompts"] == [[text] for text in prompts]
     assert clip.prompts == tuple(prompts)
-    with pytest.raises(InputError, match="expected 10 prompts, one a class, got 9"):
+    with pytest.raises(InputError, match="expected 10 prompts, one for each class, got 9"):
         clip_dissect(demo_model(), probe, clip, prompts=prompts[:-1])
 
 

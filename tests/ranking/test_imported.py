@@ -131,7 +131,7 @@ def test_a_folder_that_is_not_there_is_an_error(folder: Path) -> None:
 @pytest.mark.parametrize("shape", [(2,), (4,), (1, 3), (3, 1), (), (0,)])
 def test_a_wrong_number_of_classes_is_an_error(folder: Path, shape: tuple[int, ...]) -> None:
     np.save(folder / "unit5.npy", np.zeros(shape))
-    with pytest.raises(InputError, match=r"unit5.npy (must hold one number for each of the 3|is no whole .npy)"):
+    with pytest.raises(InputError, match=r"unit5.npy (must hold one number for each of the 3|is not a complete .npy)"):
         read(folder)
 
 
@@ -209,7 +209,7 @@ def test_what_is_no_npy_file_of_numbers_is_an_error_in_one_line_and_runs_nothing
     content = damaged(kind, tmp_path / "ran")
     assert content != bytes_of_npy(values_of()[5])
     (folder / "unit5.npy").write_bytes(content)
-    with pytest.raises(InputError, match=r"unit5.npy (is no whole .npy file|must hold real numbers)") as caught:
+    with pytest.raises(InputError, match=r"unit5.npy (is not a complete .npy file|must hold real numbers)") as caught:
         read(folder)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "ran").exists()
@@ -218,5 +218,5 @@ def test_what_is_no_npy_file_of_numbers_is_an_error_in_one_line_and_runs_nothing
 def test_a_folder_in_place_of_a_file_is_an_error(folder: Path) -> None:
     (folder / "unit5.npy").unlink()
     (folder / "unit5.npy").mkdir()
-    with pytest.raises(InputError, match=r"unit5.npy is no whole .npy file"):
+    with pytest.raises(InputError, match=r"unit5.npy is not a complete .npy file"):
         read(folder)

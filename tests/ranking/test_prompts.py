@@ -47,8 +47,8 @@ def test_templates_are_filled_in_class_by_class() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"prompts": ["a", "b"]}, "expected 3 prompts, one a class, got 2"),
-        ({"prompts": ["a", "b", "c", "d"]}, "expected 3 prompts, one a class, got 4"),
+        ({"prompts": ["a", "b"]}, "expected 3 prompts, one for each class, got 2"),
+        ({"prompts": ["a", "b", "c", "d"]}, "expected 3 prompts, one for each class, got 4"),
         ({"prompts": ["a", "b", "a"]}, "classes 0 and 2 have the same prompt 'a'"),
         ({"prompts": ["a", " ", "c"]}, "prompts must be texts that are not blank, but one is ' '"),
         ({"prompts": ["a", 2, "c"]}, "prompts must be texts that are not blank, but one is 2"),
@@ -58,7 +58,7 @@ def test_templates_are_filled_in_class_by_class() -> None:
         ({"templates": ["{}", "a {}", "{}"]}, "every template must come once"),
         ({"templates": []}, r"templates must be a list of at least one text, not \[\]"),
         ({"templates": "a photo of a {}."}, "templates must be a list of at least one text"),
-        ({"templates": ["{}"], "prompts": ["a", "b", "c"]}, "prompts, one a class, or templates, not both"),
+        ({"templates": ["{}"], "prompts": ["a", "b", "c"]}, "prompts, one for each class, or templates, not both"),
     ],
 )
 def test_unfit_prompts_are_told_in_one_line(given: dict[str, list[str]], message: str) -> None:
@@ -108,5 +108,5 @@ def test_classes_that_a_clip_cannot_tell_apart_are_an_error(clip: Clip) -> None:
 
 @pytest.mark.parametrize("prompts", [[], [["zero"], []]])
 def test_every_class_needs_a_prompt(clip: Clip, prompts: list[list[str]]) -> None:
-    with pytest.raises(InputError, match=re.escape("expected at least one prompt a class")):
+    with pytest.raises(InputError, match=re.escape("expected at least one prompt for each class")):
         embed_classes(clip, prompts)
