@@ -352,7 +352,7 @@ class EvaluateSettings(StudySettings):
             parse_attack(attack)
         defense_arguments(self.defense_arg)
         labels = [parse_defense(defense) for defense in self.defenses]
-        noisy = any(label.takes_noise for label in labels)
+        noisy = any(label.registered.takes_noise for label in labels)
         if noisy:
             _ = self.noise
         for name in self.defense_arg:

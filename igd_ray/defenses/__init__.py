@@ -1,5 +1,8 @@
 """Test-time defenses: modules that take images in [0, 1] and give logits and gradients."""
 
+from importlib import import_module
+from pkgutil import iter_modules
+
 from igd_ray.defenses.anti_adversary import AntiAdversaryDefense
 from igd_ray.defenses.base import Defense
 from igd_ray.defenses.confidence import ConfidenceMaskingDefense
@@ -19,3 +22,7 @@ __all__ = [
     "SodefDefense",
     "class_masks",
 ]
+
+# A kind of defense registers itself when its file is imported.
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")

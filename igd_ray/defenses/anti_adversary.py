@@ -5,11 +5,34 @@
 Source: Alfarra et al., "Combating adversaries with anti-adversaries", AAAI 2022.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from igd_ray.defenses.base import Defense, require_steps
+from igd_ray.defenses.registry import DefenseKind, DefensePasses, Parts, as_settings, register
+from igd_ray.defenses.specs import DefenseSpec
+
+
+@dataclass(frozen=True)
+class AntiAdversaryArguments:
+    """Settings of the anti-adversary, by default its authors'.
+
+    Attributes:
+        steps: how many steps; with 0 this is the base model.
+        step_size: α ≥ 0, in [0, 1] pixel units; with 0 this is the base model.
+
+    Raises:
+        InputError: if a value is out of range.
+    """
+
+    steps: int = 2
+    step_size: float = 0.15
+
+    def __post_init__(self) -> None:
+        require_steps(self.steps, self.step_size)
 
 
 class AntiAdversaryDefense(Defense):
@@ -27,9 +50,15 @@ class AntiAdversaryDefense(Defense):
         InputError: if a value is out of range.
     """
 
-    def __init__(self, model: nn.Module, *, steps: int = 2, step_size: float = 0.15) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        steps: int = AntiAdversaryArguments.steps,
+        step_size: float = AntiAdversaryArguments.step_size,
+    ) -> None:
         super().__init__(model)
-        require_steps(steps, step_size)
+        AntiAdversaryArguments(steps, step_size)
         self.steps = steps
         self.step_size = step_size
 
@@ -71,3 +100,20 @@ class AntiAdversaryDefense(Defense):
     def extra_repr(self) -> str:
         """Return the settings shown by `repr`."""
         return f"steps={self.steps}, step_size={self.step_size:g}"
+
+
+@register
+class AntiAdversaryKind(DefenseKind):
+    """`anti-adversary`."""
+
+    name = "anti-adversary"
+    arguments = AntiAdversaryArguments
+
+    def passes(self, spec: DefenseSpec) -> DefensePasses:
+        """Return a pass of both kinds a step, and one for the logits at x + γ."""
+        steps = int(dict(spec.arguments)["steps"])
+        return DefensePasses(steps + 1, steps, 1)
+
+    def build(self, spec: DefenseSpec, parts: Parts) -> AntiAdversaryDefense:
+        """Return the model behind its anti-adversary."""
+        return AntiAdversaryDefense(parts.model, **as_settings(dict(spec.arguments)))

@@ -5,12 +5,34 @@ conf = max_c ỹ_c,  s = clamp((conf − t)/(1 − t), 0, 1),  prediction = h( (
 ỹ is the pseudo-label of Kulkarni & Weng, ECCV 2024, eq. 6; the rule is that of a public fork of their code.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
-from igd_ray.defenses.interpretability_guided import InterpretabilityGuidedDefense
+from igd_ray.defenses.interpretability_guided import InterpretabilityGuidedDefense, TwoPassKind
+from igd_ray.defenses.registry import Form, register
 from igd_ray.errors import InputError
 from igd_ray.models.anatomy.layers import PENULTIMATE, Layer
+
+
+@dataclass(frozen=True)
+class ConfidenceArguments:
+    """Settings of confidence masking.
+
+    Attributes:
+        threshold: t in [0, 1]; up to this confidence nothing is masked.
+
+    Raises:
+        InputError: if it is out of range.
+    """
+
+    threshold: float = 0.9
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise InputError(f"threshold must lie in [0, 1], not {self.threshold:g}")
 
 
 class ConfidenceMaskingDefense(InterpretabilityGuidedDefense):
@@ -33,14 +55,12 @@ class ConfidenceMaskingDefense(InterpretabilityGuidedDefense):
         layer: str | Layer = PENULTIMATE,
         sigma: float,
         tau: float = 0.01,
-        threshold: float = 0.9,
+        threshold: float = ConfidenceArguments.threshold,
         draws: int = 1,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(model, masks, layer=layer, sigma=sigma, tau=tau, draws=draws, generator=generator)
-        if not 0 <= threshold <= 1:
-            raise InputError(f"threshold must lie in [0, 1], not {threshold:g}")
-        self.threshold = threshold
+        self.threshold = ConfidenceArguments(threshold).threshold
 
     def mixed_masks(self, class_weights: Tensor) -> Tensor:
         """Return (1 − s)·1 + s·(ỹ M), [B, N], for class weights ỹ, [B, C].
@@ -60,3 +80,16 @@ class ConfidenceMaskingDefense(InterpretabilityGuidedDefense):
     def extra_repr(self) -> str:
         """Return the settings shown by `repr`."""
         return f"{super().extra_repr()}, threshold={self.threshold:g}"
+
+
+@register
+class ConfidenceKind(TwoPassKind):
+    """`confidence-K`, with the masks of `loir-K`."""
+
+    name = "confidence"
+    arguments = ConfidenceArguments
+    defense = ConfidenceMaskingDefense
+
+    def forms(self) -> Mapping[str, Form]:
+        """Return the form with a number of neurons."""
+        return {self.name: Form("loir")}

@@ -6,12 +6,38 @@ x' = Π(x' + α · sign ∇ Σ_c CE(f(x'), c)), `steps` times;  prediction = f(x
 Source: Wu et al., "Attacking adversarial attacks as a defense", 2021.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from igd_ray.defenses.base import Defense, drawn, require_steps
+from igd_ray.defenses.registry import Arguments, DefenseKind, DefensePasses, Parts, Run, as_settings, register
+from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.errors import InputError
+from igd_ray.threat import Norm
+
+
+@dataclass(frozen=True)
+class HedgeArguments:
+    """Settings of the hedge, by default its authors'.
+
+    Attributes:
+        steps: how many steps; 0 without a random start is the base model.
+        step_size: α ≥ 0, in [0, 1] pixel units.
+        random_start: whether x' starts uniformly in the ball, and not at x.
+
+    Raises:
+        InputError: if a value is out of range.
+    """
+
+    steps: int = 20
+    step_size: float = 4 / 255
+    random_start: bool = False
+
+    def __post_init__(self) -> None:
+        require_steps(self.steps, self.step_size)
 
 
 class HedgeDefense(Defense):
@@ -39,15 +65,15 @@ class HedgeDefense(Defense):
         model: nn.Module,
         *,
         epsilon: float,
-        steps: int = 20,
-        step_size: float = 4 / 255,
-        random_start: bool = False,
+        steps: int = HedgeArguments.steps,
+        step_size: float = HedgeArguments.step_size,
+        random_start: bool = HedgeArguments.random_start,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(model)
         if not 0 < epsilon <= 1:
             raise InputError(f"epsilon must lie in (0, 1], in [0, 1] pixel units, not {epsilon:g}")
-        require_steps(steps, step_size)
+        HedgeArguments(steps, step_size, random_start)
         if random_start and generator is None:
             raise InputError(
                 "random_start needs generator=torch.Generator(): starts never come from the global generator"
@@ -106,3 +132,35 @@ class HedgeDefense(Defense):
             leaf = point.detach().requires_grad_()
             to_all_classes = -functional.log_softmax(self.model(leaf), dim=1).sum()
             return torch.autograd.grad(to_all_classes, [leaf])[0]
+
+
+@register
+class HedgeKind(DefenseKind):
+    """`hedge`."""
+
+    name = "hedge"
+    arguments = HedgeArguments
+
+    def settle(self, arguments: Arguments, run: Run) -> Arguments:
+        """Return the arguments with ε, that of the threat model."""
+        norm, epsilon = run.threat.norm, run.threat.epsilon
+        if norm is not Norm.LINF:
+            raise InputError(f"hedge moves within an infinity-norm ball of eps; with --norm {norm.value} leave it out")
+        return {**arguments, "epsilon": epsilon}
+
+    def is_random(self, spec: DefenseSpec) -> bool:
+        """Return whether starts are random."""
+        return bool(dict(spec.arguments)["random_start"])
+
+    def still(self, arguments: Arguments) -> Arguments:
+        """Return the arguments without random starts."""
+        return {**arguments, "random_start": False}
+
+    def passes(self, spec: DefenseSpec) -> DefensePasses:
+        """Return a pass of both kinds a step, and one for the logits at x'."""
+        steps = int(dict(spec.arguments)["steps"])
+        return DefensePasses(steps + 1, steps, 1)
+
+    def build(self, spec: DefenseSpec, parts: Parts) -> HedgeDefense:
+        """Return the hedged model."""
+        return HedgeDefense(parts.model, generator=parts.generator, **as_settings(dict(spec.arguments)))

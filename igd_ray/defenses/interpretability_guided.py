@@ -4,12 +4,31 @@
 prediction = h( (ỹ M) ⊙ a(x) )                                      (eq. 4)
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
+from igd_ray.defenses.masks import class_masks
+from igd_ray.defenses.registry import (
+    Arguments,
+    DefenseKind,
+    DefensePasses,
+    Form,
+    Parts,
+    Run,
+    as_settings,
+    default_arguments,
+    register,
+)
 from igd_ray.defenses.smoothing import Smoothed
+from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.errors import InputError
 from igd_ray.models.anatomy.layers import PENULTIMATE, Layer, classifier, find_layer, recorded, scaled
+from igd_ray.ranking import RANKINGS
+
+# The argument of masks with a k for each class: those numbers, with commas.
+CLASS_K = "class_k"
 
 
 class InterpretabilityGuidedDefense(Smoothed):
@@ -140,3 +159,78 @@ class InterpretabilityGuidedDefense(Smoothed):
 def _require_width(masks: Tensor, layer: Layer) -> None:
     if layer.width != masks.shape[1]:
         raise InputError(f"the masks have {masks.shape[1]} neurons, layer {layer.name!r} has {layer.width}")
+
+
+class TwoPassKind(DefenseKind):
+    """What kinds of two passes share: noise in the first, a temperature, and the run's layer."""
+
+    takes_noise = True
+    takes_temperature = True
+    has_two_passes = True
+
+    # The module.
+    defense: type[InterpretabilityGuidedDefense] = InterpretabilityGuidedDefense
+
+    def layer(self, run: Run) -> Layer | None:
+        """Return the run's layer."""
+        return run.layer()
+
+    def passes(self, spec: DefenseSpec) -> DefensePasses:
+        """Return one pass a draw and the masked one; one for both where they share their activation."""
+        if spec.sigma == 0 and spec.layer is not None and spec.layer.side == "input":
+            return DefensePasses()
+        both = ((spec.draws or 1) if spec.sigma else 1) + 1
+        return DefensePasses(both, 0, both)
+
+    def masks(self, spec: DefenseSpec, parts: Parts) -> Tensor:
+        """Return M, [C, N]."""
+        assert parts.scores is not None
+        class_k = dict(spec.arguments).get(CLASS_K)
+        k = spec.k if class_k is None else [int(each) for each in str(class_k).split(",")]
+        assert k is not None
+        return class_masks(parts.scores, k)
+
+    def build(self, spec: DefenseSpec, parts: Parts) -> InterpretabilityGuidedDefense:
+        """Return the defense with its masks."""
+        assert spec.layer is not None
+        assert spec.sigma is not None
+        assert spec.tau is not None
+        known = default_arguments(self.arguments)
+        own = {name: value for name, value in spec.arguments if name in known}
+        return self.defense(
+            parts.model,
+            self.masks(spec, parts).to(parts.device),
+            layer=spec.layer,
+            sigma=spec.sigma,
+            tau=spec.tau,
+            draws=spec.draws or 1,
+            generator=parts.generator,
+            **as_settings(own),
+        )
+
+
+@register
+class MaskingKind(TwoPassKind):
+    """`loir-K`, `cdir-K` and every other ranking's name, which keep K neurons; `random-drop-K`, which drops K."""
+
+    name = "masking"
+
+    def forms(self) -> Mapping[str, Form]:
+        """Return a form for every ranking."""
+        return {**{method: Form(method) for method in RANKINGS}, "random-drop": Form("random", drops=True)}
+
+
+@register
+class UnmaskedKind(TwoPassKind):
+    """`two-pass`: two passes, the second without masks."""
+
+    name = "two-pass"
+
+    def settle(self, arguments: Arguments, run: Run) -> Arguments:
+        """Return the number of classes, which no ranking says here."""
+        return {**arguments, "classes": len(run.class_names)}
+
+    def masks(self, spec: DefenseSpec, parts: Parts) -> Tensor:
+        """Return ones."""
+        assert spec.layer is not None
+        return torch.ones(int(dict(spec.arguments)["classes"]), spec.layer.width)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from igd_ray.defenses.base import Defense, drawn
+from igd_ray.defenses.registry import DefenseKind, DefensePasses, Parts, register
+from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.errors import InputError
 
 
@@ -97,3 +99,21 @@ class SmoothingOnly(Smoothed):
     def extra_repr(self) -> str:
         """Return the settings shown by `repr`."""
         return f"sigma={self.sigma:g}, draws={self.draws}"
+
+
+@register
+class SmoothingOnlyKind(DefenseKind):
+    """`smoothing-only`."""
+
+    name = "smoothing-only"
+    takes_noise = True
+
+    def passes(self, spec: DefenseSpec) -> DefensePasses:
+        """Return one pass a draw."""
+        draws = (spec.draws or 1) if spec.sigma else 1
+        return DefensePasses(draws, 0, draws)
+
+    def build(self, spec: DefenseSpec, parts: Parts) -> nn.Module:
+        """Return the smoothed model."""
+        assert spec.sigma is not None
+        return SmoothingOnly(parts.model, sigma=spec.sigma, draws=spec.draws or 1, generator=parts.generator)

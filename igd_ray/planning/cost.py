@@ -11,7 +11,6 @@ from igd_ray.attacks.auto_attack import AutoAttack
 from igd_ray.attacks.base import MOST_LOOKS
 from igd_ray.catalog import Catalog
 from igd_ray.planning.search import ActivationUnit, NoisyLogitsUnit
-from igd_ray.planning.training import SodefEpochUnit
 from igd_ray.units.attack import AttackUnit, TransferUnit
 from igd_ray.units.base import Unit, is_done
 from igd_ray.units.inspection import GradientCheckUnit, InspectionUnit, base_passes
@@ -19,6 +18,7 @@ from igd_ray.units.noise import NoiseUnit
 from igd_ray.units.ranking import RankingUnit
 from igd_ray.units.review import ReviewUnit
 from igd_ray.units.threads import reproducible
+from igd_ray.units.training import SodefEpochUnit
 
 # Images that the timed passes run on.
 TIMED_IMAGES = 64

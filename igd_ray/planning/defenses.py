@@ -1,19 +1,21 @@
 """From defense labels to defenses with all of their settings, and the rankings and trainings that they need first."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from igd_ray.config import EvaluateSettings
-from igd_ray.defenses.specs import Argument, DefenseLabel, DefenseSpec, defense_arguments, parse_defense
+from igd_ray.defenses.registry import Argument
+from igd_ray.defenses.sodef import SodefTraining
+from igd_ray.defenses.specs import DefenseLabel, DefenseSpec, defense_arguments, parse_defense
 from igd_ray.errors import InputError
-from igd_ray.models import PENULTIMATE
+from igd_ray.models import Layer
 from igd_ray.planning.rankings import RankingPlan, require_fit
 from igd_ray.planning.search import defense_of, read_search
 from igd_ray.planning.training import SodefPlan
 from igd_ray.planning.workspace import TRAIN, Study
 from igd_ray.ranking import RANKINGS
 from igd_ray.search import Setting
-from igd_ray.threat import Norm
+from igd_ray.threat import ThreatModel
 from igd_ray.units.base import Unit
 
 
@@ -62,6 +64,32 @@ def resolve_defenses(study: Study, settings: EvaluateSettings) -> Resolved:
     return resolved
 
 
+@dataclass(frozen=True)
+class _Run:
+    """What defenses are told of the run, and what they ask of it."""
+
+    study: Study
+    settings: EvaluateSettings
+    resolved: Resolved
+
+    @property
+    def threat(self) -> ThreatModel:
+        return self.settings.threat
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.study.class_names
+
+    def layer(self, name: str | None = None) -> Layer:
+        return self.study.layer if name is None else self.study.find_layer(name)
+
+    def train_sodef(self, settings: SodefTraining) -> str:
+        training = self.study.plan_sodef(asdict(settings))
+        self.resolved.training = training
+        self.resolved.notes.append(f"sodef: trained on {len(self.study.probe)} images of the split {TRAIN!r}")
+        return training.training_id
+
+
 def _resolve(
     study: Study,
     settings: EvaluateSettings,
@@ -70,26 +98,18 @@ def _resolve(
     arguments: Mapping[str, dict[str, Argument]],
     resolved: Resolved,
 ) -> DefenseSpec:
-    own: dict[str, Argument | str] = dict(arguments.get(label.kind, {}))
-    if label.kind == "hedge":
-        own["epsilon"] = _hedge_epsilon(settings)
-    if label.kind == "two-pass":
-        own["classes"] = len(study.class_names)
-    if label.kind == "sodef":
-        resolved.training = study.plan_sodef(own)
-        resolved.notes.append(f"sodef: trained on {len(study.probe)} images of the split {TRAIN!r}")
-        own = {"training": resolved.training.training_id}
-    noise = settings.noise if label.takes_noise else None
-    masked = label.kind in ("masking", "confidence", "two-pass")
+    run, kind = _Run(study, settings, resolved), label.registered
+    own = kind.settle(arguments[label.kind], run)
+    noise = settings.noise if kind.takes_noise else None
     return DefenseSpec(
         label=label.label,
         model_id=study.model_id,
         kind=label.kind,
         k=label.kept(study.layer.width, study.layer.name) if label.number else None,
         sigma=noise,
-        tau=settings.tau if masked else None,
+        tau=settings.tau if kind.takes_temperature else None,
         draws=None if noise is None else settings.draws if noise else 1,
-        layer=study.layer if masked else study.find_layer(PENULTIMATE) if label.kind == "sodef" else None,
+        layer=kind.layer(run),
         ranking_id=_ranking_id(study, label.method, given, resolved) if label.method else None,
         arguments=tuple(sorted(own.items())),
     )
@@ -103,13 +123,6 @@ def _ranking_id(study: Study, method: str, given: Mapping[str, str], resolved: R
         if resolved.rankings[method].shards:
             resolved.notes.append(f"{method}: neurons ranked on {len(study.probe)} images of the split {TRAIN!r}")
     return resolved.rankings[method].ranking_id
-
-
-def _hedge_epsilon(settings: EvaluateSettings) -> float:
-    if settings.norm is not Norm.LINF:
-        norm = settings.norm.value
-        raise InputError(f"hedge moves within an infinity-norm ball of eps; with --norm {norm} leave it out")
-    return settings.threat.epsilon
 
 
 def _given_rankings(

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from igd_ray.catalog import Catalog
-from igd_ray.defenses.interpretability_guided import InterpretabilityGuidedDefense
-from igd_ray.defenses.specs import CLASS_K, DefenseSpec
+from igd_ray.defenses.interpretability_guided import CLASS_K, InterpretabilityGuidedDefense
+from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.errors import IncompleteError, InputError
 from igd_ray.identity import derive_seed, unit_key
 from igd_ray.models import Layer

@@ -182,7 +182,8 @@ def base_passes(defense: DefenseSpec, images: int, queries: int, gradients: int)
         queries, gradients: of the defense's logits, for each image.
     """
     cost = defense.passes
-    return images * queries * cost.forwards, images * (queries * cost.inner_backwards + gradients * cost.backwards)
+    backwards = queries * cost.query_backwards + gradients * cost.gradient_backwards
+    return images * queries * cost.query_forwards, images * backwards
 
 
 def finding_row(

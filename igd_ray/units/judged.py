@@ -10,10 +10,10 @@ from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.identity import content_hash, derive_seed
 from igd_ray.judging import Verdict, judge
 from igd_ray.planning.rankings import read_ranking
-from igd_ray.planning.training import load_sodef_head
 from igd_ray.units.base import Shard
 from igd_ray.units.points import Points
 from igd_ray.units.replica import Context
+from igd_ray.units.training import load_trained
 
 
 class Looking(Protocol):
@@ -81,8 +81,8 @@ class JudgedPoints:
 def build_defense(defense: DefenseSpec, context: Context, generator: torch.Generator) -> nn.Module:
     """Return the defended replica of `context`, taking its noise from `generator`."""
     scores = read_ranking(context.catalog, defense.ranking_id).scores if defense.ranking_id else None
-    head = load_sodef_head(context.catalog, defense.training_id).to(context.device) if defense.training_id else None
-    return defense.build(context.model, generator, scores=scores, head=head)
+    trained = load_trained(context.catalog, defense.training_id) if defense.training_id else None
+    return defense.build(context.model, generator, scores=scores, trained=trained)
 
 
 def clean_predictions(unit: Looking, target: nn.Module, images: Tensor, generator: torch.Generator) -> Tensor:

@@ -21,7 +21,8 @@ from igd_ray.defenses import (
     SmoothingOnly,
     class_masks,
 )
-from igd_ray.defenses.sodef import SodefDefense, SodefHead, SodefTraining, initial_state
+from igd_ray.defenses.sodef import SodefDefense, SodefHead, SodefTraining
+from igd_ray.defenses.sodef_training import initial_state
 from igd_ray.errors import InputError
 from igd_ray.models import find_layer, load_model
 from igd_ray.threat import Norm, ThreatModel

@@ -16,12 +16,14 @@ from igd_ray.defenses.sodef import (
     SodefDefense,
     SodefHead,
     SodefTraining,
+    integrate,
+)
+from igd_ray.defenses.sodef_training import (
     diagonal_penalty,
     distant_rows,
     dominance_penalty,
     equilibrium_penalty,
     initial_state,
-    integrate,
     jacobians,
     nearest_orthonormal,
     train_epoch,

@@ -8,12 +8,12 @@ from torch import nn
 
 from igd_ray.defenses.interpretability_guided import InterpretabilityGuidedDefense
 from igd_ray.defenses.masks import class_masks
-from igd_ray.defenses.sodef import SodefHead, SodefTraining, initial_state
+from igd_ray.defenses.registry import DefensePasses
+from igd_ray.defenses.sodef import SodefTraining
+from igd_ray.defenses.sodef_training import initial_state
 from igd_ray.defenses.specs import (
     DefenseLabel,
     DefenseSpec,
-    Kind,
-    Passes,
     defense_arguments,
     known_defenses,
     parse_defense,
@@ -44,7 +44,7 @@ MASKED = {"sigma": 0.0, "tau": 0.01, "draws": 1, "layer": LAYER, "ranking_id": "
         ("sodef", "sodef", None, None, False),
     ],
 )
-def test_labels(label: str, kind: Kind, method: str | None, number: int | None, drops: bool) -> None:
+def test_labels(label: str, kind: str, method: str | None, number: int | None, drops: bool) -> None:
     assert parse_defense(label) == DefenseLabel(label, kind, method, number, drops)
 
 
@@ -160,11 +160,11 @@ def test_a_built_defense_costs_what_its_spec_says_and_is_random_if_it_says_so(sp
 
     model.register_forward_hook(count)
     generator = torch.Generator().manual_seed(0)
-    head = SodefHead(initial_state(64, 10, SodefTraining(), 0)) if spec.kind == "sodef" else None
+    trained = initial_state(64, 10, SodefTraining(), 0) if spec.kind == "sodef" else None
     scores = torch.rand(10, 64, generator=generator) if spec.ranking_id else None
-    built = spec.build(model, generator, scores=scores, head=head)
+    built = spec.build(model, generator, scores=scores, trained=trained)
     assert (
-        Passes(
+        DefensePasses(
             getattr(built, "forward_passes", 1),
             getattr(built, "inner_backward_passes", 0),
             getattr(built, "backward_passes", getattr(built, "forward_passes", 1)),
@@ -172,9 +172,9 @@ def test_a_built_defense_costs_what_its_spec_says_and_is_random_if_it_says_so(sp
         == spec.passes
     )
     first = built(x)
-    assert passed[0] == 4 * spec.passes.forwards
+    assert passed[0] == 4 * spec.passes.query_forwards
     assert first.shape == (4, 10)
     if not spec.is_random:
         assert torch.equal(first, built(x))
-    still = spec.still().build(model, generator, scores=scores, head=head)
+    still = spec.still().build(model, generator, scores=scores, trained=trained)
     assert torch.equal(still(x), still(x))

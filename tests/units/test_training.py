@@ -10,15 +10,16 @@ import torch
 
 from igd_ray.catalog import Catalog
 from igd_ray.data import LabeledImages, load_images
-from igd_ray.defenses.sodef import SodefDefense, SodefTraining
+from igd_ray.defenses.sodef import SodefDefense, SodefHead, SodefTraining
 from igd_ray.errors import IncompleteError, InputError
 from igd_ray.execution.executor import LocalExecutor
 from igd_ray.execution.run import RunSummary, run_units
 from igd_ray.models import Layer, find_layer, load_model, model_fingerprint
-from igd_ray.planning.training import SodefPlan, load_sodef_head, plan_sodef, training_table
+from igd_ray.planning.training import SodefPlan, plan_sodef, training_table
 from igd_ray.units.arrays import read_arrays
 from igd_ray.units.base import Unit, is_done, shards_of
 from igd_ray.units.replica import ImageArrays, ModelSource, WorkerSetup
+from igd_ray.units.training import load_trained
 
 SETTINGS = SodefTraining(projection_epochs=2, stability_epochs=2, classifier_epochs=2, batch_size=16, steps=10)
 IMAGES = load_images("digits", split="train", n=200)
@@ -100,7 +101,7 @@ def test_a_unit_travels_to_another_process() -> None:
 def test_the_head_is_that_of_the_last_epoch_and_trained(tmp_path: Path) -> None:
     catalog, plan = catalog_in(tmp_path), plan_of()
     run(catalog, plan.units)
-    head = load_sodef_head(catalog, plan.training_id)
+    head = SodefHead(load_trained(catalog, plan.training_id))
     state = read_arrays(catalog, plan.epochs[-1].key)
     assert torch.equal(head.projection, state["projection"])
     assert (head.width, head.time, head.steps) == (LAYER.width, 5.0, 10)
@@ -114,7 +115,7 @@ def test_labels_go_with_their_features(tmp_path: Path) -> None:
     shifted = replace(IMAGES, labels=(IMAGES.labels + 1) % 10)
     catalog, plan = catalog_in(tmp_path), plan_of(shifted)
     run(catalog, plan.units, shifted)
-    head = load_sodef_head(catalog, plan.training_id)
+    head = SodefHead(load_trained(catalog, plan.training_id))
     with torch.no_grad():
         predictions = SodefDefense(MODEL, head, layer=LAYER)(IMAGES.images).argmax(dim=1)
     assert (predictions == (IMAGES.labels + 1) % 10).double().mean() > 0.9
@@ -123,12 +124,12 @@ def test_labels_go_with_their_features(tmp_path: Path) -> None:
 def test_an_unfinished_training_gives_no_head(tmp_path: Path) -> None:
     catalog, plan = catalog_in(tmp_path), plan_of()
     with pytest.raises(IncompleteError, match="is not finished; run the same command again"):
-        load_sodef_head(catalog, plan.training_id)
+        load_trained(catalog, plan.training_id)
     run(catalog, [*plan.features, *plan.epochs[:2]])
     with pytest.raises(IncompleteError, match="is not finished"):
-        load_sodef_head(catalog, plan.training_id)
+        load_trained(catalog, plan.training_id)
     with pytest.raises(IncompleteError, match="is epoch 2 of 6 of a SODEF training, not its last"):
-        load_sodef_head(catalog, plan.epochs[1].key)
+        load_trained(catalog, plan.epochs[1].key)
 
 
 def test_the_table_of_a_training_has_the_committed_epochs(tmp_path: Path) -> None:

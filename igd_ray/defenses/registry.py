@@ -1,0 +1,227 @@
+"""All kinds of defense by name; each registers itself in the file of its module."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from igd_ray.errors import InputError
+from igd_ray.models.anatomy.layers import Layer
+from igd_ray.threat import ThreatModel, parse_fraction
+
+if TYPE_CHECKING:
+    from igd_ray.defenses.sodef import SodefTraining
+    from igd_ray.defenses.specs import DefenseSpec
+
+Argument = bool | int | float
+Arguments = Mapping[str, Argument | str]
+
+
+class Form(NamedTuple):
+    """What a label's name stands for.
+
+    Attributes:
+        method: the ranking that the K of a label NAME-K refers to; None for a label without a number.
+        drops: whether K neurons are dropped, rather than kept.
+    """
+
+    method: str | None = None
+    drops: bool = False
+
+
+class DefensePasses(NamedTuple):
+    """Passes of one image through the base model that a defense makes.
+
+    Attributes:
+        query_forwards, query_backwards: for its logits, with or without their gradient.
+        gradient_backwards: for the gradient of its logits, on top.
+    """
+
+    query_forwards: int = 1
+    query_backwards: int = 0
+    gradient_backwards: int = 1
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a defense is built from.
+
+    Attributes:
+        model: the base model.
+        generator: where all randomness of the defense comes from.
+        scores: of its ranking, [C, N]; None for kinds without one.
+        trained: the arrays of its training, by name; None for kinds that are not trained.
+    """
+
+    model: nn.Module
+    generator: torch.Generator
+    scores: Tensor | None = None
+    trained: Mapping[str, Tensor] | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the base model is."""
+        return next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
+
+
+class Run(Protocol):
+    """What a run tells the defenses that it plans."""
+
+    @property
+    def threat(self) -> ThreatModel:
+        """The threat model."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name a class."""
+        ...
+
+    def layer(self, name: str | None = None) -> Layer:
+        """Return the layer `name` of the base model; by default the one that the run is about."""
+        ...
+
+    def train_sodef(self, settings: "SodefTraining") -> str:
+        """Have SODEF trained before the evaluation; return the training's id."""
+        ...
+
+
+@dataclass(frozen=True)
+class NoArguments:
+    """The arguments of a kind that has none."""
+
+
+class DefenseKind:
+    """A kind of defense: what it is called, what it takes and needs, what it costs, and how it is built.
+
+    A subclass says what differs from the defaults, and is registered in the file of the defense's module:
+
+        @register
+        class Quantising(DefenseKind):
+            name = "quantise"
+            arguments = QuantiseArguments        # a frozen dataclass: levels: int = 8
+
+            def build(self, spec, parts):
+                return QuantisingDefense(parts.model, **dict(spec.arguments))
+
+    A run uses it in this order: `forms` reads a label, `arguments` checks `--defense-arg`, `settle` and `layer` make
+    the settings complete, `is_random` and `passes` plan attacks, and `build` makes the module on a worker.
+
+    Attributes:
+        name: the kind's name in keys, and before the dot of `--defense-arg NAME.ARGUMENT=VALUE`.
+        arguments: a frozen dataclass. Its fields are the arguments, with the values of the defense's authors; it
+            raises InputError for a value out of range.
+        takes_noise: whether σ and draws are settings of it.
+        takes_temperature: whether τ is a setting of it.
+        has_two_passes: whether its module offers both passes to adaptive attacks, see `igd_ray.attacks.adaptive`.
+        is_trained: whether it needs a training.
+    """
+
+    name: ClassVar[str]
+    arguments: ClassVar[type] = NoArguments
+    takes_noise: ClassVar[bool] = False
+    takes_temperature: ClassVar[bool] = False
+    has_two_passes: ClassVar[bool] = False
+    is_trained: ClassVar[bool] = False
+
+    def forms(self) -> Mapping[str, Form]:
+        """Return what labels of this kind look like: NAME, or NAME-K where the form has a ranking."""
+        return {self.name: Form()}
+
+    def settle(self, arguments: Arguments, run: Run) -> Arguments:
+        """Return the arguments that the defense is built from, given those of `--defense-arg`, checked.
+
+        Raises:
+            InputError: if the defense does not go with the run.
+        """
+        return arguments
+
+    def layer(self, run: Run) -> Layer | None:
+        """Return the layer that it works on; by default none."""
+        return None
+
+    def is_random(self, spec: "DefenseSpec") -> bool:
+        """Return whether two calls may differ; by default with σ > 0."""
+        return bool(spec.sigma)
+
+    def still(self, arguments: Arguments) -> Arguments:
+        """Return `arguments` without randomness; σ = 0 is set besides."""
+        return arguments
+
+    def passes(self, spec: "DefenseSpec") -> DefensePasses:
+        """Return what a query and a gradient cost; by default one pass each."""
+        return DefensePasses()
+
+    def build(self, spec: "DefenseSpec", parts: Parts) -> nn.Module:
+        """Return the defended model, [0, 1] images to logits."""
+        raise NotImplementedError
+
+
+KINDS: dict[str, DefenseKind] = {}
+
+K = TypeVar("K", bound=type[DefenseKind])
+
+
+def register(kind: K) -> K:
+    """Register the decorated class of defenses under its name.
+
+    Raises:
+        ValueError: if another kind has that name.
+    """
+    other = KINDS.setdefault(kind.name, kind())
+    if type(other) is not kind:
+        raise ValueError(f"{kind.name!r} is registered as {type(other).__qualname__}; choose another name")
+    return kind
+
+
+def default_arguments(kind: type) -> dict[str, Argument]:
+    """Return the arguments of the dataclass `kind` with its defaults."""
+    default = kind()
+    return {field.name: getattr(default, field.name) for field in fields(default)}
+
+
+def checked_arguments(kind: DefenseKind, given: Mapping[str, object]) -> dict[str, Argument]:
+    """Return the arguments of `kind`: its authors' values, replaced by those `given`.
+
+    Raises:
+        InputError: if a value is of another type or out of range.
+    """
+    values = default_arguments(kind.arguments)
+    values |= {name: converted(values[name], value, f"{kind.name}.{name}") for name, value in given.items()}
+    kind.arguments(**values)
+    return values
+
+
+def converted(default: Argument, value: object, name: str) -> Argument:
+    """Return `value` as the type of `default`; of a text, the fraction that it says.
+
+    >>> converted(0.9, "4/5", "confidence.threshold")
+    0.8
+
+    Raises:
+        InputError: if it is of another type, or not finite.
+    """
+    if isinstance(default, bool) or isinstance(value, bool):
+        if isinstance(default, bool) and isinstance(value, bool):
+            return value
+    elif isinstance(default, int):
+        if isinstance(value, int):
+            return value
+    elif isinstance(value, int | float | str) and math.isfinite(number := parse_fraction(value)):
+        return number
+    expected = {bool: "true or false", int: "a whole number", float: "a number"}[type(default)]
+    raise InputError(f"defense argument {name}: expected {expected}, such as {default}, not {value!r}")
+
+
+def all_forms() -> Iterator[tuple[str, Form, DefenseKind]]:
+    """Yield every name of labels, with its form and kind: first those that end in a number."""
+    forms = [(name, form, kind) for kind in KINDS.values() for name, form in kind.forms().items()]
+    yield from sorted(forms, key=lambda each: each[1].method is None)
+
+
+def as_settings(arguments: Arguments) -> dict[str, Any]:
+    """Return `arguments` for a constructor that knows their types."""
+    return dict(arguments)
