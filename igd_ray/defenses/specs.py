@@ -20,6 +20,7 @@ from igd_ray.defenses.registry import (
 from igd_ray.errors import InputError, did_you_mean
 from igd_ray.identity import content_hash
 from igd_ray.models.anatomy.layers import Layer
+from igd_ray.ranking.code import code_digest
 
 NONE = "none"
 
@@ -138,8 +139,11 @@ class DefenseSpec:
     @property
     def defense_id(self) -> str:
         """The hash of everything that the defended model computes, noise draws excepted."""
+        defined: type = type(self.registered)
+        code = code_digest(defined)
         return content_hash(
             {
+                **({} if code is None else {"code": code}),
                 "model": self.model_id,
                 "kind": self.kind,
                 "k": self.k,
