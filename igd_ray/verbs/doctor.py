@@ -22,7 +22,7 @@ from igd_ray.report import print_table
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 
-# Ray's tokens work as described in the README from this version on.
+# Ray's tokens work as described in docs/cluster.md from this version on.
 LEAST_RAY = (2, 54)
 LEAST_FREE_GIB = 5
 DASHBOARD_PORT = 8265

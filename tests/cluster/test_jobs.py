@@ -24,8 +24,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 SMALL = ["--probe-n", "150", "--search-n", "60", "--method", "random"]
 
-# The flags of README's command, which runs in the repository's root.
-README_FLAGS = re.search(r"^ray job submit (.*?) -- ", (REPOSITORY / "README.md").read_text(), re.MULTILINE)
+# The flags of the documented command, which runs in the repository's root.
+PAGE = REPOSITORY / "docs" / "cluster.md"
+DOCUMENTED_FLAGS = re.search(r"^ray job submit (.*?) -- ", PAGE.read_text(), re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,11 @@ def run(command: list[str], environment: dict[str, str], folder: Path = REPOSITO
 
 
 def submit(environment: dict[str, str], entrypoint: list[str]) -> tuple[int, str]:
-    """Submit by the command in README; the text is "not ready" while nothing answers."""
-    assert README_FLAGS is not None
-    code, text = run([str(BIN / "ray"), "job", "submit", *shlex.split(README_FLAGS[1]), "--", *entrypoint], environment)
+    """Submit by the documented command; the text is "not ready" while nothing answers."""
+    assert DOCUMENTED_FLAGS is not None
+    code, text = run(
+        [str(BIN / "ray"), "job", "submit", *shlex.split(DOCUMENTED_FLAGS[1]), "--", *entrypoint], environment
+    )
     return code, "not ready" if "Failed to connect" in text or "No available agent" in text else text
 
 

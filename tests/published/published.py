@@ -1,4 +1,4 @@
-"""The tables that README prints, and the committed rows that they come from."""
+"""The tables that README and the pages of docs/ print, and the committed rows that they come from."""
 
 import io
 from pathlib import Path
@@ -35,9 +35,3 @@ def printed(rows: Path, query: str) -> str:
     text = io.StringIO()
     print_table(table, console=Console(file=text, force_terminal=False))
     return text.getvalue()
-
-
-def blocks() -> list[str]:
-    """The text blocks of README."""
-    parts = (REPOSITORY / "README.md").read_text().split("```")
-    return [part.removeprefix("text\n") for part in parts[1::2] if part.startswith("text\n")]

@@ -1,0 +1,56 @@
+"""The pages hold together: their links lead somewhere, README is short, and their SQL and Python run."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from igd_ray.catalog import Catalog, run_query
+from tests.docs.documents import PAGES, REPOSITORY, blocks
+
+MOST_LINES_OF_README = 200
+
+
+def test_readme_is_short() -> None:
+    assert len((REPOSITORY / "README.md").read_text().splitlines()) <= MOST_LINES_OF_README
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        name, _, heading = target.partition("#")
+        file = page.parent / name if name else page
+        assert file.is_file(), f"{page.name} links to {target}"
+        headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
+        anchors = {re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in headings}
+        assert not heading or heading in anchors, f"{page.name} links to {target}"
+
+
+def test_every_page_is_reached_from_readme() -> None:
+    readme = (REPOSITORY / "README.md").read_text()
+    assert [page.name for page in PAGES[1:] if f"(docs/{page.name})" not in readme] == []
+
+
+@pytest.mark.parametrize("text", [block.text for block in blocks("sql")])
+def test_queries_run(text: str, filled: Path) -> None:
+    assert run_query(Catalog(filled / "results"), text).column_names
+
+
+def test_the_page_on_sql_names_the_queries_and_views_that_ship() -> None:
+    text = (REPOSITORY / "docs" / "sql.md").read_text()
+    queries = {file.stem for file in (REPOSITORY / "catalog" / "queries").glob("*.sql")}
+    assert set(_first_column(text, "## Queries that ship")) == queries
+    views = "".join(file.read_text() for file in (REPOSITORY / "catalog" / "views").glob("*.sql"))
+    assert [view for view in _first_column(text, "## Views") if f"VIEW {view} AS" not in views] == []
+
+
+def _first_column(text: str, heading: str) -> list[str]:
+    """The names in the first column of the table below a heading."""
+    rows = [line for line in text.partition(heading)[2].partition("\n## ")[0].splitlines() if line.startswith("| `")]
+    return re.findall(r"`(\w+)`", "\n".join(row.split("|")[1] for row in rows))
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.page)
+def test_python_runs(block, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(block.text, block.page, "exec"), {"__name__": "example"})
+    assert "of 16 images stay correct" in capsys.readouterr().out
