@@ -14,14 +14,13 @@ from igd_ray.units.replica import Context, WorkerSetup
 
 
 @dataclass(frozen=True)
-class NoOpUnit:
+class NoOpUnit(Unit):
     """A unit that computes and commits nothing: what remains is the price of leasing it."""
 
     number: int
 
     kind = "no-op"
-    tables: tuple[str, ...] = ()
-    needs: frozenset[str] = frozenset()
+    tables = ()
     shard = Shard("test", 0, 0, (), "")
 
     @cached_property

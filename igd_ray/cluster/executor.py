@@ -13,7 +13,7 @@ from igd_ray.cluster.storage import StorageCheck
 from igd_ray.cluster.tuning import search_with_tune
 from igd_ray.cluster.workers import RayWorkers
 from igd_ray.execution.attempts import AttemptLog
-from igd_ray.execution.halving import Splitter
+from igd_ray.execution.halving import Halving
 from igd_ray.search import Sampler
 from igd_ray.units.base import Unit, UnitReport
 from igd_ray.units.objective import ObjectiveSource, Record
@@ -58,7 +58,7 @@ class RayExecutor:
             elastic = bool(os.environ.get("RAY_ADDRESS"))
             self.workers = RayWorkers(ray, self._setup, check, actors=self._asked, device=self._device, elastic=elastic)
             stack.callback(self.workers.close)
-            self._loop = LeaseLoop(self.workers, AttemptLog(catalog), Splitter(catalog), seconds=self._seconds)
+            self._loop = LeaseLoop(self.workers, AttemptLog(catalog), Halving(catalog), seconds=self._seconds)
             self._stack = stack.pop_all()
         return self
 

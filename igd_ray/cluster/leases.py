@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from igd_ray.execution.attempts import AttemptLog, outcome_of
-from igd_ray.execution.halving import Splitter, family
-from igd_ray.execution.queue import Agenda
+from igd_ray.execution.halving import Halving
+from igd_ray.execution.queue import ReadyQueue
 from igd_ray.units.base import Unit, UnitReport
 
 # A unit whose worker died or hung this often is given up: it is likelier to be the cause than a victim.
@@ -104,16 +104,16 @@ class LeaseLoop:
     Args:
         workers: where units run.
         log: where every lease is noted.
-        splitter: what becomes of units that memory does not suffice for.
+        halving: what becomes of units that memory does not suffice for.
         seconds: how long a unit may take before its worker is killed.
     """
 
     def __init__(
-        self, workers: Workers, log: AttemptLog, splitter: Splitter, *, seconds: float = SECONDS_FOR_A_UNIT
+        self, workers: Workers, log: AttemptLog, halving: Halving, *, seconds: float = SECONDS_FOR_A_UNIT
     ) -> None:
         self._workers = workers
         self._log = log
-        self._splitter = splitter
+        self._halving = halving
         self._seconds = seconds
         self._places: dict[int, Ready] = {}
         # The family of units that each idle worker ran last.
@@ -126,14 +126,14 @@ class LeaseLoop:
         Raises:
             IgdError: if units need each other in a circle.
         """
-        self._agenda = Agenda(units)
+        self._queue = ReadyQueue(units)
         self._crashes: Counter[str] = Counter()
         self._losses: Counter[str] = Counter()
         self._errors: Counter[str] = Counter()
         self._errors_in_a_row = 0
         quiet_since = time.monotonic()
         try:
-            while self._agenda:
+            while self._queue:
                 # A worker without a unit shows that no other one is needed.
                 if not self._idle:
                     self._workers.grow()
@@ -158,10 +158,10 @@ class LeaseLoop:
         """Lease ready units to idle workers."""
         while self._idle:
             worker = next(iter(self._idle))
-            unit = self._agenda.take(self._idle[worker])
+            unit = self._queue.take(self._idle[worker])
             if unit is None:
                 return
-            parts = self._splitter.fitting(unit)
+            parts = self._halving.fitting(unit)
             if parts != [unit]:
                 yield self._divided(unit, parts, UnitReport(unit.key, unit.kind, len(unit.shard.ids), 0.0))
                 continue
@@ -191,8 +191,8 @@ class LeaseLoop:
     def _reported(self, event: Reported) -> Iterator[UnitReport]:
         unit = self._leases.pop(event.worker).unit
         report = event.report
-        self._idle[event.worker] = family(unit)
-        parts = self._splitter.split(unit) if report.out_of_memory else []
+        self._idle[event.worker] = unit.family
+        parts = self._halving.halve(unit) if report.out_of_memory else []
         self._log.end(unit.key, outcome_of(report, parts), report.error)
         if parts:
             yield self._divided(unit, parts, report)
@@ -206,11 +206,11 @@ class LeaseLoop:
         else:
             if report.error is None:
                 self._errors_in_a_row = 0
-            yield from self._agenda.settle(report)
+            yield from self._queue.settle(report)
 
     def _interrupted(self, unit: Unit, outcome: str, error: str) -> Iterator[UnitReport]:
         """Wait with a unit that lost its worker for another one, or give it up."""
-        parts = self._splitter.split(unit) if outcome == "memory" else []
+        parts = self._halving.halve(unit) if outcome == "memory" else []
         noted = "split" if parts else "crashed" if outcome == "memory" else outcome
         attempt = self._log.end(unit.key, noted, error)
         report = UnitReport(unit.key, unit.kind, len(unit.shard.ids), 0.0, error, attempt)
@@ -221,18 +221,18 @@ class LeaseLoop:
         if not self._again(unit, counts, most):
             what = {"lost": "was lost", "timeout": "was hung or died"}.get(outcome, "died")
             error = f"quarantined: its worker {what} {most} times, last: {error}"
-            yield from self._agenda.settle(replace(report, error=error))
+            yield from self._queue.settle(replace(report, error=error))
 
     def _again(self, unit: Unit, counts: Counter[str], most: int) -> bool:
         counts[unit.key] += 1
         if counts[unit.key] == most:
             return False
         # What may have been the unit's own doing waits, so that a bad node does not get it again at once.
-        self._agenda.put_back(unit, last=counts is not self._losses)
+        self._queue.put_back(unit, last=counts is not self._losses)
         return True
 
     def _divided(self, unit: Unit, parts: Sequence[Unit], report: UnitReport) -> UnitReport:
-        self._agenda.replace(unit, parts)
+        self._queue.replace(unit, parts)
         return replace(report, error=None, parts=len(parts))
 
     def _end_overdue(self) -> Iterator[UnitReport]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from igd_ray.catalog import Catalog
 from igd_ray.cluster.leases import Event, LeaseLoop, Ready, Reported
 from igd_ray.execution.attempts import AttemptLog
-from igd_ray.execution.halving import Splitter
+from igd_ray.execution.halving import Halving
 from igd_ray.units.base import Unit, UnitReport
 
 
@@ -67,7 +67,7 @@ def loop_cost(folder: Path, units: Sequence[Unit], *, slots: int) -> LoopCost:
     def run(name: str) -> int:
         catalog = Catalog(folder / name)
         catalog.create()
-        loop = LeaseLoop(SimulatedWorkers(slots), AttemptLog(catalog), Splitter(catalog))
+        loop = LeaseLoop(SimulatedWorkers(slots), AttemptLog(catalog), Halving(catalog))
         return sum(report.error is None for report in loop.run(units))
 
     # The collector walks whatever else this process holds; tracing is slow: so time and memory are of two runs.

@@ -10,8 +10,8 @@ import torch
 
 from igd_ray.catalog import Catalog
 from igd_ray.execution.attempts import AttemptLog, outcome_of
-from igd_ray.execution.halving import Splitter
-from igd_ray.execution.queue import Agenda
+from igd_ray.execution.halving import Halving
+from igd_ray.execution.queue import ReadyQueue
 from igd_ray.execution.worker import Worker
 from igd_ray.search import Sampler
 from igd_ray.units.base import Unit, UnitReport, host_name
@@ -71,24 +71,24 @@ class LocalExecutor:
         """Run `units` in the order given, as far as what they need allows."""
         assert self._worker is not None
         catalog = Catalog(self._setup.catalog)
-        splitter, log = Splitter(catalog), AttemptLog(catalog)
-        agenda = Agenda(units)
+        halving, log = Halving(catalog), AttemptLog(catalog)
+        queue = ReadyQueue(units)
         try:
-            while (unit := agenda.take()) is not None:
-                parts = splitter.fitting(unit)
+            while (unit := queue.take()) is not None:
+                parts = halving.fitting(unit)
                 if parts == [unit]:
                     attempt = log.start(unit, worker=os.getpid(), host=host_name())
                     log.flush_if_due()
                     report = self._worker.run(unit, attempt)
-                    parts = splitter.split(unit) if report.out_of_memory else []
+                    parts = halving.halve(unit) if report.out_of_memory else []
                     log.end(unit.key, outcome_of(report, parts), report.error)
                 else:
                     report = UnitReport(unit.key, unit.kind, len(unit.shard.ids), 0.0)
                 if parts:
-                    agenda.replace(unit, parts)
+                    queue.replace(unit, parts)
                     yield replace(report, error=None, parts=len(parts))
                 else:
-                    yield from agenda.settle(report)
+                    yield from queue.settle(report)
         finally:
             log.close()
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 
 from igd_ray.errors import IgdError
-from igd_ray.execution.halving import family
 from igd_ray.units.base import Unit, UnitReport
 
 # A worker looks this far ahead for a unit like the one it has just run; further would upset the order.
@@ -31,7 +30,7 @@ class Blocked:
     divided: bool = False
 
 
-class Agenda:
+class ReadyQueue:
     """Units that wait, each until the units that it needs are done; the first ones given are the first to run.
 
     A needed key that is of none of the units counts as done. A unit taken is running until it is put back, replaced,
@@ -70,9 +69,9 @@ class Agenda:
                 raise self._circle()
             return None
         passed = [heappop(self._ready)]
-        while last and family(passed[-1][1]) != last and self._ready and len(passed) < LOOK_AHEAD:
+        while last and passed[-1][1].family != last and self._ready and len(passed) < LOOK_AHEAD:
             passed.append(heappop(self._ready))
-        alike = bool(last) and family(passed[-1][1]) == last
+        alike = bool(last) and passed[-1][1].family == last
         order, unit = passed.pop(-1 if alike else 0)
         for entry in passed:
             heappush(self._ready, entry)

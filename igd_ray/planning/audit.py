@@ -11,8 +11,9 @@ from igd_ray.attacks.registry import NamedAttack, parse_attack
 from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.planning.base_attacks import FIRST_STAGE, BaseAttacks
 from igd_ray.protocol import AUDIT_ATTACKS
-from igd_ray.units.attack import AttackUnit, Start, TransferUnit
+from igd_ray.units.attack import AttackUnit, Start
 from igd_ray.units.base import Shard
+from igd_ray.units.judged import JudgedUnit
 
 # The attack whose points are the white-box ends of lines: it follows gradients through both passes.
 WHITE_BOX_ATTACK = parse_attack("audit-joint-loss")
@@ -36,7 +37,7 @@ class AuditPlanner:
         self,
         defense: DefenseSpec,
         audits: Sequence[NamedAttack],
-        before: Sequence[AttackUnit | TransferUnit],
+        before: Sequence[JudgedUnit],
         shard: Shard,
     ) -> list[tuple[NamedAttack, AttackUnit]]:
         """Return a unit for each of `audits`, those first whose points others may start from.
@@ -53,8 +54,7 @@ class AuditPlanner:
         starts = {start.name: start for start in _kept(TRANSFER, transfer)}
         known = {(start.unit_key, start.point) for start in starts.values()}
         for earlier in before:
-            keeper = earlier.source if isinstance(earlier, TransferUnit) else earlier
-            for start in _kept(earlier.attack.label, keeper):
+            for start in _kept(earlier.attack.label, earlier.points_unit):
                 if start[1:] not in known:
                     starts[start.name] = start
                     known.add(start[1:])
@@ -105,7 +105,7 @@ def _returned(name: str, unit: AttackUnit) -> Start:
     return _kept(name, unit)[0]
 
 
-def _kept(name: str, unit: AttackUnit) -> list[Start]:
+def _kept(name: str, unit: JudgedUnit) -> list[Start]:
     """Return the points of `unit` as starts: the first one called `name`, any other with its own name behind that."""
     assert unit.attack.algorithm is not None
     first, *others = unit.attack.algorithm.point_names

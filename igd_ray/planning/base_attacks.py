@@ -50,9 +50,9 @@ class BaseAttacks:
         first_stage = self._plain(FIRST_STAGE, shard)
         if plain.key == first_stage.key:
             # AutoAttack's seed, planned or not, and never the other way: its verdicts are what they are without this.
-            return replace(plain, attack_seed=self._plain(AUTO_ATTACK, shard).search_seed)
+            return replace(plain, attack_seed=self._plain(AUTO_ATTACK, shard).attack_seed_used)
         if isinstance(attack, AutoAttack) and attack.version == "standard":
-            return replace(plain, attack_seed=plain.search_seed, first_stage=self.unit(FIRST_STAGE, shard).key)
+            return replace(plain, attack_seed=plain.attack_seed_used, first_stage=self.unit(FIRST_STAGE, shard).key)
         return plain
 
     def needed_by(self, unit: AttackUnit) -> tuple[AttackUnit, ...]:

@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from igd_ray.defenses.specs import DefenseSpec
-from igd_ray.planning.cost import most_passes
-from igd_ray.units.attack import AttackUnit, TransferUnit
 from igd_ray.units.base import Shard
 from igd_ray.units.inspection import GradientCheckUnit, InspectionUnit
+from igd_ray.units.judged import JudgedUnit
 from igd_ray.units.noise import NoiseUnit
 from igd_ray.units.review import Reviewed, ReviewUnit
 
@@ -22,7 +21,7 @@ GRADIENT_CHECK_SHARE = 10
 
 def plan_checks(
     defense: DefenseSpec,
-    units: Mapping[str, Sequence[AttackUnit | TransferUnit]],
+    units: Mapping[str, Sequence[JudgedUnit]],
     *,
     inspected: Shard,
     shards: Sequence[Shard],
@@ -44,24 +43,16 @@ def plan_checks(
     checks: list[CheckUnit] = [InspectionUnit(defense, inspected, protocol, seed)]
     if defense.is_random:
         checks += [NoiseUnit(defense, shard, seed) for shard in shards]
-    attacking = [unit for of_attack in units.values() for unit in of_attack if unit.attack.algorithm is not None]
+    attacking = [unit for of_attack in units.values() for unit in of_attack if unit.judges_points]
     if attacking:
         first = inspected.first(GRADIENT_CHECK_IMAGES)
         gradients = GradientCheckUnit(defense, first, attacking[0].threat, seed)
-        direct = [unit for unit in attacking if isinstance(unit, AttackUnit) and not unit.attack.transfer]
-        cost = sum(sum(most_passes(unit, num_classes)) for unit in direct)
+        direct = [unit for unit in attacking if not unit.is_transfer and not unit.attack.transfer]
+        cost = sum(sum(unit.most_passes(num_classes)) for unit in direct)
         if cost >= GRADIENT_CHECK_SHARE * sum(gradients.most_passes(num_classes)):
             checks.append(gradients)
     for of_attack in units.values():
-        if of_attack[0].attack.algorithm is not None and _keeps_points(of_attack[0]):
-            parts = tuple(Reviewed(unit.key, _points_of(unit), unit.shard) for unit in of_attack)
+        if of_attack[0].judges_points and of_attack[0].save_points != "none":
+            parts = tuple(Reviewed(unit.key, unit.points_unit.key, unit.shard) for unit in of_attack)
             checks.append(ReviewUnit(defense, of_attack[0].attack, of_attack[0].threat, parts, seed))
     return checks
-
-
-def _keeps_points(unit: AttackUnit | TransferUnit) -> bool:
-    return isinstance(unit, TransferUnit) or unit.keeps != "none"
-
-
-def _points_of(unit: AttackUnit | TransferUnit) -> str:
-    return unit.source.key if isinstance(unit, TransferUnit) else unit.key

@@ -23,17 +23,15 @@ from igd_ray.identity import unit_key
 from igd_ray.planning.audit import AuditPlanner
 from igd_ray.planning.base_attacks import FIRST_STAGE, BaseAttacks
 from igd_ray.planning.checks import CheckUnit, plan_checks
-from igd_ray.planning.cost import most_passes
 from igd_ray.protocol import NOT_MEASURED, attack_order
 from igd_ray.units.attack import AttackUnit, TransferUnit
 from igd_ray.units.base import Shard, Unit
 from igd_ray.units.inspection import GradientCheckUnit, finding_row
-from igd_ray.units.points import Kept
+from igd_ray.units.judged import JudgedUnit
+from igd_ray.units.points import SavePoints
 
 # Every attack on every image; or the cheapest attack first, and the others on the images that it left standing.
 Mode = Literal["full", "cascade"]
-
-Attacking = AttackUnit | TransferUnit
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class Cell:
 
     defense: str
     attack: str
-    unit: Attacking
+    unit: JudgedUnit
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ def plan_evaluation(
     inspected: Shard,
     judge_draws: int = 1,
     mode: Mode = "full",
-    keeps: Kept = "all",
+    save_points: SavePoints = "all",
 ) -> EvaluationPlan:
     """Plan the attacks on every defense over every shard, each unit once, and the checks on the shard `inspected`.
 
@@ -99,7 +97,7 @@ def plan_evaluation(
     ordinary = [attack for attack in attacks if not attack.audits]
     audits = [attack for attack in attacks if attack.audits]
     # An audit starts from the points of all attacks.
-    planner = _Planner(base, judge_draws, mode, "all" if audits else keeps)
+    planner = _Planner(base, judge_draws, mode, "all" if audits else save_points)
     for shard in shards:
         for defense in defenses:
             planner.add_row(defense, ordinary, audits, shard)
@@ -140,8 +138,8 @@ def plan_evaluation(
 class _Planner:
     """Collects cells and what they need, row by row."""
 
-    def __init__(self, base: BaseAttacks, judge_draws: int, mode: Mode, keeps: Kept) -> None:
-        self._base, self._judge_draws, self._mode, self._keeps = base, judge_draws, mode, keeps
+    def __init__(self, base: BaseAttacks, judge_draws: int, mode: Mode, save_points: SavePoints) -> None:
+        self._base, self._judge_draws, self._mode, self._save_points = base, judge_draws, mode, save_points
         self._audit = AuditPlanner(base, judge_draws, self._source)
         self.cells: list[Cell] = []
         self.sources: dict[str, AttackUnit] = {}
@@ -167,15 +165,15 @@ class _Planner:
             note = f"{NOT_MEASURED}{', '.join(left_out)} on {defense.label}, which has no two passes to aim at"
             self.notes[note] = None
 
-    def units_on(self, defense: DefenseSpec) -> dict[str, list[Attacking]]:
+    def units_on(self, defense: DefenseSpec) -> dict[str, list[JudgedUnit]]:
         """Return the units of each attack on `defense`."""
-        units: dict[str, list[Attacking]] = {}
+        units: dict[str, list[JudgedUnit]] = {}
         for cell in self.cells:
             if cell.defense == defense.label:
                 units.setdefault(cell.attack, []).append(cell.unit)
         return units
 
-    def _unit(self, defense: DefenseSpec, attack: NamedAttack, shard: Shard) -> Attacking:
+    def _unit(self, defense: DefenseSpec, attack: NamedAttack, shard: Shard) -> JudgedUnit:
         if defense.kind == NONE:
             return self._source(self._base.unit(attack, shard))
         if attack.transfer:
@@ -190,7 +188,7 @@ class _Planner:
             base.seed,
             base.attack_seed,
             self._judge_draws,
-            keeps=self._keeps,
+            save_points=self._save_points,
         )
 
     def _source(self, unit: AttackUnit) -> AttackUnit:
@@ -200,22 +198,22 @@ class _Planner:
         return unit
 
 
-def _chained(units: Sequence[Attacking]) -> list[Attacking]:
+def _chained(units: Sequence[JudgedUnit]) -> list[JudgedUnit]:
     """Return `units`, in their order, each on the images that all cheaper ones left standing."""
-    chained: dict[int, Attacking] = {}
+    chained: dict[int, JudgedUnit] = {}
     before: tuple[str, ...] = ()
     for place in sorted(range(len(units)), key=lambda place: _chain_order(units[place])):
         unit = units[place]
         if unit.attack.algorithm is not None:
-            unit = replace(unit, after=before)
+            unit = unit.following(before)
             before = (unit.key,)
         chained[place] = unit
     return [chained[place] for place in range(len(units))]
 
 
-def _chain_order(unit: Attacking) -> tuple[bool, int, str]:
+def _chain_order(unit: JudgedUnit) -> tuple[bool, int, str]:
     """Return the order of a cascade: by cost, but queries last, as what they alone break tells of masked gradients."""
-    queries_only = isinstance(unit, AttackUnit) and _ways(unit) == {QUERY}
+    queries_only = unit.ways == {QUERY}
     return queries_only, _cost(unit), unit.attack.label
 
 
@@ -226,7 +224,7 @@ def naive_units(
     *,
     base: BaseAttacks,
     judge_draws: int = 1,
-) -> list[Attacking]:
+) -> list[JudgedUnit]:
     """Return what separate runs would compute for each defense: every attack as published, nothing shared.
 
     On the base model an attack and its transfer are one in any case. Not to be run: many of these have the same key.
@@ -234,7 +232,7 @@ def naive_units(
     """
     labels = {attack.label for attack in attacks}
     separate = replace(base, is_random=True)
-    units: list[Attacking] = []
+    units: list[JudgedUnit] = []
     for defense in defenses:
         for attack in (attack for attack in attacks if not attack.audits):
             if defense.kind == NONE and attack.transfer and attack.label.removeprefix(TRANSFER_PREFIX) in labels:
@@ -286,22 +284,21 @@ def compare_attacks(catalog: Catalog, cells: Sequence[Cell]) -> list[Finding]:
     skipped: set[str] = set()
     for cell in cells:
         table: pa.Table = catalog.read("outcomes", cell.unit.key)
-        transferred = isinstance(cell.unit, TransferUnit)
         for row in table.select(["image_id", "status", "stage", "distance"]).to_pylist():
-            if row["status"] == "skipped" and _follows_gradients(cell.unit):
+            if row["status"] == "skipped" and GRADIENT in cell.unit.ways:
                 skipped.add(row["image_id"])
             if row["status"] != "broken" or row["distance"] == 0:
                 continue
-            broken_by["transfer" if transferred else "direct"].add(row["image_id"])
-            if not transferred:
+            broken_by["transfer" if cell.unit.is_transfer else "direct"].add(row["image_id"])
+            if not cell.unit.is_transfer:
                 broken_by["query" if row["stage"] in QUERY_STAGES else "gradient"].add(row["image_id"])
-    ways = {way for cell in cells if isinstance(cell.unit, AttackUnit) for way in _ways(cell.unit)}
+    ways = {way for cell in cells for way in cell.unit.ways}
     findings = []
     if ways == {QUERY, GRADIENT}:
         compared = (broken_by["query"] | broken_by["gradient"]) - skipped
         alone = compared & broken_by["query"] - broken_by["gradient"]
         findings.append(check_query_beats_gradient(len(alone), len(compared)))
-    if {type(cell.unit) for cell in cells} != {AttackUnit, TransferUnit}:
+    if {cell.unit.is_transfer for cell in cells} != {True, False}:
         return findings
     if any(cell.unit.after for cell in cells):
         why = "in a cascade the direct attacks skip what transfers broke"
@@ -328,9 +325,9 @@ def run_unit(
     }
 
 
-def _priority(unit: Attacking) -> tuple[int, int]:
+def _priority(unit: JudgedUnit) -> tuple[int, int]:
     """Return the order in which units start: base attacks, transfers, direct attacks, audits; the dearest first."""
-    if isinstance(unit, TransferUnit):
+    if unit.is_transfer:
         return 2, 0
     if unit.attack.audits:
         return 4, 0
@@ -339,14 +336,6 @@ def _priority(unit: Attacking) -> tuple[int, int]:
     return (0, 0) if unit.attack.algorithm is None or unit.attack.label == FIRST_STAGE.label else (1, -_cost(unit))
 
 
-def _cost(unit: Attacking) -> int:
+def _cost(unit: JudgedUnit) -> int:
     """Return about how many passes a unit takes: the number of classes hardly orders them."""
-    return sum(most_passes(unit, num_classes=10))
-
-
-def _ways(unit: AttackUnit) -> frozenset[str]:
-    return frozenset() if unit.attack.algorithm is None else unit.attack.algorithm.ways
-
-
-def _follows_gradients(unit: Attacking) -> bool:
-    return isinstance(unit, AttackUnit) and GRADIENT in _ways(unit)
+    return sum(unit.most_passes(num_classes=10))

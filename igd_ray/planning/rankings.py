@@ -146,22 +146,6 @@ def finish_ranking(catalog: Catalog, plan: RankingPlan) -> NeuronScores:
     return scores
 
 
-def read_ranking(catalog: Catalog, ranking_id: str) -> NeuronScores:
-    """Return a committed ranking.
-
-    Raises:
-        InputError: if no ranking has that id.
-    """
-    table = catalog.read("rankings", ranking_id)
-    classes, neurons = table["class_id"].to_numpy(), table["neuron"].to_numpy()
-    values = torch.full((int(classes.max()) + 1, int(neurons.max()) + 1), float("nan"), dtype=torch.float64)
-    values[torch.from_numpy(classes.copy()).long(), torch.from_numpy(neurons.copy()).long()] = torch.from_numpy(
-        table["score"].to_numpy().copy()
-    )
-    first = table.slice(0, 1).to_pylist()[0]
-    return NeuronScores(values, method=first["method"], layer=first["layer"], details=json.loads(first["details"]))
-
-
 def _ranking_rows(plan: RankingPlan, scores: NeuronScores) -> Rows:
     values, ranks = scores.scores.tolist(), scores.ranks().tolist()
     shared = {

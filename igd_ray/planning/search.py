@@ -6,18 +6,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from igd_ray.catalog import Catalog
-from igd_ray.defenses.interpretability_guided import CLASS_K, InterpretabilityGuidedDefense
+from igd_ray.defenses.interpretability_guided import CLASS_K
 from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.errors import IncompleteError, InputError
 from igd_ray.identity import derive_seed, unit_key
 from igd_ray.models import Layer
-from igd_ray.models.anatomy.cutting import SplitModel
-from igd_ray.models.anatomy.layers import recorded
-from igd_ray.planning.rankings import RankedModel, RankingPlan, read_ranking
+from igd_ray.planning.rankings import RankedModel, RankingPlan
 from igd_ray.search import (
     BisectionSampler,
     KMode,
@@ -33,93 +30,15 @@ from igd_ray.search import (
     grid,
     random_settings,
 )
-from igd_ray.units.arrays import TABLE, array_rows, read_arrays
-from igd_ray.units.base import Rows, Shard, Unit, is_done
-from igd_ray.units.objective import ObjectiveSource, Record, ShardCaches, packed
-from igd_ray.units.replica import Context, ModelSource
+from igd_ray.units.arrays import read_arrays
+from igd_ray.units.base import Shard, Unit, is_done
+from igd_ray.units.objective import ObjectiveSource, Record, ShardCaches
+from igd_ray.units.ranking import read_ranking
+from igd_ray.units.replica import ModelSource
+from igd_ray.units.search import ActivationUnit, NoisyLogitsUnit
 
 # How the next setting is found; "optuna" is a package of its own, and runs only under Ray Tune.
 BISECTION, GRID, RANDOM, OPTUNA = "bisection", "grid", "random", "optuna"
-
-
-@dataclass(frozen=True)
-class ActivationUnit:
-    """a(x) at a layer and f(x), for one shard of images; at the output of a module, also what the rest reads."""
-
-    model_id: str
-    layer: Layer
-    shard: Shard
-
-    kind = "activations"
-    tables = (TABLE,)
-    needs: frozenset[str] = frozenset()
-
-    @cached_property
-    def key(self) -> str:
-        """The hash of model, layer and images."""
-        return unit_key(
-            "search",
-            cache="activations",
-            model=self.model_id,
-            layer=self.layer.identity,
-            images=self.shard.digest,
-        )
-
-    @torch.no_grad()
-    def compute(self, context: Context) -> dict[str, Rows]:
-        """Run one pass."""
-        images, _ = context.images(self.shard.images, self.shard.start, self.shard.stop)
-        if self.layer.side == "output":
-            split = SplitModel(context.model, self.layer)
-            prefix = split.prefix(images)
-            arrays = {"activations": prefix.activation, "logits": prefix.logits}
-            return {TABLE: array_rows(self.key, {**arrays, "rest": packed(split.trimmed(prefix))})}
-        with recorded(context.model, self.layer) as activations:
-            logits = context.model(images)
-        return {TABLE: array_rows(self.key, {"activations": activations[0], "logits": logits})}
-
-
-@dataclass(frozen=True)
-class NoisyLogitsUnit:
-    """The first pass's logits for one σ and number of draws, for one shard of search images."""
-
-    model_id: str
-    layer: Layer
-    shard: Shard
-    sigma: float
-    draws: int
-    seed: int
-
-    kind = "noisy-logits"
-    tables = (TABLE,)
-    needs: frozenset[str] = frozenset()
-
-    @cached_property
-    def key(self) -> str:
-        """The hash of model, images, σ, draws and seed."""
-        return unit_key(
-            "search",
-            cache="noisy-logits",
-            model=self.model_id,
-            images=self.shard.digest,
-            sigma=self.sigma,
-            draws=self.draws,
-            seed=self.seed,
-        )
-
-    @torch.no_grad()
-    def compute(self, context: Context) -> dict[str, Rows]:
-        """Run the noisy passes, with the defense's own code."""
-        images, _ = context.images(self.shard.images, self.shard.start, self.shard.stop)
-        defense = InterpretabilityGuidedDefense(
-            context.model,
-            torch.ones(1, self.layer.width),
-            layer=self.layer,
-            sigma=self.sigma,
-            draws=self.draws,
-            generator=torch.Generator().manual_seed(derive_seed(self.key, "noise")),
-        )
-        return {TABLE: array_rows(self.key, {"logits": defense.first_logits(images)})}
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from igd_ray.defenses.sodef import SodefTraining
 from igd_ray.errors import InputError
 from igd_ray.identity import content_hash
 from igd_ray.models import Layer
-from igd_ray.planning.search import ActivationUnit
 from igd_ray.units.arrays import read_arrays
 from igd_ray.units.base import Shard, Unit, is_done
+from igd_ray.units.search import ActivationUnit
 from igd_ray.units.training import SodefEpochUnit
 
 TRAINING_COLUMNS = pa.schema(

@@ -11,7 +11,6 @@ from igd_ray.identity import unit_key
 from igd_ray.planning.base_attacks import BaseAttacks
 from igd_ray.planning.defenses import Resolved, resolve_defenses
 from igd_ray.planning.evaluation import (
-    Attacking,
     EvaluationPlan,
     commit_comparisons,
     naive_units,
@@ -19,7 +18,7 @@ from igd_ray.planning.evaluation import (
     run_rows,
     run_unit,
 )
-from igd_ray.planning.rankings import RankingPlan, read_ranking
+from igd_ray.planning.rankings import RankingPlan
 from igd_ray.planning.record import commit_run
 from igd_ray.planning.refinement import Refinement, commit_refinement, plan_refinement, robust_accuracies
 from igd_ray.planning.search import SearchOptions, SearchPlan, SearchResult, finish_search
@@ -29,6 +28,8 @@ from igd_ray.protocol import NOT_MEASURED
 from igd_ray.search import Measurement, Setting, Trial, best_trials
 from igd_ray.units.base import Shard, Unit, shards_of
 from igd_ray.units.inspection import INSPECTED_IMAGES
+from igd_ray.units.judged import JudgedUnit
+from igd_ray.units.ranking import read_ranking
 
 # Images a unit of the second stage of a search: attacks work on a unit as one batch.
 REFINED_SHARD_IMAGES = 32
@@ -112,7 +113,7 @@ class Evaluation:
 
     plan: EvaluationPlan
     resolved: Resolved
-    naive: list[Attacking]
+    naive: list[JudgedUnit]
     notes: tuple[str, ...]
 
 
@@ -146,7 +147,7 @@ def plan_evaluation_of(study: Study, settings: EvaluateSettings) -> Evaluation:
         inspected=Shard.of("test", study.test, 0, min(INSPECTED_IMAGES, len(study.test))),
         judge_draws=settings.judge_draws,
         mode=settings.mode,
-        keeps=settings.save_points,
+        save_points=settings.save_points,
     )
     naive = naive_units(resolved.defenses, attacks, shards, base=base, judge_draws=settings.judge_draws)
     notes += [*resolved.notes, *protocol_notes(resolved.defenses, attacks), *plan.notes]

@@ -28,7 +28,7 @@ from igd_ray.execution.executor import Executor, LocalExecutor
 from igd_ray.execution.run import RunSummary, pending, require_all, run_units
 from igd_ray.identity import content_hash
 from igd_ray.models import PENULTIMATE, Layer, check_model, find_layer, load_model, model_fingerprint
-from igd_ray.planning.rankings import RankedModel, RankingPlan, finish_ranking, read_ranking, require_fit
+from igd_ray.planning.rankings import RankedModel, RankingPlan, finish_ranking, require_fit
 from igd_ray.planning.search import SearchOptions, SearchPlan, run_trials
 from igd_ray.planning.training import SodefPlan, plan_sodef
 from igd_ray.ranking import GivenRanking, Probe, import_rankings, ranking_class
@@ -36,6 +36,7 @@ from igd_ray.ranking.code import code_digest
 from igd_ray.ranking.leave_one_out import require_every_class
 from igd_ray.search import SearchSpace, Trial
 from igd_ray.units.base import Shard, Unit, shards_of
+from igd_ray.units.ranking import read_ranking
 from igd_ray.units.replica import ClipSource, ImageArrays, ModelSource, WorkerSetup
 from igd_ray.units.threads import reproducible
 

@@ -1,10 +1,10 @@
 """Units that attack: directly, or by carrying over points that were computed on the base model."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -17,10 +17,10 @@ from igd_ray.attacks.transfer import LAST_MISCLASSIFIED
 from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.identity import derive_seed, unit_key
 from igd_ray.threat import ThreatModel
-from igd_ray.units.base import Rows, Shard
-from igd_ray.units.judged import JudgedPoints, build_defense, clean_predictions, judge_points
-from igd_ray.units.outcomes import TABLE, Tally, outcome_rows
-from igd_ray.units.points import Kept, Points, point_rows, read_points
+from igd_ray.units.base import Passes, Rows, Shard
+from igd_ray.units.judged import TABLE, JudgedUnit, Judgement, base_passes
+from igd_ray.units.outcomes import outcome_rows
+from igd_ray.units.points import Points, SavePoints, point_rows, read_points
 from igd_ray.units.replica import Context
 
 
@@ -33,19 +33,15 @@ class Start(NamedTuple):
 
 
 @dataclass(frozen=True)
-class AttackUnit:
+class AttackUnit(JudgedUnit):
     """One attack on one defense over one shard of images.
 
     Attributes:
-        defense, attack, threat: what attacks what within which bounds; the attack `clean` attacks nothing.
-        shard: the images.
-        seed: the run's seed.
+        defense, attack, threat, shard, seed, judge_draws, after: as in `JudgedUnit`.
         attack_seed: replaces the seed derived from the key, to repeat a published run.
-        judge_draws: fresh evaluations of each point of a random defense.
-        after: keys of units on the same defense: only images that all of them left robust are attacked.
         starts: where an attack that needs starts has them from.
         first_stage: the key of the unit whose points are those of AutoAttack's first stage, with the same seed.
-        keeps: which points are committed. What others read are all of them.
+        save_points: which points are committed. What others read are all of them.
     """
 
     defense: DefenseSpec
@@ -58,10 +54,11 @@ class AttackUnit:
     after: tuple[str, ...] = ()
     starts: tuple[Start, ...] = ()
     first_stage: str | None = None
-    keeps: Kept = "all"
+    save_points: SavePoints = "all"
 
     kind = "attack"
     tables = ("adversarials", TABLE)
+    is_transfer = False
 
     @property
     def needs(self) -> frozenset[str]:
@@ -73,8 +70,8 @@ class AttackUnit:
     def key(self) -> str:
         """The hash of defense, attack, threat model, images, seeds and of what it reads of other units."""
         others = {"after": self.after, "starts": self.starts, "first_stage": self.first_stage}
-        if self.keeps != "all":
-            others["keeps"] = self.keeps
+        if self.save_points != "all":
+            others["keeps"] = self.save_points
         return unit_key(
             "attack",
             defense=self.defense.defense_id,
@@ -90,80 +87,108 @@ class AttackUnit:
 
     @property
     def seed_key(self) -> str:
-        """What its seeds derive from: the key, but for what changes neither attack nor noise."""
-        return replace(self, keeps="all", judge_draws=1).key
+        """The key, but for which points are saved and how often they are judged."""
+        return replace(self, save_points="all", judge_draws=1).key
 
     @property
-    def search_seed(self) -> int:
+    def attack_seed_used(self) -> int:
         """The seed of the attack."""
         return derive_seed(self.seed_key, "attack") if self.attack_seed is None else self.attack_seed
 
-    def split(self) -> "tuple[AttackUnit, AttackUnit]":
-        """Return two units of half the images each, for when memory does not suffice for all at once."""
+    @property
+    def points_unit(self) -> "AttackUnit":
+        """Itself."""
+        return self
+
+    def following(self, after: tuple[str, ...]) -> Self:
+        """Return this unit on the images that the units `after` left robust."""
+        return replace(self, after=after)
+
+    @property
+    def ways(self) -> frozenset[str]:
+        """The attack's."""
+        return self.attack.algorithm.ways if self.attack.algorithm is not None else frozenset()
+
+    def halved(self) -> "tuple[AttackUnit, AttackUnit]":
+        """Return two units of half the images each."""
         first, second = self.shard.halves()
         return replace(self, shard=first), replace(self, shard=second)
+
+    def most_passes(self, num_classes: int) -> Passes:
+        """The clean image, the attack, the attack's own look at each of its points, and the verdicts on them."""
+        attack = self.attack.algorithm
+        if self.first_stage is not None and isinstance(attack, AutoAttack):
+            nothing = torch.empty(0)
+            attack = attack.continuing(nothing, nothing.bool())
+        queries, gradients = attack.most_passes(num_classes) if attack else (0, 0)
+        queries += 1 + self._most_points * (1 + self.judge_draws)
+        return base_passes(self.defense, len(self.shard.ids), queries, gradients)
+
+    @property
+    def most_repeated_passes(self) -> Passes:
+        """The looks of the attack, where noise spoils all but the last at every image."""
+        if self.attack.algorithm is None or not self.defense.is_random:
+            return Passes(0, 0)
+        return base_passes(
+            self.defense, len(self.shard.ids), (MOST_LOOKS - 1) * self.attack.algorithm.wasted_queries, 0
+        )
+
+    @property
+    def _most_points(self) -> int:
+        return self.attack.algorithm.most_points if self.attack.algorithm else 1
 
     def compute(self, context: Context) -> dict[str, Rows]:
         """Attack the shard's standing images and judge the points."""
         started = time.perf_counter()
-        images, labels = context.images(self.shard.images, self.shard.start, self.shard.stop)
-        generator = torch.Generator()
-        target = build_defense(self.defense, context, generator)
-        tally = Tally(target, images)
-        clean = clean_predictions(self, tally.counted, images, generator)
-        tally.share(torch.arange(len(images), device=images.device))
-        rows = standing_rows(context, self.after, self.shard, images.device)
-        points: Points = {}
-        outcome = JudgedPoints.of_clean(self, clean, labels, images)
+        judgement = Judgement(self, context)
+        rows, images = judgement.standing, judgement.images
         stages: list[str | None] = [None] * len(images)
+        points: Points = {}
         if self.attack.algorithm is not None and len(rows):
-            waiting = rows
-            for search_seed, noise_seed in self._seeds:
-                generator.manual_seed(noise_seed)
-                result = self._prepared(self.attack.algorithm, context, waiting, images)(
-                    target,
-                    images[waiting],
-                    labels[waiting],
-                    threat=self.threat,
-                    generator=torch.Generator().manual_seed(search_seed),
-                )
-                tally.add(waiting, (result.queries, result.forwards, result.backwards))
-                points = _over_shard(points, result.points, waiting, images)
-                for row, stage in zip(waiting.tolist(), result.stages, strict=True):
-                    stages[row] = stage
-                # Noise made these wrong at the attack's own look, so that nothing has attacked them.
-                waiting = waiting[~result.attacked & (clean == labels)[waiting]]
-                if len(waiting) == 0 or not self.defense.is_random:
-                    break
-            attacked = {name: (candidates[rows], exists[rows]) for name, (candidates, exists) in points.items()}
-            outcome.take(rows, judge_points(self, tally.counted, attacked, images[rows], labels[rows], generator))
-            tally.share(rows)
+            points, spared = self._attacked(self.attack.algorithm, context, judgement, stages)
+            judgement.judge(points)
             # What is wrong at every look is mostly so when it is judged: broken, by noise alone. Nothing else is known.
-            spared = waiting[outcome.broken[waiting] == 0]
+            spared = spared[judgement.broken[spared] == 0]
             if len(spared) and self.defense.is_random:
                 raise AttackError(
                     f"{len(spared)} images that {self.defense.label} got right were misclassified at {MOST_LOOKS} "
                     f"looks of {self.attack.label}, which left them alone; lower sigma, or raise draws"
                 )
-        outcomes = outcome_rows(
-            self,
-            context,
-            labels=labels,
-            clean=clean,
-            outcome=outcome,
-            attacked=rows,
-            images=images,
-            stages=stages,
-            tally=tally,
-            attack_seed=self.search_seed,
-            seconds=time.perf_counter() - started,
-        )
-        return {TABLE: outcomes, "adversarials": point_rows(self.key, self.shard, self._kept(points, outcomes))}
+        outcomes = outcome_rows(judgement, context, seconds=time.perf_counter() - started, stages=stages)
+        return {TABLE: outcomes, "adversarials": point_rows(self.key, self.shard, self._saved(points, outcomes))}
+
+    def _attacked(
+        self, attack: Attack, context: Context, judgement: Judgement, stages: list[str | None]
+    ) -> tuple[Points, Tensor]:
+        """Return the points of the standing images, and the positions of those that no look of the attack attacked.
+
+        The stage that broke an image is noted in `stages`.
+        """
+        points: Points = {}
+        images, labels, waiting = judgement.images, judgement.labels, judgement.standing
+        for search_seed, noise_seed in self._seeds:
+            judgement.generator.manual_seed(noise_seed)
+            result = self._prepared(attack, context, waiting, images)(
+                judgement.defense,
+                images[waiting],
+                labels[waiting],
+                threat=self.threat,
+                generator=torch.Generator().manual_seed(search_seed),
+            )
+            judgement.tally.add(waiting, (result.queries, result.forwards, result.backwards))
+            points = _over_shard(points, result.points, waiting, images)
+            for row, stage in zip(waiting.tolist(), result.stages, strict=True):
+                stages[row] = stage
+            # Noise made these wrong at the attack's own look, so that nothing has attacked them.
+            waiting = waiting[~result.attacked & (judgement.clean == labels)[waiting]]
+            if len(waiting) == 0 or not self.defense.is_random:
+                break
+        return points, waiting
 
     @property
     def _seeds(self) -> Iterator[tuple[int, int]]:
         """The seeds of the attack and of the defense's noise, for each look."""
-        yield self.search_seed, derive_seed(self.seed_key, "noise")
+        yield self.attack_seed_used, derive_seed(self.seed_key, "noise")
         for look in range(1, MOST_LOOKS):
             yield derive_seed(self.seed_key, f"attack:{look}"), derive_seed(self.seed_key, f"noise:{look}")
 
@@ -181,10 +206,10 @@ class AttackUnit:
             return attack.continuing(points[rows], exists[rows])
         return attack
 
-    def _kept(self, points: Points, outcomes: Rows) -> Points:
-        if self.keeps == "all":
+    def _saved(self, points: Points, outcomes: Rows) -> Points:
+        if self.save_points == "all":
             return points
-        broken = [self.keeps == "broken" and row["status"] == "broken" for row in outcomes]
+        broken = [self.save_points == "broken" and row["status"] == "broken" for row in outcomes]
         return {
             name: (candidates, exists & torch.tensor(broken, device=exists.device))
             for name, (candidates, exists) in points.items()
@@ -192,15 +217,13 @@ class AttackUnit:
 
 
 @dataclass(frozen=True)
-class TransferUnit:
+class TransferUnit(JudgedUnit):
     """Points that an attack on the base model left, judged on a defense.
 
     Attributes:
-        defense, attack: what is judged under which label.
+        defense, attack, judge_draws, after: as in `JudgedUnit`.
         source: the unit on the base model.
-        judge_draws: fresh evaluations of each point of a random defense.
-        after: keys of units on the same defense: only images that all of them left robust are judged.
-        part: the images, where memory does not suffice for all of the source's.
+        part: the images, where memory is too small for all of the source's.
     """
 
     defense: DefenseSpec
@@ -212,6 +235,7 @@ class TransferUnit:
 
     kind = "transfer"
     tables = (TABLE,)
+    is_transfer = True
 
     @property
     def shard(self) -> Shard:
@@ -227,6 +251,11 @@ class TransferUnit:
     def seed(self) -> int:
         """The run's seed, that of the source."""
         return self.source.seed
+
+    @property
+    def save_points(self) -> SavePoints:
+        """All: the source commits every point."""
+        return "all"
 
     @property
     def needs(self) -> frozenset[str]:
@@ -247,55 +276,45 @@ class TransferUnit:
 
     @property
     def seed_key(self) -> str:
-        """What its seeds derive from: the key, but for the number of draws."""
+        """The key, but for the number of draws."""
         return replace(self, judge_draws=1).key
 
-    def split(self) -> "tuple[TransferUnit, TransferUnit]":
-        """Return two units of half the images each, for when memory does not suffice for all at once."""
+    @property
+    def attack_seed_used(self) -> int:
+        """The seed of the verdicts."""
+        return derive_seed(self.seed_key, "judge")
+
+    @property
+    def points_unit(self) -> AttackUnit:
+        """The source."""
+        return self.source
+
+    def following(self, after: tuple[str, ...]) -> Self:
+        """Return this unit on the images that the units `after` left robust."""
+        return replace(self, after=after)
+
+    @property
+    def ways(self) -> frozenset[str]:
+        """None: the source has found the points."""
+        return frozenset()
+
+    def halved(self) -> "tuple[TransferUnit, TransferUnit]":
+        """Return two units of half the images each."""
         first, second = self.shard.halves()
         return replace(self, part=first), replace(self, part=second)
+
+    def most_passes(self, num_classes: int) -> Passes:
+        """The clean image, and the verdicts on its points."""
+        points = self.attack.algorithm.most_points if self.attack.algorithm else 1
+        return base_passes(self.defense, len(self.shard.ids), 1 + points * self.judge_draws, 0)
 
     def compute(self, context: Context) -> dict[str, Rows]:
         """Judge the source's points of the shard's standing images."""
         started = time.perf_counter()
-        images, labels = context.images(self.shard.images, self.shard.start, self.shard.stop)
-        generator = torch.Generator()
-        tally = Tally(build_defense(self.defense, context, generator), images)
-        clean = clean_predictions(self, tally.counted, images, generator)
-        tally.share(torch.arange(len(images), device=images.device))
-        rows = standing_rows(context, self.after, self.shard, images.device)
-        outcome = JudgedPoints.of_clean(self, clean, labels, images)
-        if len(rows):
-            points = {
-                name: (candidates[rows], exists[rows])
-                for name, (candidates, exists) in read_points(context, self.source.key, self.shard, images).items()
-            }
-            outcome.take(rows, judge_points(self, tally.counted, points, images[rows], labels[rows], generator))
-            tally.share(rows)
-        outcomes = outcome_rows(
-            self,
-            context,
-            labels=labels,
-            clean=clean,
-            outcome=outcome,
-            attacked=rows,
-            images=images,
-            stages=[None] * len(images),
-            tally=tally,
-            attack_seed=derive_seed(self.seed_key, "judge"),
-            seconds=time.perf_counter() - started,
-        )
-        return {TABLE: outcomes}
-
-
-def standing_rows(context: Context, after: Sequence[str], shard: Shard, device: torch.device) -> Tensor:
-    """Return which images of `shard` all of the units `after` left robust: their positions, int64."""
-    standing = set(shard.ids)
-    for key in after:
-        table = context.catalog.read(TABLE, key)
-        statuses = zip(table["image_id"].to_pylist(), table["status"].to_pylist(), strict=True)
-        standing &= {image_id for image_id, status in statuses if status == "robust"}
-    return torch.tensor([row for row, image_id in enumerate(shard.ids) if image_id in standing], device=device).long()
+        judgement = Judgement(self, context)
+        if len(judgement.standing):
+            judgement.judge(read_points(context, self.source.key, self.shard, judgement.images))
+        return {TABLE: outcome_rows(judgement, context, seconds=time.perf_counter() - started)}
 
 
 def _over_shard(before: Points, points: Points, rows: Tensor, images: Tensor) -> Points:

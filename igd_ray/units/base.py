@@ -2,9 +2,10 @@
 
 import socket
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 
@@ -59,37 +60,79 @@ def shards_of(name: str, images: LabeledImages, size: int) -> tuple[Shard, ...]:
     return tuple(Shard.of(name, images, start, start + size) for start in range(0, len(images), size))
 
 
-class Unit(Protocol):
-    """Something a worker computes and commits whole."""
+class Passes(NamedTuple):
+    """Passes of one image through the base model: upper bounds before a unit runs."""
+
+    forwards: int
+    backwards: int
+
+
+class Unit(ABC):
+    """Something that one worker computes and commits whole.
+
+    A plan makes units; nothing is computed then. From there on, in this order:
+
+    1. `key` tells whether the unit is done: every table of `tables` holds rows under it.
+    2. `needs` tells when it may run: the units with these keys are done.
+    3. `compute` runs on a worker and returns the rows of each table, which `execute` commits, the last table last.
+    4. Where memory is too small for it, `halved` gives the units that run instead.
+
+    `most_passes`, `family` and `title` serve estimates, schedules and people; no result depends on them.
+
+    A subclass is a frozen dataclass, which travels to workers. It says its `kind`, `tables`, `shard`, `key` and
+    `compute`; the other methods have defaults.
+
+    Attributes:
+        kind: what it is, for people.
+        tables: the tables that it commits to, in this order.
+        shard: the images that it covers.
+    """
+
+    tables: ClassVar[tuple[str, ...]]
+
+    if TYPE_CHECKING:
+        # At run time a property here would be the default of the subclasses' dataclass field.
+        @property
+        def kind(self) -> str: ...
+        @property
+        def shard(self) -> Shard: ...
 
     @property
+    @abstractmethod
     def key(self) -> str:
-        """The hash of everything the result depends on."""
-        ...
+        """The hash of everything that the result depends on, and of nothing else."""
 
-    @property
-    def kind(self) -> str:
-        """What it is, for people."""
-        ...
-
-    @property
-    def tables(self) -> tuple[str, ...]:
-        """The tables that it commits to, in this order; the unit is done when all hold its key."""
-        ...
+    @abstractmethod
+    def compute(self, context: Context) -> dict[str, Rows]:
+        """Compute the rows to commit, by table."""
 
     @property
     def needs(self) -> frozenset[str]:
         """Keys of units that must be done before."""
-        ...
+        return frozenset()
+
+    def halved(self) -> "tuple[Unit, ...]":
+        """Return units that stand for this one and take about half its memory; none if it is as small as can be."""
+        return ()
+
+    def most_passes(self, num_classes: int) -> Passes:
+        """Return upper bounds of its passes, for a model of `num_classes`; by default one forward pass an image."""
+        return Passes(len(self.shard.ids), 0)
 
     @property
-    def shard(self) -> Shard:
-        """The images it covers."""
-        ...
+    def most_repeated_passes(self) -> Passes:
+        """Return an upper bound of passes on top of `most_passes`, where chance has an attack repeated."""
+        return Passes(0, 0)
 
-    def compute(self, context: Context) -> dict[str, Rows]:
-        """Compute the rows to commit, by table."""
-        ...
+    @property
+    def family(self) -> str:
+        """What units that cost about the same time and memory an image have in common."""
+        return self.kind
+
+    @property
+    def title(self) -> str:
+        """What it is called where units are counted, for people."""
+        return self.kind
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.identity import content_hash, derive_seed, unit_key
 from igd_ray.judging import judge
 from igd_ray.threat import ThreatModel
-from igd_ray.units.base import Rows, Shard
-from igd_ray.units.judged import build_defense
+from igd_ray.units.base import Passes, Rows, Shard, Unit
+from igd_ray.units.judged import base_passes, build_defense
 from igd_ray.units.replica import Context
 
 TABLE = "checks"
@@ -38,7 +38,7 @@ INSPECTED_IMAGES = 64
 
 
 @dataclass(frozen=True)
-class InspectionUnit:
+class InspectionUnit(Unit):
     """The checks of one defense that need the model rather than attack outcomes."""
 
     defense: DefenseSpec
@@ -48,7 +48,6 @@ class InspectionUnit:
 
     kind = "inspection"
     tables = (TABLE,)
-    needs: frozenset[str] = frozenset()
 
     @cached_property
     def key(self) -> str:
@@ -61,9 +60,20 @@ class InspectionUnit:
             seed=self.seed,
         )
 
-    def split(self) -> "tuple[InspectionUnit]":
+    def halved(self) -> "tuple[InspectionUnit]":
         """Return a unit that looks at half of the images only, for when memory does not suffice for all at once."""
         return (replace(self, shard=self.shard.halves()[0]),)
+
+    @property
+    def family(self) -> str:
+        """The kind and the defense."""
+        return f"{self.kind}/{self.defense.label}/"
+
+    def most_passes(self, num_classes: int) -> Passes:
+        """Two looks at the images and their blends, one for the gradient, one at the range; two without noise."""
+        images = len(self.shard.ids)
+        random, still = base_passes(self.defense, images, 6, 1), base_passes(self.defense.still(), images, 2, 0)
+        return Passes(random.forwards + still.forwards, random.backwards + still.backwards)
 
     def compute(self, context: Context) -> dict[str, Rows]:
         """Run the checks."""
@@ -83,7 +93,7 @@ class InspectionUnit:
 
 
 @dataclass(frozen=True)
-class GradientCheckUnit:
+class GradientCheckUnit(Unit):
     """The checks whether gradient attacks work on one defense: with more steps, and in a ball 16 times as large.
 
     APGD on the cross-entropy attacks the images that the defense gets right, each time from the same start, and each
@@ -106,7 +116,6 @@ class GradientCheckUnit:
 
     kind = "gradient-check"
     tables = (TABLE,)
-    needs: frozenset[str] = frozenset()
 
     @cached_property
     def key(self) -> str:
@@ -127,14 +136,18 @@ class GradientCheckUnit:
         few, many = APGD("ce", steps=FEW_STEPS), APGD("ce", steps=MANY_STEPS)
         return (few, self.threat), (many, self.threat), (few, large_threat(self.threat))
 
-    def split(self) -> "tuple[GradientCheckUnit, ...]":
+    def halved(self) -> "tuple[GradientCheckUnit, ...]":
         """Return a unit that attacks half as many images at once, and compares on all of them; none below one."""
         images = len(self.shard.ids) if self.batch is None else self.batch
         return () if images < 2 else (replace(self, batch=(images + 1) // 2),)
 
-    def most_passes(self, num_classes: int) -> tuple[int, int]:
-        """Return upper bounds of its forward and backward passes of one image through the base model."""
-        # The clean image, then what each attack asks and the verdict on its point.
+    @property
+    def family(self) -> str:
+        """The kind and the defense."""
+        return f"{self.kind}/{self.defense.label}/"
+
+    def most_passes(self, num_classes: int) -> Passes:
+        """The clean images, three attacks, and a verdict on the point of each."""
         asked = [attack.most_passes(num_classes) for attack, _ in self._attacks]
         queries = 1 + sum(queries + 1 for queries, _ in asked)
         return base_passes(self.defense, len(self.shard.ids), queries, sum(gradients for _, gradients in asked))
@@ -171,19 +184,6 @@ class GradientCheckUnit:
             begin = torch.Generator().manual_seed(derive_seed(key, "attack"))
             broken.append(attack(target, images[correct], labels[correct], threat=threat, generator=begin).broken)
         return broken
-
-
-def base_passes(defense: DefenseSpec, images: int, queries: int, gradients: int) -> tuple[int, int]:
-    """Return the forward and backward passes of one image through the base model.
-
-    Args:
-        defense: what is asked.
-        images: how many.
-        queries, gradients: of the defense's logits, for each image.
-    """
-    cost = defense.passes
-    backwards = queries * cost.query_backwards + gradients * cost.gradient_backwards
-    return images * queries * cost.query_forwards, images * backwards
 
 
 def finding_row(

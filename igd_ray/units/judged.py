@@ -1,81 +1,251 @@
-"""The verdicts on a shard's points: a defense is built, looked at on clean images, and asked afresh at each point."""
+"""The verdicts of a unit: a defense is asked for clean images, and afresh at each point of an attack.
 
-from dataclasses import dataclass
-from typing import Protocol
+An evaluation stores these verdicts, and `igd verify` computes them again from stored points: both by `Judgement`.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
+from igd_ray.attacks.base import even_shares
+from igd_ray.attacks.counting import CountedTarget
+from igd_ray.attacks.registry import NamedAttack
 from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.identity import content_hash, derive_seed
 from igd_ray.judging import Verdict, judge
-from igd_ray.planning.rankings import read_ranking
-from igd_ray.units.base import Shard
-from igd_ray.units.points import Points
+from igd_ray.threat import ThreatModel
+from igd_ray.units.base import Passes, Shard, Unit
+from igd_ray.units.points import Points, SavePoints
+from igd_ray.units.ranking import read_ranking
 from igd_ray.units.replica import Context
 from igd_ray.units.training import load_trained
 
-
-class Looking(Protocol):
-    """A unit that looks at a defense's clean images."""
-
-    @property
-    def defense(self) -> DefenseSpec:
-        """The defense."""
-        ...
-
-    @property
-    def shard(self) -> Shard:
-        """The images."""
-        ...
-
-    @property
-    def seed(self) -> int:
-        """The run's seed."""
-        ...
+TABLE = "outcomes"
 
 
-class Judging(Looking, Protocol):
-    """A unit that judges points."""
-
-    @property
-    def key(self) -> str:
-        """The unit's key."""
-        ...
-
-    @property
-    def seed_key(self) -> str:
-        """What the seeds of its verdicts derive from."""
-        ...
-
-    @property
-    def judge_draws(self) -> int:
-        """Fresh evaluations of each point."""
-        ...
-
-
-@dataclass(frozen=True)
-class JudgedPoints:
-    """Each image's verdict over all of its points.
+class JudgedUnit(Unit):
+    """A unit that judges the points of one attack on one defense over one shard of images.
 
     Attributes:
-        broken: int64 [n]: how many evaluations some one point broke, the most of any.
-        prediction: int64 [n]: a wrong class where there was one, else the first evaluation's class.
-        chosen: [n, C, H, W]: a point that broke the defense, else the first.
+        is_transfer: whether its points are those of another unit, on the base model.
+        defense, attack, threat: which attack on which defense within which bounds; the attack `clean` attacks nothing.
+        seed: the run's seed.
+        judge_draws: fresh evaluations of each point of a random defense.
+        after: keys of units on the same defense: only images that all of them left robust are judged at points.
     """
 
-    broken: Tensor
-    prediction: Tensor
-    chosen: Tensor
+    is_transfer: ClassVar[bool]
 
-    @classmethod
-    def of_clean(cls, unit: Judging, clean: Tensor, labels: Tensor, images: Tensor) -> "JudgedPoints":
-        """Return what the `clean` predictions, int64 [n], say of the images themselves."""
-        return cls((clean != labels).long() * unit.judge_draws, clean.clone(), images.clone())
+    if TYPE_CHECKING:
+        # At run time an annotation or property here would be the default of the subclasses' dataclass fields.
+        @property
+        def defense(self) -> DefenseSpec: ...
+        @property
+        def attack(self) -> NamedAttack: ...
+        @property
+        def threat(self) -> ThreatModel: ...
+        @property
+        def seed(self) -> int: ...
+        @property
+        def judge_draws(self) -> int: ...
+        @property
+        def after(self) -> tuple[str, ...]: ...
+        @property
+        def save_points(self) -> SavePoints: ...
 
-    def take(self, rows: Tensor, judged: "JudgedPoints") -> None:
-        """Put what was judged of the images in `rows` in its place."""
-        self.broken[rows], self.prediction[rows], self.chosen[rows] = judged.broken, judged.prediction, judged.chosen
+    @property
+    @abstractmethod
+    def seed_key(self) -> str:
+        """What its seeds derive from: the key, but for what changes neither attack nor noise."""
+
+    @property
+    @abstractmethod
+    def attack_seed_used(self) -> int:
+        """The seed of its rows: that of the attack, or of the verdicts where it attacks nothing itself."""
+
+    @property
+    @abstractmethod
+    def points_unit(self) -> "JudgedUnit":
+        """The unit that commits the points that this one judges."""
+
+    @abstractmethod
+    def following(self, after: tuple[str, ...]) -> Self:
+        """Return this unit on the images that the units `after` left robust."""
+
+    @property
+    @abstractmethod
+    def ways(self) -> frozenset[str]:
+        """How it finds points itself: by gradients, by queries; nothing where it takes another unit's."""
+
+    @abstractmethod
+    def halved(self) -> "tuple[JudgedUnit, ...]":
+        """Return two units of half the images each."""
+
+    @property
+    def judges_points(self) -> bool:
+        """Whether it judges anything but the clean images."""
+        return self.attack.algorithm is not None
+
+    @property
+    def family(self) -> str:
+        """The kind, the defense and the attack."""
+        return f"{self.kind}/{self.defense.label}/{self.attack.label}"
+
+    @property
+    def title(self) -> str:
+        """The attack and the defense."""
+        return f"{self.attack.label} on {self.defense.label}"
+
+
+class Tally:
+    """What each image of a shard cost: queries, forward and backward passes, int64 [n] each."""
+
+    def __init__(self, target: nn.Module, images: Tensor) -> None:
+        self.counted = CountedTarget(target)
+        self._shared = (0, 0, 0)
+        self.queries, self.forwards, self.backwards = (
+            torch.zeros(len(images), dtype=torch.int64, device=images.device) for _ in range(3)
+        )
+
+    def add(self, rows: Tensor, counts: Sequence[Tensor]) -> None:
+        """Add what an attack says of the images in `rows`."""
+        for total, count in zip((self.queries, self.forwards, self.backwards), counts, strict=True):
+            total[rows] += count
+
+    def share(self, rows: Tensor) -> None:
+        """Share evenly among the images in `rows` what `counted` has counted since the last time."""
+        self.add(rows, even_shares(self.counted, self._shared, len(rows), self.queries.device))
+        self._shared = self.counted.queries, self.counted.forwards, self.counted.backwards
+
+
+class Judgement:
+    """The verdicts of one unit on its n images.
+
+    Built, it holds the verdicts on the clean images. `judge` replaces those on the images in `standing` by the
+    verdicts on their points. `verdicts` returns them.
+
+    Args:
+        unit: what is judged.
+        context: the replica, the images and the catalog.
+        watched: wraps the target of every evaluation; by default nothing does.
+
+    Attributes:
+        images, labels: float32 [n, C, H, W] in [0, 1]; int64 [n].
+        defense: the defended replica; its noise comes from `generator`.
+        tally: what each image cost.
+        clean: the predictions on clean images, int64 [n].
+        standing: the positions of the images that every unit of `unit.after` left robust, int64.
+        broken: how many evaluations some one point broke, the most of any, int64 [n].
+        prediction: a wrong class where there was one, else the first evaluation's class, int64 [n].
+        chosen: a point that broke the defense, else the first, [n, C, H, W].
+    """
+
+    def __init__(
+        self, unit: JudgedUnit, context: Context, watched: Callable[[nn.Module], nn.Module] = lambda target: target
+    ) -> None:
+        self.unit = unit
+        self.images, self.labels = context.images(unit.shard.images, unit.shard.start, unit.shard.stop)
+        self.generator = torch.Generator()
+        self.defense = build_defense(unit.defense, context, self.generator)
+        self.tally = Tally(self.defense, self.images)
+        self._target = watched(self.tally.counted)
+        self.clean = clean_predictions(unit.defense, unit.shard, unit.seed, self._target, self.images, self.generator)
+        self.tally.share(torch.arange(len(self.images), device=self.images.device))
+        self.standing = standing_rows(context, unit.after, unit.shard, self.images.device)
+        self.broken = (self.clean != self.labels).long() * unit.judge_draws
+        self.prediction, self.chosen = self.clean.clone(), self.images.clone()
+
+    def judge(self, points: Points) -> None:
+        """Judge the points of the images in `standing`; an image without any is judged on its clean version.
+
+        Args:
+            points: by name, of all n images.
+        """
+        rows = self.standing
+        images, labels, draws = self.images[rows], self.labels[rows], self.unit.judge_draws
+        broken, prediction, chosen = torch.zeros_like(labels), labels.clone(), images.clone()
+        undecided = torch.ones_like(labels, dtype=torch.bool)
+        for position, (name, (all_candidates, all_exist)) in enumerate(points.items()):
+            candidates, exists = all_candidates[rows], all_exist[rows]
+            verdict: Verdict = judge(
+                self._target,
+                candidates,
+                self.generator,
+                seed=derive_seed(self.unit.seed_key, f"judge:{name}"),
+                draws=draws,
+            )
+            # The first point stands for the image itself where the attack found none.
+            counts = torch.ones_like(exists) if position == 0 else exists
+            wrong = verdict.broken(labels) & counts
+            # A majority of evaluations must be one point's: several points are wrong at some evaluation more easily.
+            broken = torch.maximum(broken, wrong.sum(dim=0))
+            first_wrong = verdict.predictions.gather(0, wrong.int().argmax(dim=0, keepdim=True))[0]
+            take = undecided & (wrong.any(dim=0) if position else counts)
+            prediction = torch.where(take, first_wrong, prediction)
+            chosen[take] = candidates[take]
+            undecided &= ~wrong.any(dim=0)
+        self.broken[rows], self.prediction[rows], self.chosen[rows] = broken, prediction, chosen
+        self.tally.share(rows)
+
+    def verdicts(self) -> list[dict[str, object]]:
+        """Return the verdict on each image, in order: the columns of `outcomes` that a verdict consists of.
+
+        A misclassified image needs no attack. An image outside `standing` is skipped, and has no verdict at points.
+        """
+        draws = self.unit.judge_draws
+        distance = self.unit.threat.norm.distance(self.chosen, self.images).tolist()
+        standing = set(self.standing.tolist())
+        rows = []
+        for index, image_id in enumerate(self.unit.shard.ids):
+            broken = int(self.broken[index])
+            misclassified = bool(self.clean[index] != self.labels[index])
+            skipped = index not in standing and not misclassified
+            status = "misclassified" if misclassified else "skipped" if skipped else "broken" if broken else "robust"
+            at_points: dict[str, object] = {
+                "adversarial_prediction": int(self.prediction[index]),
+                "distance": distance[index],
+                "broken_any": broken > 0,
+                "broken_majority": 2 * broken > draws,
+                "broken_all": broken == draws,
+            }
+            rows.append(
+                {
+                    "image_id": image_id,
+                    "label": int(self.labels[index]),
+                    "clean_prediction": int(self.clean[index]),
+                    "status": status,
+                    **(dict.fromkeys(at_points) if skipped else at_points),
+                }
+            )
+        return rows
+
+
+def judged_facts(unit: JudgedUnit) -> dict[str, object]:
+    """Return the columns of `outcomes` that say what was judged: the same in every row of `unit`."""
+    return {
+        "unit_key": unit.key,
+        "model_id": unit.defense.model_id,
+        "defense_id": unit.defense.defense_id,
+        "norm": unit.threat.norm.value,
+        "epsilon": unit.threat.epsilon,
+        "judge_draws": unit.judge_draws,
+    }
+
+
+def base_passes(defense: DefenseSpec, images: int, queries: int, gradients: int) -> Passes:
+    """Return the forward and backward passes of one image through the base model.
+
+    Args:
+        defense: what is asked.
+        images: how many.
+        queries, gradients: of the defense's logits, for each image.
+    """
+    cost = defense.passes
+    backwards = queries * cost.query_backwards + gradients * cost.gradient_backwards
+    return Passes(images * queries * cost.query_forwards, images * backwards)
 
 
 def build_defense(defense: DefenseSpec, context: Context, generator: torch.Generator) -> nn.Module:
@@ -85,37 +255,19 @@ def build_defense(defense: DefenseSpec, context: Context, generator: torch.Gener
     return defense.build(context.model, generator, scores=scores, trained=trained)
 
 
-def clean_predictions(unit: Looking, target: nn.Module, images: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the defense's predictions, int64 [n], on clean images; the same for every attack on them."""
-    key = content_hash([unit.defense.defense_id, unit.shard.digest, unit.seed])
+def clean_predictions(
+    defense: DefenseSpec, shard: Shard, seed: int, target: nn.Module, images: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Return the predictions of `target`, int64 [n], on clean images; the same for every attack on the defense."""
+    key = content_hash([defense.defense_id, shard.digest, seed])
     return judge(target, images, generator, seed=derive_seed(key, "clean")).predictions[0]
 
 
-def judge_points(
-    unit: Judging,
-    target: nn.Module,
-    points: Points,
-    images: Tensor,
-    labels: Tensor,
-    generator: torch.Generator,
-) -> JudgedPoints:
-    """Judge every point that exists; an image without any is judged on its clean version."""
-    broken = torch.zeros_like(labels)
-    prediction = labels.clone()
-    chosen = images.clone()
-    undecided = torch.ones_like(labels, dtype=torch.bool)
-    for position, (name, (candidates, exists)) in enumerate(points.items()):
-        verdict: Verdict = judge(
-            target, candidates, generator, seed=derive_seed(unit.seed_key, f"judge:{name}"), draws=unit.judge_draws
-        )
-        # The first point stands for the image itself where the attack found none.
-        counts = torch.ones_like(exists) if position == 0 else exists
-        wrong = verdict.broken(labels) & counts
-        # A majority of evaluations must be one point's: several points are wrong at some evaluation more easily.
-        broken = torch.maximum(broken, wrong.sum(dim=0))
-        first_wrong = verdict.predictions.gather(0, wrong.int().argmax(dim=0, keepdim=True))[0]
-        take = undecided & (wrong.any(dim=0) if position else counts)
-        prediction = torch.where(take, first_wrong, prediction)
-        chosen[take] = candidates[take]
-        undecided &= ~wrong.any(dim=0)
-    return JudgedPoints(broken, prediction, chosen)
+def standing_rows(context: Context, after: Sequence[str], shard: Shard, device: torch.device) -> Tensor:
+    """Return the positions, int64, of the images of `shard` that all of the units `after` left robust."""
+    standing = set(shard.ids)
+    for key in after:
+        table = context.catalog.read(TABLE, key)
+        statuses = zip(table["image_id"].to_pylist(), table["status"].to_pylist(), strict=True)
+        standing &= {image_id for image_id, status in statuses if status == "robust"}
+    return torch.tensor([row for row, image_id in enumerate(shard.ids) if image_id in standing], device=device).long()

@@ -9,9 +9,8 @@ from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.errors import InputError
 from igd_ray.identity import derive_seed, unit_key
 from igd_ray.judging import judge
-from igd_ray.units.base import Rows, Shard
-from igd_ray.units.inspection import base_passes
-from igd_ray.units.judged import build_defense, clean_predictions
+from igd_ray.units.base import Passes, Rows, Shard, Unit
+from igd_ray.units.judged import base_passes, build_defense, clean_predictions
 from igd_ray.units.replica import Context
 
 TABLE = "noise"
@@ -22,7 +21,7 @@ NOISE_DRAWS = 10
 
 
 @dataclass(frozen=True)
-class NoiseUnit:
+class NoiseUnit(Unit):
     """How often a random defense is wrong on clean images that it gets right at first.
 
     At first means the clean prediction in `outcomes` of a unit with the same defense, shard and seed.
@@ -42,7 +41,6 @@ class NoiseUnit:
 
     kind = "noise"
     tables = (TABLE,)
-    needs: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if not self.defense.is_random:
@@ -59,13 +57,18 @@ class NoiseUnit:
             seed=self.seed,
         )
 
-    def split(self) -> "tuple[NoiseUnit, NoiseUnit]":
+    def halved(self) -> "tuple[NoiseUnit, NoiseUnit]":
         """Return two units of half the images each, for when memory does not suffice for all at once."""
         first, second = self.shard.halves()
         return replace(self, shard=first), replace(self, shard=second)
 
-    def most_passes(self, num_classes: int) -> tuple[int, int]:
-        """Return upper bounds of its forward and backward passes of one image through the base model."""
+    @property
+    def family(self) -> str:
+        """The kind and the defense."""
+        return f"{self.kind}/{self.defense.label}/"
+
+    def most_passes(self, num_classes: int) -> Passes:
+        """The clean images, then the draws."""
         return base_passes(self.defense, len(self.shard.ids), 1 + NOISE_DRAWS, 0)
 
     def compute(self, context: Context) -> dict[str, Rows]:
@@ -73,7 +76,7 @@ class NoiseUnit:
         images, labels = context.images(self.shard.images, self.shard.start, self.shard.stop)
         generator = torch.Generator()
         target = build_defense(self.defense, context, generator)
-        correct = clean_predictions(self, target, images, generator) == labels
+        correct = clean_predictions(self.defense, self.shard, self.seed, target, images, generator) == labels
         failures: dict[int, int] = {}
         if correct.any():
             seed = derive_seed(self.key, "noise-only")

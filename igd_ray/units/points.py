@@ -15,8 +15,8 @@ CLEAN_POINT = "clean"
 # Points by name: float32 [n, C, H, W], and a bool [n] that says where they exist.
 Points = Mapping[str, tuple[Tensor, Tensor]]
 
-# Which points a unit keeps: every one, those of broken images, or none.
-Kept = Literal["all", "broken", "none"]
+# Which points a unit commits: every one, those of broken images, or none.
+SavePoints = Literal["all", "broken", "none"]
 
 
 def point_rows(key: str, shard: Shard, points: Points) -> Rows:

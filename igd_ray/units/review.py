@@ -19,9 +19,9 @@ from igd_ray.checks import (
 from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.identity import content_hash, derive_seed, unit_key
 from igd_ray.threat import ThreatModel
-from igd_ray.units.base import Rows, Shard
-from igd_ray.units.inspection import TABLE, base_passes, finding_row
-from igd_ray.units.judged import build_defense
+from igd_ray.units.base import Passes, Rows, Shard, Unit
+from igd_ray.units.inspection import TABLE, finding_row
+from igd_ray.units.judged import base_passes, build_defense
 from igd_ray.units.points import read_points
 from igd_ray.units.replica import Context
 
@@ -46,7 +46,7 @@ class Reviewed(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ReviewUnit:
+class ReviewUnit(Unit):
     """The checks of one attack's stored points on one defense, over all shards, one shard in memory at a time.
 
     Attributes:
@@ -90,7 +90,7 @@ class ReviewUnit:
             seed=self.seed,
         )
 
-    def split(self) -> "tuple[ReviewUnit, ...]":
+    def halved(self) -> "tuple[ReviewUnit, ...]":
         """Return a unit that has half a shard at a time in memory, and reviews all of them; none below one image."""
         parts = tuple(
             part._replace(shard=half, is_half=True) if len(part.shard.ids) > 1 else part
@@ -99,8 +99,13 @@ class ReviewUnit:
         )
         return () if parts == self.parts else (replace(self, parts=parts),)
 
-    def most_passes(self, num_classes: int) -> tuple[int, int]:
-        """Return upper bounds of its forward and backward passes of one image through the base model."""
+    @property
+    def family(self) -> str:
+        """The kind, the defense and the attack."""
+        return f"{self.kind}/{self.defense.label}/{self.attack.label}"
+
+    def most_passes(self, num_classes: int) -> Passes:
+        """Some looks at each point."""
         points = self.attack.algorithm.most_points if self.attack.algorithm else 0
         return base_passes(self.defense, len(self.shard.ids), LOOKS * points, 0)
 

@@ -11,14 +11,14 @@ from igd_ray.defenses.sodef import SodefTraining
 from igd_ray.defenses.sodef_training import initial_state, train_epoch
 from igd_ray.errors import IncompleteError
 from igd_ray.identity import derive_seed, unit_key
-from igd_ray.planning.search import ActivationUnit
 from igd_ray.units.arrays import TABLE, array_rows, read_arrays
-from igd_ray.units.base import Rows, Shard
+from igd_ray.units.base import Passes, Rows, Shard, Unit
 from igd_ray.units.replica import Context
+from igd_ray.units.search import ActivationUnit
 
 
 @dataclass(frozen=True)
-class SodefEpochUnit:
+class SodefEpochUnit(Unit):
     """One epoch over the features of all training images.
 
     Attributes:
@@ -61,6 +61,10 @@ class SodefEpochUnit:
         """The features, and the epoch before."""
         keys = frozenset(unit.key for unit in self.features)
         return keys if self.previous is None else keys | {self.previous}
+
+    def most_passes(self, num_classes: int) -> Passes:
+        """The head runs, the base model does not."""
+        return Passes(0, 0)
 
     def compute(self, context: Context) -> dict[str, Rows]:
         """Train for one epoch."""

@@ -5,10 +5,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from igd_ray.planning.cost import Cost, costs, most_passes, seconds_per_pass
+from igd_ray.planning.cost import Cost, costs, seconds_per_pass
 from igd_ray.planning.workspace import Study
-from igd_ray.units.attack import AttackUnit, TransferUnit
 from igd_ray.units.base import Unit
+from igd_ray.units.judged import JudgedUnit
 from igd_ray.verbs.output import show
 
 _NUMBERS = ("units", "done", "forward_passes", "backward_passes", "worker_minutes")
@@ -30,9 +30,9 @@ def show_costs(study: Study, units: Sequence[Unit], *, naive: Sequence[Unit] = (
     rows = [_row(cost, forward, backward) for cost in costs(study.catalog, units, num_classes=num_classes)]
     rows.append(_sum("total", rows))
     if naive:
-        attacks = [unit for unit in units if isinstance(unit, AttackUnit | TransferUnit) and not unit.attack.audits]
+        attacks = [unit for unit in units if isinstance(unit, JudgedUnit) and not unit.attack.audits]
         planned = [_row(cost, forward, backward) for cost in costs(study.catalog, attacks, num_classes=num_classes)]
-        passes = [most_passes(unit, num_classes) for unit in naive]
+        passes = [unit.most_passes(num_classes) for unit in naive]
         forwards, backwards = (sum(counts) for counts in zip(*passes, strict=True))
         separate = Cost("the same attacks, each defense by itself", len(naive), 0, forwards, backwards)
         rows += [_sum("of which attacks in the plan", planned), _row(separate, forward, backward)]

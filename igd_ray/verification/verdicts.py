@@ -6,11 +6,11 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from igd_ray.attacks.counting import CountedTarget
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.config import EvaluateSettings, load_settings
 from igd_ray.errors import IgdError, InputError, did_you_mean, first_line
@@ -19,15 +19,17 @@ from igd_ray.identity import content_hash
 from igd_ray.planning.evaluation import Cell, EvaluationPlan
 from igd_ray.planning.workspace import Study
 from igd_ray.threat import DISTANCE_TOLERANCE, ThreatModel
-from igd_ray.units.attack import AttackUnit, TransferUnit, standing_rows
 from igd_ray.units.base import UnitReport, is_out_of_memory
-from igd_ray.units.judged import JudgedPoints, build_defense, clean_predictions, judge_points
+from igd_ray.units.judged import JudgedUnit, Judgement, judged_facts
 from igd_ray.units.points import Points, read_points
 from igd_ray.units.replica import Context, ImageArrays, WorkerSetup
 from igd_ray.units.threads import reproducible
 
 # Sums of squares are rounded in another order on another processor.
 RELATIVE_DISTANCE_TOLERANCE = 1e-5
+
+# What a verdict says of an image's points, and nobody can tell without them.
+AT_POINTS = ("adversarial_prediction", "broken_any", "broken_majority", "broken_all")
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,10 @@ class UnitCheck:
     def images(self) -> int:
         """How many images the unit has."""
         return self.hold + self.skipped + self.without_points + len(self.failures)
+
+
+# What became of one stored verdict.
+Comparison = Literal["hold", "skipped", "without points"] | Failure
 
 
 def find_run(catalog: Catalog, run_id: str | None) -> StoredRun:
@@ -228,7 +234,7 @@ def verify_cells(study: Study, cells: Sequence[Cell], *, device: str) -> list[Un
     return [checks[cell.unit.key] for cell in cells]
 
 
-def verify_unit(unit: AttackUnit | TransferUnit, context: Context) -> UnitCheck:
+def verify_unit(unit: JudgedUnit, context: Context) -> UnitCheck:
     """Judge the points of `unit` again, part by part where memory did not suffice for all at once.
 
     What is stored and cannot be judged, such as a damaged file, makes every verdict that rests on it a failure.
@@ -257,101 +263,105 @@ def verify_unit(unit: AttackUnit | TransferUnit, context: Context) -> UnitCheck:
     )
 
 
-def _judged_parts(unit: AttackUnit | TransferUnit, catalog: Catalog) -> list[AttackUnit | TransferUnit]:
+def _judged_parts(unit: JudgedUnit, catalog: Catalog) -> list[JudgedUnit]:
     """Return the units whose keys, and so seeds, the verdicts on the images of `unit` have: itself, or its parts."""
     if len(unit.shard.ids) < 2 or not catalog.parts(unit.key):
         return [unit]
-    return [small for part in unit.split() for small in _judged_parts(part, catalog)]
+    return [small for part in unit.halved() for small in _judged_parts(part, catalog)]
 
 
-def _verify_part(unit: AttackUnit | TransferUnit, context: Context) -> UnitCheck:
+def _verify_part(unit: JudgedUnit, context: Context) -> UnitCheck:
+    """Judge the points of one part again and compare image by image."""
     stored = _stored_rows(unit, context.catalog)
-    images, labels = context.images(unit.shard.images, unit.shard.start, unit.shard.stop)
-    generator = torch.Generator()
-    target = _Watched(CountedTarget(build_defense(unit.defense, context, generator)))
-    clean = clean_predictions(unit, target, images, generator)
-    clean_margins = target.margins.pop()
-    standing = standing_rows(context, unit.after, unit.shard, images.device)
-    judged = JudgedPoints.of_clean(unit, clean, labels, images)
-    faults: dict[int, str] = {}
-    point_counts, margins = torch.zeros_like(labels), clean_margins.clone()
-    attacked = unit.attack.algorithm is not None
-    if attacked and len(standing):
-        points = _points_of(unit, context, images)
-        points = {name: (candidates[standing], exists[standing]) for name, (candidates, exists) in points.items()}
-        point_counts[standing] = torch.stack([exists for _, exists in points.values()]).sum(dim=0)
-        points, found = _allowed(points, images[standing], unit.threat)
-        faults = {int(standing[row]): fault for row, fault in found.items()}
-        judged.take(standing, judge_points(unit, target, points, images[standing], labels[standing], generator))
-        margins[standing] = _deciding_margins(target.margins, points, unit.judge_draws)
+    judged_again = _JudgedAgain(unit, context)
+    found = [judged_again.compare(row, stored.get(image_id)) for row, image_id in enumerate(unit.shard.ids)]
+    return UnitCheck(
+        found.count("hold"),
+        found.count("skipped"),
+        found.count("without points"),
+        tuple(each for each in found if isinstance(each, Failure)),
+    )
 
-    distance = unit.threat.norm.distance(judged.chosen, images).tolist()
-    is_standing = set(standing.tolist())
-    hold = skipped = without_points = 0
-    failures = []
-    for row, image_id in enumerate(unit.shard.ids):
-        if image_id not in stored:
-            failures.append(Failure(image_id, "no verdict is stored"))
-            continue
-        if row in faults:
-            failures.append(Failure(image_id, faults[row]))
-            continue
-        mine = stored[image_id]
-        broken = int(judged.broken[row])
-        wrong = bool(clean[row] != labels[row])
-        left_out = row not in is_standing and not wrong
-        status = "misclassified" if wrong else "skipped" if left_out else "broken" if broken else "robust"
-        expected: dict[str, object] = {
-            **_facts(unit),
-            "label": int(labels[row]),
-            "clean_prediction": int(clean[row]),
-            "status": status,
-        }
-        verdict: dict[str, object] = {
-            "broken_any": broken > 0,
-            "broken_majority": 2 * broken > unit.judge_draws,
-            "broken_all": broken == unit.judge_draws,
-            "adversarial_prediction": int(judged.prediction[row]),
-        }
-        repeatable = not (attacked and row in is_standing) or _is_repeatable(unit, mine, int(point_counts[row]))
-        if repeatable:
-            expected |= dict.fromkeys([*verdict, "distance"]) if left_out else verdict
-        elif not wrong and mine["status"] in ("robust", "broken"):
-            # Whether its points broke the defense nobody can tell any more.
-            del expected["status"]
-        differing = [name for name, value in expected.items() if mine[name] != value]
+
+class _JudgedAgain:
+    """The verdicts of `unit` on the points that the catalog holds now, and how they compare with those stored."""
+
+    def __init__(self, unit: JudgedUnit, context: Context) -> None:
+        margins: list[Tensor] = []
+        judgement = Judgement(unit, context, watched=lambda target: _Watched(target, margins))
+        self._unit = unit
+        self._clean_margins = margins.pop()
+        self._margins = self._clean_margins.clone()
+        self._standing = set(judgement.standing.tolist())
+        self._faults: dict[int, str] = {}
+        self._point_counts = torch.zeros_like(judgement.labels)
+        if unit.judges_points and self._standing:
+            points = _points_of(unit, context, judgement.images)
+            standing = judgement.standing
+            self._point_counts[standing] = torch.stack([exists for _, exists in points.values()]).sum(dim=0)[standing]
+            points, faults = _allowed(points, judgement.images, unit.threat)
+            self._faults = {row: fault for row, fault in faults.items() if row in self._standing}
+            judgement.judge(points)
+            of_standing = [exists[standing] for _, exists in points.values()]
+            self._margins[standing] = _deciding_margins(margins, of_standing, unit.judge_draws)
+        self._verdicts = judgement.verdicts()
+        self._facts = judged_facts(unit)
+
+    def compare(self, row: int, stored: Mapping[str, object] | None) -> Comparison:
+        """Compare the verdict on image `row` with the one `stored`."""
+        verdict = self._verdicts[row]
+        image_id = str(verdict["image_id"])
+        if stored is None:
+            return Failure(image_id, "no verdict is stored")
+        if row in self._faults:
+            return Failure(image_id, self._faults[row])
+        points = int(self._point_counts[row])
+        repeatable = self._is_repeatable(row, stored)
+        expected = {**self._facts, **verdict}
+        distance = expected.pop("distance")
+        if not repeatable:
+            for name in AT_POINTS:
+                expected.pop(name)
+            if verdict["status"] != "misclassified" and stored["status"] in ("robust", "broken"):
+                # Whether its points broke the defense nobody can tell any more.
+                del expected["status"]
+        differing = [name for name, value in expected.items() if stored[name] != value]
         if differing:
-            before, now = (", ".join(f"{name} {of[name]!r}" for name in differing) for of in (mine, expected))
-            reason = f"stored {before}; now {now}"
-            if mine["status"] == "broken" and status == "robust":
-                reason = f"{_blame(int(point_counts[row]))}: {reason}"
-            flipped = clean_margins if "clean_prediction" in differing else margins
-            is_flip = any(name not in _facts(unit) and name != "label" for name in differing) and not left_out
-            failures.append(Failure(image_id, reason, float(flipped[row]) if is_flip else None))
-        elif repeatable and not left_out and not _is_close(mine["distance"], distance[row]):
-            failures.append(Failure(image_id, f"stored distance {mine['distance']!r}; now {distance[row]!r}"))
-        elif not repeatable:
-            without_points += 1
-        elif left_out:
-            skipped += 1
-        else:
-            hold += 1
-    return UnitCheck(hold, skipped, without_points, tuple(failures))
+            return self._difference(row, differing, stored, expected, points)
+        if not repeatable:
+            return "without points"
+        if not _is_close(stored["distance"], distance):
+            return Failure(image_id, f"stored distance {stored['distance']!r}; now {distance!r}")
+        return "skipped" if verdict["status"] == "skipped" else "hold"
+
+    def _difference(
+        self,
+        row: int,
+        differing: Sequence[str],
+        stored: Mapping[str, object],
+        expected: Mapping[str, object],
+        points: int,
+    ) -> Failure:
+        before, now = (", ".join(f"{name} {of[name]!r}" for name in differing) for of in (stored, expected))
+        reason = f"stored {before}; now {now}"
+        if stored["status"] == "broken" and self._verdicts[row]["status"] == "robust":
+            reason = f"{_blame(points)}: {reason}"
+        margins = self._clean_margins if "clean_prediction" in differing else self._margins
+        of_logits = any(name not in self._facts and name != "label" for name in differing)
+        is_flip = of_logits and self._verdicts[row]["status"] != "skipped"
+        return Failure(str(expected["image_id"]), reason, float(margins[row]) if is_flip else None)
+
+    def _is_repeatable(self, row: int, stored: Mapping[str, object]) -> bool:
+        """Tell whether everything that the stored verdict rests on is still there."""
+        unit = self._unit
+        judged_at_points = unit.judges_points and row in self._standing
+        if not judged_at_points or unit.save_points == "all" or self._point_counts[row]:
+            return True
+        # Where points of broken images are saved, a broken image without any is broken as it is.
+        return unit.save_points == "broken" and stored["status"] == "broken"
 
 
-def _facts(unit: AttackUnit | TransferUnit) -> dict[str, object]:
-    """Return what every row of `unit` says alike, and what its verdicts would mean nothing without."""
-    return {
-        "unit_key": unit.key,
-        "model_id": unit.defense.model_id,
-        "defense_id": unit.defense.defense_id,
-        "norm": unit.threat.norm.value,
-        "epsilon": unit.threat.epsilon,
-        "judge_draws": unit.judge_draws,
-    }
-
-
-def _stored_rows(unit: AttackUnit | TransferUnit, catalog: Catalog) -> dict[str, dict[str, object]]:
+def _stored_rows(unit: JudgedUnit, catalog: Catalog) -> dict[str, dict[str, object]]:
     """Return the stored verdicts of `unit` by image.
 
     Raises:
@@ -368,13 +378,13 @@ def _stored_rows(unit: AttackUnit | TransferUnit, catalog: Catalog) -> dict[str,
     return {row["image_id"]: row for row in rows}
 
 
-def _points_of(unit: AttackUnit | TransferUnit, context: Context, images: Tensor) -> Points:
+def _points_of(unit: JudgedUnit, context: Context, images: Tensor) -> Points:
     """Return the stored points that `unit` judged, in the order in which it did.
 
     Raises:
         IgdError: if one is no image.
     """
-    key = unit.key if isinstance(unit, AttackUnit) else unit.source.key
+    key = unit.points_unit.key
     try:
         points = read_points(context, key, unit.shard, images)
     except IgdError:
@@ -384,7 +394,7 @@ def _points_of(unit: AttackUnit | TransferUnit, context: Context, images: Tensor
             raise
         shape = "×".join(str(size) for size in images.shape[1:])
         raise IgdError(f"unit {key[:12]} stores a point that is no image of {shape}: {first_line(error)}") from error
-    if isinstance(unit, TransferUnit) or unit.attack.algorithm is None:
+    if unit.is_transfer or unit.attack.algorithm is None:
         return points
     # Under this name the unit judged its first points, also where it found none for any image.
     first = unit.attack.algorithm.point_name
@@ -418,28 +428,20 @@ def _allowed(points: Points, images: Tensor, threat: ThreatModel) -> tuple[Point
     return allowed, faults
 
 
-def _deciding_margins(margins: Sequence[Tensor], points: Points, draws: int) -> Tensor:
-    """Return each image's smallest margin, float32 [n], over the evaluations that `judge_points` counts for it.
+def _deciding_margins(margins: Sequence[Tensor], existing: Sequence[Tensor], draws: int) -> Tensor:
+    """Return each image's smallest margin, float32 [n], over the evaluations that count for its verdict.
 
     Args:
         margins: [n] each, of every evaluation in order: `draws` of the first points, `draws` of the second, …
-        points: the points.
+        existing: bool [n] for each kind of point, in order: which images have it.
         draws: evaluations of each.
     """
     smallest = torch.full_like(margins[0], math.inf)
-    for position, (_, exists) in enumerate(points.values()):
+    for position, exists in enumerate(existing):
         counts = torch.ones_like(exists) if position == 0 else exists
         least = torch.stack(list(margins[position * draws : (position + 1) * draws])).amin(dim=0)
         smallest = torch.where(counts, torch.minimum(smallest, least), smallest)
     return smallest
-
-
-def _is_repeatable(unit: AttackUnit | TransferUnit, stored: Mapping[str, object], points: int) -> bool:
-    """Tell whether all that the verdict `stored` on an image was reached by is still there."""
-    if isinstance(unit, TransferUnit) or unit.keeps == "all" or points:
-        return True
-    # Where points of broken images are kept, a broken one without any is broken as it is.
-    return unit.keeps == "broken" and stored["status"] == "broken"
 
 
 def _blame(points: int) -> str:
@@ -448,22 +450,26 @@ def _blame(points: int) -> str:
     return "its stored point does not break it" if points == 1 else f"none of its {points} stored points breaks it"
 
 
-def _is_close(stored: object, found: float) -> bool:
-    return isinstance(stored, float) and math.isclose(
-        stored, found, rel_tol=RELATIVE_DISTANCE_TOLERANCE, abs_tol=DISTANCE_TOLERANCE
+def _is_close(stored: object, found: object) -> bool:
+    if stored is None or found is None:
+        return stored is found
+    return (
+        isinstance(stored, float)
+        and isinstance(found, float)
+        and math.isclose(stored, found, rel_tol=RELATIVE_DISTANCE_TOLERANCE, abs_tol=DISTANCE_TOLERANCE)
     )
 
 
 class _Watched(nn.Module):
-    """A target that notes how far apart the top two logits [B, C] of every evaluation are."""
+    """A target that notes in `margins` how far apart the top two logits [B, C] of every evaluation are."""
 
-    def __init__(self, target: nn.Module) -> None:
+    def __init__(self, target: nn.Module, margins: list[Tensor]) -> None:
         super().__init__()
         self._target = target
-        self.margins: list[Tensor] = []
+        self._noted = margins
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self._target(images)
         top = logits.topk(2, dim=1).values
-        self.margins.append(top[:, 0] - top[:, 1])
+        self._noted.append(top[:, 0] - top[:, 1])
         return logits

@@ -16,20 +16,24 @@ from igd_ray.cluster.leases import MOST_CRASHES, MOST_LOSSES, Died, Event, Lease
 from igd_ray.cluster.simulated import LoopCost, loop_cost
 from igd_ray.errors import IgdError
 from igd_ray.execution.attempts import AttemptLog
-from igd_ray.execution.halving import Splitter
+from igd_ray.execution.halving import Halving
 from igd_ray.execution.queue import SOURCE_FAILED
 from igd_ray.units.base import Shard, Unit, UnitReport
 
 
 @dataclass(frozen=True)
-class NoOp:
+class NoOp(Unit):
     """A unit that computes nothing."""
 
-    key: str
+    name: str
     shard: Shard = field(default_factory=lambda: images(1))
     kind: str = "no-op"
     tables = ("outcomes",)
     needs: frozenset[str] = frozenset()
+
+    @property
+    def key(self) -> str:
+        return self.name
 
     def compute(self, context: object) -> dict[str, list[dict[str, object]]]:
         return {"outcomes": []}
@@ -39,9 +43,9 @@ class NoOp:
 class Divisible(NoOp):
     """One that can be halved."""
 
-    def split(self) -> tuple["Divisible", ...]:
+    def halved(self) -> tuple["Divisible", ...]:
         return tuple(
-            replace(self, key=f"{self.key}{end}", shard=half)
+            replace(self, name=f"{self.name}{end}", shard=half)
             for end, half in zip("ab", self.shard.halves(), strict=True)
         )
 
@@ -114,7 +118,7 @@ def run(
     catalog: Catalog, units: Sequence[Unit], answer: Answer, *, workers: int = 2, seconds: float = 60.0
 ) -> tuple[list[UnitReport], Pretended]:
     pretended = Pretended(workers, answer)
-    loop = LeaseLoop(pretended, AttemptLog(catalog), Splitter(catalog), seconds=seconds)
+    loop = LeaseLoop(pretended, AttemptLog(catalog), Halving(catalog), seconds=seconds)
     return list(loop.run(units)), pretended
 
 
@@ -182,7 +186,7 @@ def test_no_worker_is_asked_for_while_one_is_idle(catalog: Catalog) -> None:
 
     workers = Growing(1, lambda unit, _: fine(unit))
     chain = [after(f"u{index}", *([f"u{index - 1}"] if index else [])) for index in range(50)]
-    assert sum(1 for _ in LeaseLoop(workers, AttemptLog(catalog), Splitter(catalog)).run(chain)) == 50
+    assert sum(1 for _ in LeaseLoop(workers, AttemptLog(catalog), Halving(catalog)).run(chain)) == 50
     assert len(workers._here) <= 3
 
 
@@ -201,7 +205,7 @@ def test_a_worker_that_answers_errors_at_once_does_not_drain_the_units(catalog: 
         return wrong(unit) if worker == broken else fine(unit)
 
     workers = Pretended(2, answer)
-    loop = LeaseLoop(workers, AttemptLog(catalog), Splitter(catalog))
+    loop = LeaseLoop(workers, AttemptLog(catalog), Halving(catalog))
     reports = list(loop.run([NoOp(f"u{index}") for index in range(12)]))
     assert [report.error for report in reports] == [None] * 12
     assert [worker for worker, _ in workers.leased].count(broken) == 1
@@ -298,7 +302,7 @@ def test_a_unit_is_leased_only_after_all_that_it_needs_is_done(
 def test_a_chain_goes_on_while_another_ones_long_unit_runs(catalog: Catalog) -> None:
     units = [NoOp("a0"), NoOp("long"), after("a1", "a0"), after("b1", "long"), after("a2", "a1")]
     workers = Pretended(2, lambda unit, _: None if unit.key == "long" else fine(unit))
-    reports = LeaseLoop(workers, AttemptLog(catalog), Splitter(catalog)).run(units)
+    reports = LeaseLoop(workers, AttemptLog(catalog), Halving(catalog)).run(units)
     assert [next(reports).key for _ in range(3)] == ["a0", "a1", "a2"]
     (busy,) = (worker for worker, key in workers.leased if key == "long")
     workers.finish(Reported(busy, fine(units[1])))
@@ -349,7 +353,7 @@ def test_units_that_need_each_other_do_not_hang(catalog: Catalog) -> None:
 
 def test_a_driver_that_stops_ends_its_leases_and_notes_them_as_lost(catalog: Catalog) -> None:
     workers = Pretended(1, lambda unit, _: None if unit.key == "slow" else fine(unit))
-    reports = LeaseLoop(workers, AttemptLog(catalog), Splitter(catalog), seconds=0.5).run([NoOp("u"), NoOp("slow")])
+    reports = LeaseLoop(workers, AttemptLog(catalog), Halving(catalog), seconds=0.5).run([NoOp("u"), NoOp("slow")])
     assert next(reports).key == "u"
     # The loop goes on to lease the next unit only when asked for the next report; a driver's signal comes then.
     workers.events = lambda timeout: (_ for _ in ()).throw(KeyboardInterrupt)  # type: ignore[method-assign,assignment]

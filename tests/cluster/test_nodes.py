@@ -15,7 +15,7 @@ from igd_ray.catalog import Catalog, run_query
 from igd_ray.cluster import RayExecutor
 from igd_ray.cluster.resources import ActorPlan
 from igd_ray.planning.workspace import Study
-from igd_ray.units.base import Shard, UnitReport
+from igd_ray.units.base import Shard, Unit, UnitReport
 from igd_ray.units.replica import WorkerSetup
 from tests.toys.ray_cluster import local_cluster
 from tests.toys.runs import settings_for
@@ -27,14 +27,13 @@ LOST_AFTER, JOINED_AFTER = 3, 6
 
 
 @dataclass(frozen=True)
-class Sleep:
+class Sleep(Unit):
     """A unit that takes a while but no CPU, so that the machine's own number of CPUs does not matter."""
 
     number: int
 
     kind = "sleep"
     tables = ("arrays",)
-    needs: frozenset[str] = frozenset()
     shard = Shard("test", 0, 1, ("image",), "")
 
     @property

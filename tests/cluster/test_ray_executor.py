@@ -19,7 +19,7 @@ from igd_ray.models import load_model
 from igd_ray.planning.verbs import evaluate, plan_evaluation_of
 from igd_ray.planning.workspace import Study
 from igd_ray.report import write_report
-from igd_ray.units.base import Shard, UnitReport, shards_of
+from igd_ray.units.base import Shard, Unit, UnitReport, shards_of
 from igd_ray.units.replica import ImageArrays, WorkerSetup
 from tests.toys.runs import rows, run_evaluation, settings_for
 
@@ -72,16 +72,18 @@ def test_killed_actors_lose_nothing(session: None, expected: list[dict[str, obje
     assert rows(catalog) == expected
 
 
-class Deadly:
+class Deadly(Unit):
     """A unit that ends its worker's process."""
 
     kind = "deadly"
     tables = ("outcomes",)
-    needs: frozenset[str] = frozenset()
 
     def __init__(self, shard: Shard) -> None:
         self.shard = shard
-        self.key = f"deadly-{shard.start}"
+
+    @property
+    def key(self) -> str:
+        return f"deadly-{self.shard.start}"
 
     def compute(self, context: object) -> dict[str, list[dict[str, object]]]:
         os.kill(os.getpid(), signal.SIGSEGV)

@@ -12,7 +12,7 @@ from igd_ray.cluster.leases import Died, Event, Ready, Reported
 from igd_ray.cluster.storage import KeptCatalog, StorageCheck, answer
 from igd_ray.cluster.workers import MOST_FAILED_STARTS, SECONDS_TO_BEGIN, Placement, RayWorkers, WorkerActor
 from igd_ray.errors import IgdError, InputError
-from igd_ray.units.base import BrokenWorkerError, Shard, UnitReport, execute
+from igd_ray.units.base import BrokenWorkerError, Shard, Unit, UnitReport, execute
 from igd_ray.units.replica import ModelSource, WorkerSetup
 from tests.toys.fake_ray import WAITING, FakeCall, FakeRay
 
@@ -22,13 +22,12 @@ PROCESS_DIED = "The actor is dead because its worker process has died. Worker ex
 NO_MEMORY = "The actor is dead because its worker process has died. Worker exit type: NODE_OUT_OF_MEMORY"
 
 
-class Nothing:
+class Nothing(Unit):
     """A unit that is never computed here."""
 
     key = "unit"
     kind = "no-op"
     tables = ("outcomes",)
-    needs: frozenset[str] = frozenset()
     shard = Shard("test", 0, 1, ("image",), "digest")
 
     def compute(self, context: object) -> dict[str, list[dict[str, object]]]:

@@ -8,16 +8,16 @@ import pytest
 from igd_ray.catalog import SCHEMAS, Catalog
 from igd_ray.catalog.places import Bucket, Folder
 from igd_ray.execution.attempts import AttemptLog
-from igd_ray.execution.halving import Splitter
+from igd_ray.execution.halving import Halving
 from igd_ray.execution.run import pending
-from igd_ray.units.base import Rows, Shard
+from igd_ray.units.base import Rows, Shard, Unit
 from igd_ray.units.replica import Context
 
 READING = ("exists", "read", "open_parquet", "names", "age")
 
 
 @dataclass(frozen=True)
-class Images:
+class Images(Unit):
     """A unit that can be split."""
 
     start: int
@@ -25,7 +25,6 @@ class Images:
 
     kind = "images"
     tables = ("adversarials", "outcomes")
-    needs: frozenset[str] = frozenset()
 
     @property
     def key(self) -> str:
@@ -35,7 +34,7 @@ class Images:
     def shard(self) -> Shard:
         return Shard("test", self.start, self.stop, tuple(map(str, range(self.start, self.stop))), "")
 
-    def split(self) -> "tuple[Images, Images]":
+    def halved(self) -> "tuple[Images, Images]":
         middle = (self.start + self.stop) // 2
         return Images(self.start, middle), Images(middle, self.stop)
 
@@ -60,8 +59,8 @@ def catalog(request: pytest.FixtureRequest, tmp_path: Path, bucket: Path, monkey
     made.create()
     for unit in UNITS[1:50]:
         commit(made, unit.key)
-    Splitter(made).split(UNITS[0])
-    for part in UNITS[0].split():
+    Halving(made).halve(UNITS[0])
+    for part in UNITS[0].halved():
         commit(made, part.key)
     return made
 
@@ -98,13 +97,13 @@ def test_what_is_pending_is_found_by_listing(catalog: Catalog, requests: list[st
 
 
 def test_the_splits_are_listed_once_a_run(catalog: Catalog, requests: list[str]) -> None:
-    splitter = Splitter(catalog)
-    assert splitter.fitting(UNITS[0]) == list(UNITS[0].split())
+    halving = Halving(catalog)
+    assert halving.fitting(UNITS[0]) == list(UNITS[0].halved())
     for unit in UNITS[1:]:
-        assert splitter.fitting(unit) == [unit]
+        assert halving.fitting(unit) == [unit]
     assert sorted(requests) == ["names compacted", "names splits"]
-    splitter.split(UNITS[1])
-    assert splitter.fitting(UNITS[1]) == list(UNITS[1].split())
+    halving.halve(UNITS[1])
+    assert halving.fitting(UNITS[1]) == list(UNITS[1].halved())
 
 
 def test_a_truncated_result_is_pending(catalog: Catalog, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""The agenda against a naive model of it: every unit runs once, after what it needs, or is doomed by what failed."""
+"""The queue against a naive model of it: every unit runs once, after what it needs, or is doomed by what failed."""
 
 import gc
 import time
@@ -10,21 +10,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from igd_ray.errors import IgdError
-from igd_ray.execution.queue import LOOK_AHEAD, SOURCE_FAILED, Agenda
-from igd_ray.units.base import Shard, UnitReport
+from igd_ray.execution.queue import LOOK_AHEAD, SOURCE_FAILED, ReadyQueue
+from igd_ray.units.base import Shard, Unit, UnitReport
 
 IMAGE = Shard("test", 0, 1, ("image",), "digest")
 
 
 @dataclass(frozen=True)
-class Step:
+class Step(Unit):
     """A unit that is never computed here."""
 
-    key: str
+    name: str
     needs: frozenset[str] = frozenset()
     kind: str = "step"
     tables = ("outcomes",)
     shard: Shard = IMAGE
+
+    @property
+    def key(self) -> str:
+        return self.name
 
     def compute(self, context: object) -> dict[str, list[dict[str, object]]]:
         return {"outcomes": []}
@@ -36,7 +40,7 @@ def step(key: str, *needs: str) -> Step:
 
 @dataclass
 class Model:
-    """What an agenda should do, by searching through lists."""
+    """What a queue should do, by searching through lists."""
 
     waiting: list[Step]
     given: dict[str, Step] = field(default_factory=dict)
@@ -98,15 +102,15 @@ def plans(draw: st.DrawFn) -> list[Step]:
 def test_every_unit_ends_once_after_its_needs_or_is_doomed_by_a_failure(
     plan: list[Step], workers: int, data: st.DataObject
 ) -> None:
-    agenda, model = Agenda(plan), Model(list(plan))
+    queue, model = ReadyQueue(plan), Model(list(plan))
     running: list[Step] = []
     doomed: Counter[str] = Counter()
     ended: Counter[str] = Counter()
     returned: set[str] = set()
-    while agenda:
+    while queue:
         while len(running) < workers:
             expected = model.next()
-            unit = agenda.take()
+            unit = queue.take()
             assert unit == expected
             if unit is None:
                 break
@@ -119,23 +123,23 @@ def test_every_unit_ends_once_after_its_needs_or_is_doomed_by_a_failure(
         match data.draw(st.sampled_from(fates)):
             case "done":
                 model.done.add(unit.key)
-                agenda.done(unit.key)
+                queue.done(unit.key)
                 ended[unit.key] += 1
             case "failed":
                 model.failed.add(unit.key)
-                lost = [each.key for each in agenda.failed(unit.key)]
+                lost = [each.key for each in queue.failed(unit.key)]
                 assert sorted(lost) == sorted(model.doom())
                 doomed.update(lost)
                 ended[unit.key] += 1
             case "divided":
-                parts = [replace(unit, key=f"{unit.key}{name}") for name in data.draw(st.sampled_from(["a", "ab"]))]
+                parts = [replace(unit, name=f"{unit.key}{name}") for name in data.draw(st.sampled_from(["a", "ab"]))]
                 model.replace(unit, parts)
-                agenda.replace(unit, parts)
+                queue.replace(unit, parts)
             case "back":
                 returned.add(unit.key)
                 last = data.draw(st.booleans())
                 model.put_back(unit, last=last)
-                agenda.put_back(unit, last=last)
+                queue.put_back(unit, last=last)
     assert not running
     assert not model.waiting
     divided = model.parts.keys()
@@ -147,84 +151,84 @@ def test_every_unit_ends_once_after_its_needs_or_is_doomed_by_a_failure(
 @given(kinds=st.lists(st.sampled_from("xyz"), max_size=30), wishes=st.lists(st.sampled_from(["", *"xyz"]), min_size=30))
 def test_a_worker_gets_the_first_unit_or_one_like_its_last_that_is_near(kinds: list[str], wishes: list[str]) -> None:
     waiting = [Step(f"u{index}", kind=kind) for index, kind in enumerate(kinds)]
-    agenda = Agenda(waiting)
+    queue = ReadyQueue(waiting)
     for wish in wishes[: len(kinds)]:
         near = waiting[:LOOK_AHEAD]
         expected = next((unit for unit in near if unit.kind == wish), near[0])
-        assert agenda.take(f"{wish}//" if wish else "") == expected
+        assert queue.take(wish) == expected
         waiting.remove(expected)
-    assert agenda.take() is None
+    assert queue.take() is None
 
 
 def test_a_unit_that_is_put_back_has_its_former_place_or_the_last() -> None:
-    agenda = Agenda([step("longest"), step("long"), step("short")])
-    longest, long = agenda.take(), agenda.take()
+    queue = ReadyQueue([step("longest"), step("long"), step("short")])
+    longest, long = queue.take(), queue.take()
     assert (longest, long) == (step("longest"), step("long"))
-    agenda.put_back(step("long"), last=False)
-    agenda.put_back(step("longest"), last=False)
-    assert agenda.take() == step("longest")
-    agenda.put_back(step("longest"), last=True)
-    assert [agenda.take() for _ in range(3)] == [step("long"), step("short"), step("longest")]
+    queue.put_back(step("long"), last=False)
+    queue.put_back(step("longest"), last=False)
+    assert queue.take() == step("longest")
+    queue.put_back(step("longest"), last=True)
+    assert [queue.take() for _ in range(3)] == [step("long"), step("short"), step("longest")]
 
 
 def test_a_unit_waits_while_what_it_needs_runs() -> None:
-    agenda = Agenda([step("second", "first"), step("first")])
-    assert agenda.take() == step("first")
-    assert agenda.take() is None
-    agenda.done("first")
-    assert agenda.take() == step("second", "first")
-    assert agenda
-    agenda.done("second")
-    assert not agenda
+    queue = ReadyQueue([step("second", "first"), step("first")])
+    assert queue.take() == step("first")
+    assert queue.take() is None
+    queue.done("first")
+    assert queue.take() == step("second", "first")
+    assert queue
+    queue.done("second")
+    assert not queue
 
 
 def test_a_key_given_twice_counts_once() -> None:
-    agenda = Agenda([step("u"), step("u")])
-    assert agenda.take() == step("u")
-    assert agenda.take() is None
+    queue = ReadyQueue([step("u"), step("u")])
+    assert queue.take() == step("u")
+    assert queue.take() is None
 
 
 def test_a_failed_part_fails_the_unit_and_its_other_parts_still_run() -> None:
     unit, dependent = step("u"), step("v", "u")
-    agenda = Agenda([unit, dependent])
-    assert agenda.take() == unit
-    agenda.replace(unit, [step("ua"), step("ub")])
-    assert agenda.take() == step("ua")
-    assert agenda.failed("ua") == [dependent]
-    assert agenda.take() == step("ub")
-    agenda.done("ub")
-    assert not agenda
+    queue = ReadyQueue([unit, dependent])
+    assert queue.take() == unit
+    queue.replace(unit, [step("ua"), step("ub")])
+    assert queue.take() == step("ua")
+    assert queue.failed("ua") == [dependent]
+    assert queue.take() == step("ub")
+    queue.done("ub")
+    assert not queue
 
 
 def test_a_failure_is_reported_with_those_that_it_dooms() -> None:
-    agenda = Agenda([step("u"), step("v", "u"), step("w", "v"), step("other")])
-    agenda.take()
-    reports = agenda.settle(UnitReport("u", "step", 1, 2.0, "ValueError: no", attempt=2))
+    queue = ReadyQueue([step("u"), step("v", "u"), step("w", "v"), step("other")])
+    queue.take()
+    reports = queue.settle(UnitReport("u", "step", 1, 2.0, "ValueError: no", attempt=2))
     assert [(report.key, report.error) for report in reports] == [
         ("u", "ValueError: no"),
         ("v", SOURCE_FAILED),
         ("w", SOURCE_FAILED),
     ]
-    assert agenda.take() == step("other")
+    assert queue.take() == step("other")
 
 
 @pytest.mark.parametrize("circle", [[step("a", "a")], [step("a", "b"), step("b", "a")]], ids=["itself", "two"])
 def test_units_that_need_each_other_are_an_error_once_nothing_else_is_left(circle: list[Step]) -> None:
-    agenda = Agenda([*circle, step("free"), step("behind", "a")])
-    assert agenda.take() == step("free")
-    assert agenda.take() is None
-    agenda.done("free")
+    queue = ReadyQueue([*circle, step("free"), step("behind", "a")])
+    assert queue.take() == step("free")
+    assert queue.take() is None
+    queue.done("free")
     message = rf"{len(circle) + 1} need each other, the first being a \(step\): plan them without cycles"
     with pytest.raises(IgdError, match=message):
-        agenda.take()
+        queue.take()
 
 
 def test_a_long_chain_fails_as_a_whole() -> None:
     chain = [step("u0"), *(step(f"u{index + 1}", f"u{index}") for index in range(5000))]
-    agenda = Agenda(reversed(chain))
-    assert agenda.take() == chain[0]
-    assert agenda.failed("u0") == chain[1:]
-    assert not agenda
+    queue = ReadyQueue(reversed(chain))
+    assert queue.take() == chain[0]
+    assert queue.failed("u0") == chain[1:]
+    assert not queue
 
 
 @pytest.mark.parametrize("chain", [1, 17], ids=["free", "chains"])
@@ -235,10 +239,10 @@ def test_time_is_linear_in_units(chain: int) -> None:
         # The collector would walk the objects of every test that this process has run.
         gc.disable()
         started = time.process_time()
-        agenda = Agenda(units)
+        queue = ReadyQueue(units)
         done = 0
-        while (unit := agenda.take("another//")) is not None:
-            agenda.done(unit.key)
+        while (unit := queue.take("another//")) is not None:
+            queue.done(unit.key)
             done += 1
         seconds = time.process_time() - started
         gc.enable()

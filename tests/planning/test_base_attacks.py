@@ -94,7 +94,7 @@ def test_autoattack_needs_the_transfer_whose_trajectories_are_its_first_stage(tm
     }.values()
     (first,) = (unit for unit in prepared.units if isinstance(unit, AttackUnit) and unit.attack.label == "tr-apgd-ce")
     assert autoattack.needs == {first.key}
-    assert autoattack.search_seed == first.search_seed
+    assert autoattack.attack_seed_used == first.attack_seed_used
     if "tr-apgd-ce" not in asked:
         assert prepared.plan.sources == (first,), "a source without a cell of its own"
 
@@ -149,7 +149,7 @@ def test_a_random_base_shares_nothing_and_averages_gradients(tmp_path: Path) -> 
     assert (carried.eot, carried.gradients) == (20, 20)
     assert isinstance(cells["apgd-eot"].attack.algorithm, AutoAttack)
     assert cells["apgd-eot"].attack.algorithm.collapsed_eot == 1
-    assert cells["aa"].search_seed != cells["tr-apgd-ce"].search_seed
+    assert cells["aa"].attack_seed_used != cells["tr-apgd-ce"].attack_seed_used
 
 
 def test_the_gradients_of_a_random_base_are_counted_twentyfold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from igd_ray.attacks.registry import FIXED, parse_attack
 from igd_ray.attacks.transfer import TransferEOT
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.execution.executor import LocalExecutor
-from igd_ray.planning.cost import bound, most_passes
+from igd_ray.planning.cost import bound
 from igd_ray.protocol import AUDIT_ATTACKS, NINE_ATTACKS
 from igd_ray.units.attack import AttackUnit, TransferUnit
 from igd_ray.units.base import Rows
@@ -88,7 +88,7 @@ def test_images_that_noise_has_spared_are_counted_when_they_are_attacked_again(t
     prepared = prepare(tmp_path / "results", defenses="loir-8", attacks="apgd-ce-3", n=60, shard_size=1, sigma=0.5)
     counted = prepared.run()
     assert_counted_recorded_and_bounded(prepared, counted)
-    more = [unit for unit in prepared.units if counted[unit.key][0] > most_passes(unit, num_classes=10)[0]]
+    more = [unit for unit in prepared.units if counted[unit.key][0] > unit.most_passes(10).forwards]
     assert more, "otherwise nothing was looked at again"
 
 
@@ -190,7 +190,7 @@ def test_a_chain_starts_with_the_cheapest_attack(tmp_path: Path) -> None:
         while chain[-1].key in following:
             chain.append(following[chain[-1].key])
         assert len(chain) == len(ordinary) == 6
-        costs = [sum(most_passes(unit, num_classes=10)) for unit in chain]
+        costs = [sum(unit.most_passes(10)) for unit in chain]
         assert costs == sorted(costs)
         assert [isinstance(unit, TransferUnit) for unit in chain] == [True] * 4 + [False] * 2
     assert all(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from igd_ray.catalog import Catalog, run_query
-from igd_ray.planning.cost import costs, most_passes, seconds_per_pass
+from igd_ray.planning.cost import costs, seconds_per_pass
 from igd_ray.planning.verbs import plan_evaluation_of
 from igd_ray.planning.workspace import Study
 from igd_ray.units.replica import Context, ImageArrays, WorkerSetup
@@ -45,7 +45,7 @@ def test_an_inspection_stays_below_its_bound(tmp_path: Path, sigma: float, layer
         )
         counter = PassCounter(context.model)
         unit.compute(context)
-    forwards, backwards = most_passes(unit, 10)
+    forwards, backwards = unit.most_passes(10)
     assert 0 < counter.forwards <= forwards
     assert 0 < counter.backwards <= backwards
 

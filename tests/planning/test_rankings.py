@@ -10,10 +10,11 @@ import torch
 from igd_ray.catalog import run_query
 from igd_ray.errors import IncompleteError, InputError
 from igd_ray.models.clip import load_clip
-from igd_ray.planning.rankings import RankingPlan, finish_ranking, read_ranking
+from igd_ray.planning.rankings import RankingPlan, finish_ranking
 from igd_ray.planning.workspace import Study
 from igd_ray.ranking import clip_dissect, leave_one_out
 from igd_ray.units.base import shards_of
+from igd_ray.units.ranking import read_ranking
 from tests.toys.runs import settings_for
 
 

@@ -14,12 +14,12 @@ from igd_ray.errors import IncompleteError, InputError
 from igd_ray.identity import derive_seed
 from igd_ray.models.anatomy.cutting import SplitModel
 from igd_ray.planning import search as search_module
-from igd_ray.planning.rankings import read_ranking
 from igd_ray.planning.search import SearchOptions, SearchPlan, finish_search, load_objective, read_trials, run_trials
 from igd_ray.planning.verbs import plan_evaluation_of, search
 from igd_ray.planning.workspace import Study
 from igd_ray.search import Setting, Trial
 from igd_ray.units.objective import ObjectiveSource, search_here
+from igd_ray.units.ranking import read_ranking
 from igd_ray.units.replica import ModelSource
 from tests.toys.runs import PassCounter
 

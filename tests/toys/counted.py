@@ -6,13 +6,14 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from igd_ray.execution.queue import Agenda
+from igd_ray.execution.queue import ReadyQueue
 from igd_ray.models.demo import WEIGHTS_FILE
-from igd_ray.planning.evaluation import Attacking, EvaluationPlan
+from igd_ray.planning.evaluation import EvaluationPlan
 from igd_ray.planning.verbs import Evaluation, plan_evaluation_of
 from igd_ray.planning.workspace import Study
 from igd_ray.units.attack import AttackUnit, TransferUnit
 from igd_ray.units.base import execute, is_done
+from igd_ray.units.judged import JudgedUnit
 from igd_ray.units.replica import Context, ImageArrays, WorkerSetup
 from igd_ray.units.threads import reproducible
 from tests.toys.runs import PassCounter, settings_for
@@ -33,36 +34,36 @@ class Prepared:
         return self.evaluation.plan
 
     @property
-    def units(self) -> list[Attacking]:
+    def units(self) -> list[JudgedUnit]:
         """The attacks and transfers of the plan, each once."""
         return [unit for unit in self.plan.units if isinstance(unit, AttackUnit | TransferUnit)]
 
-    def cells(self, defense: str) -> dict[str, Attacking]:
+    def cells(self, defense: str) -> dict[str, JudgedUnit]:
         """The units of one defense by attack; of an evaluation with one shard."""
         return {cell.attack: cell.unit for cell in self.plan.cells if cell.defense == defense}
 
-    def outcomes(self, unit: Attacking) -> list[dict[str, object]]:
+    def outcomes(self, unit: JudgedUnit) -> list[dict[str, object]]:
         """The rows that a unit committed."""
         rows: list[dict[str, object]] = self.context.catalog.read("outcomes", unit.key).to_pylist()
         return rows
 
-    def recorded(self, unit: Attacking) -> Passes:
+    def recorded(self, unit: JudgedUnit) -> Passes:
         """The forward and backward passes that the outcomes of a unit say it took."""
         rows = self.outcomes(unit)
         return sum(int(str(row["forwards"])) for row in rows), sum(int(str(row["backwards"])) for row in rows)
 
-    def run(self, units: Iterable[Attacking] | None = None) -> Mapping[str, Passes]:
+    def run(self, units: Iterable[JudgedUnit] | None = None) -> Mapping[str, Passes]:
         """Run `units`, all of the plan by default, that are not done; return the passes that hooks counted, by key."""
         counted = {}
         waiting = [unit for unit in (self.units if units is None else units) if not is_done(self.context.catalog, unit)]
-        agenda = Agenda(waiting)
-        while (unit := agenda.take()) is not None:
+        queue = ReadyQueue(waiting)
+        while (unit := queue.take()) is not None:
             self.counter.forwards = self.counter.backwards = 0
             with reproducible():
                 report = execute(unit, self.context)
             assert report.error is None, report.error
             counted[unit.key] = self.counter.forwards, self.counter.backwards
-            agenda.done(unit.key)
+            queue.done(unit.key)
         return counted
 
 

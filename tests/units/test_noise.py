@@ -98,7 +98,7 @@ def test_the_view_puts_the_parts_of_a_unit_together(tmp_path: Path) -> None:
     context.catalog.commit("run_units", "run", [run_unit("run", unit, "mine", None)])
     (row,) = run_query(context.catalog, "FROM noise_failures").to_pylist()
     assert (row["images"], row["n"], row["rate"]) == (101, None, None)
-    parts = unit.split()
+    parts = unit.halved()
     assert [len(part.shard.ids) for part in parts] == [51, 50]
     splits = [{"unit_key": unit.key, "part_key": part.key, "images": len(part.shard.ids)} for part in parts]
     context.catalog.commit("splits", unit.key, splits)

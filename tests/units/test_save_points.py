@@ -119,7 +119,7 @@ def test_the_audit_starts_from_points_and_keeps_all_of_its_own(audited: Mapping[
     for start in unit.starts:
         source = sources[start.unit_key]
         # A direct attack leaves no point where it fails; whatever it leaves is kept for the audit.
-        assert source.keeps == "all"
+        assert source.save_points == "all"
         if start.name not in DIRECT:
             assert images_with_points(prepared, source) >= attacked, "its starts are there"
 

@@ -265,7 +265,7 @@ def test_points_that_are_gone_are_failures_and_verdicts_that_are_gone_are_unfini
 @pytest.mark.parametrize("attack", ["apgd-ce-5", "tr-apgd-ce-5"])
 def test_a_unit_that_was_split_is_judged_in_its_parts(finished: Path, tmp_path: Path, attack: str) -> None:
     cell = next(cell for cell in planned(finished).cells if labels_of(cell) == ("loir-8", attack))
-    parts = cell.unit.split()
+    parts = cell.unit.halved()
     store = Catalog(tmp_path / "results")
     store.create()
     rows = [{"unit_key": cell.unit.key, "part_key": part.key, "images": len(part.shard.ids)} for part in parts]
@@ -338,7 +338,7 @@ def test_images_that_noise_alone_broke_without_any_point_hold(context: Context, 
 
 
 def test_where_only_points_of_broken_images_are_kept_the_others_are_counted_not_judged(context: Context) -> None:
-    unit = attack_unit(context, "apgd-ce-5", keeps="broken")
+    unit = attack_unit(context, "apgd-ce-5", save_points="broken")
     assert execute(unit, context).error is None
     statuses = Counter(context.catalog.read("outcomes", unit.key)["status"].to_pylist())
     broken = statuses["broken"]
@@ -354,7 +354,7 @@ def test_where_only_points_of_broken_images_are_kept_the_others_are_counted_not_
 
 
 def test_where_no_points_are_kept_clean_predictions_are_all_that_is_judged(context: Context) -> None:
-    unit = attack_unit(context, "apgd-ce-5", keeps="none")
+    unit = attack_unit(context, "apgd-ce-5", save_points="none")
     assert execute(unit, context).error is None
     assert verify_unit(unit, context) == UnitCheck(0, 0, 24, ())
     rewritten(context, unit.key, lambda rows: rows[3].update(clean_prediction=11))
@@ -371,7 +371,7 @@ def test_no_memory_for_a_batch_is_an_error_not_a_failed_verdict(
     def full(*_arguments: object, **_keywords: object) -> torch.Tensor:
         raise torch.OutOfMemoryError("no memory")
 
-    monkeypatch.setattr("igd_ray.verification.verdicts.clean_predictions", full)
+    monkeypatch.setattr("igd_ray.units.judged.clean_predictions", full)
     with pytest.raises(IgdError, match="memory does not suffice to judge 24 images as one batch"):
         verify_unit(unit, context)
 
