@@ -1,6 +1,6 @@
-"""Checks: whatever makes a robustness number suspicious, as data. Thresholds stand here and nowhere else.
+"""Checks: measurements that can make a robustness number suspicious, with all of their thresholds.
 
-Each finding says what was measured, also when it is harmless: a check that did not run is not a check that passed.
+A finding says what was measured even where nothing is wrong, because a check that did not run has not passed.
 """
 
 import math
@@ -21,7 +21,7 @@ INFO, WARNING = "info", "warning"
 
 # More than this share of images has an all-zero gradient.
 ZERO_GRADIENT_SHARE = 0.01
-# Attacks that only query break at least this many images that no gradient attack of the same target broke.
+# Query attacks break at least this many images that no gradient attack on the same target broke.
 QUERY_BEATS_GRADIENT_IMAGES = 1
 # A transferred attack breaks at least this many more images than the direct ones, with this significance.
 TRANSFER_BEATS_DIRECT_IMAGES = 1
@@ -30,15 +30,16 @@ BATCH_MARGIN = 1e-3
 BATCH_SIZES = (1, 64)
 # An attack with many steps leaves more images correct than one with few, with this significance.
 FEW_STEPS, MANY_STEPS = 20, 200
-# More than this accuracy is left at so many times epsilon, where hardly an image is recognisable.
+# More than this accuracy is left at this multiple of epsilon, where hardly any image is recognisable.
 LARGE_EPSILON_FACTOR = 16
 LARGE_EPSILON_ACCURACY = 0.05
-# Rounding to 8 bits costs more than this share of the broken images, and at least so many of them, beyond what asking
-# again costs: of few images one is a large share, and an honest model may lose one that stands on its boundary.
+# Rounding to 8 bits loses more than this share of the broken images, and at least this many, beyond what a second
+# evaluation without rounding loses. The share alone is not enough: of few images one is a large share, and an honest
+# model may lose one image that lies on its decision boundary.
 ROUNDING_SHARE = 0.05
 ROUNDING_IMAGES = 2
 GREY_LEVELS = 255
-# Logits this close to a probability distribution are taken for one.
+# Outputs this close to a probability distribution count as one.
 PROBABILITY_TOLERANCE = 1e-5
 
 
@@ -47,10 +48,10 @@ class Finding:
     """What one check measured.
 
     Attributes:
-        check: its name.
-        severity: "info" where nothing is wrong, "warning" where the number above deserves doubt.
-        value: the quantity compared with the threshold; None where there was nothing to measure.
-        message: one sentence for people.
+        check: name of the check.
+        severity: "info" where nothing is wrong, "warning" where the accuracy deserves doubt.
+        value: the quantity that is compared with the threshold; None where there was nothing to measure.
+        message: one sentence for the reader of the report.
     """
 
     check: str
@@ -60,7 +61,7 @@ class Finding:
 
 
 def not_measurable(check: str, why: str) -> Finding:
-    """Return the finding of a `check` that ran and had nothing to measure, so that it is not taken for passed."""
+    """Return the finding of a `check` that had nothing to measure, so that it does not count as passed."""
     return Finding(check, INFO, None, f"{why}: nothing to measure")
 
 
@@ -68,8 +69,8 @@ def not_measurable(check: str, why: str) -> Finding:
 def check_randomised(target: nn.Module, images: Tensor, *, protocol: str) -> Finding:
     """Compare two passes over `images` [n, C, H, W]; a randomised target under a deterministic protocol is a warning.
 
-    Blends of two images are compared, too: noise behind a hard pseudo-label (τ = 0.01) shows only where the label is
-    in doubt, which it is on no clean image of a model that is sure of them.
+    Blends of two images are compared, too. Noise before a hard pseudo-label (τ = 0.01) shows only where the label is in
+    doubt, and a confident model is not in doubt on clean images.
 
     Args:
         target: the defended model.
@@ -111,7 +112,7 @@ def check_zero_gradient(target: nn.Module, images: Tensor, labels: Tensor) -> Fi
 
 @torch.no_grad()
 def check_batch_dependence(target: nn.Module, images: Tensor) -> Finding:
-    """Compare predictions at two batch sizes; made for deterministic targets."""
+    """Compare the predictions of a deterministic target at two batch sizes."""
     logits = [
         torch.cat([target(images[start : start + size]) for start in range(0, len(images), size)])
         for size in BATCH_SIZES
@@ -126,7 +127,7 @@ def check_batch_dependence(target: nn.Module, images: Tensor) -> Finding:
 
 @torch.no_grad()
 def check_output_range(target: nn.Module, images: Tensor) -> Finding:
-    """Tell whether the outputs look like probabilities: the losses of attacks expect logits."""
+    """Warn of outputs that look like probabilities: the losses of attacks expect logits."""
     logits = target(images)
     off = float((logits.sum(dim=1) - 1).abs().max())
     inside = bool((logits >= -PROBABILITY_TOLERANCE).all() and (logits <= 1 + PROBABILITY_TOLERANCE).all())
@@ -137,7 +138,7 @@ def check_output_range(target: nn.Module, images: Tensor) -> Finding:
 
 
 def check_query_beats_gradient(broken_only_by_queries: int, broken: int) -> Finding:
-    """Judge how many of the `broken` images only a query attack broke."""
+    """Compare the number of images that only a query attack broke with the threshold."""
     severity = WARNING if broken_only_by_queries >= QUERY_BEATS_GRADIENT_IMAGES else INFO
     message = f"{broken_only_by_queries} of {broken} broken images were broken by a query attack alone"
     if severity == WARNING:
@@ -146,7 +147,7 @@ def check_query_beats_gradient(broken_only_by_queries: int, broken: int) -> Find
 
 
 def check_transfer_beats_direct(only_transfer: int, only_direct: int) -> Finding:
-    """Judge how many images only transfers, and only direct attacks, broke (exact McNemar)."""
+    """Compare the numbers of images that only transfers and only direct attacks broke (exact McNemar)."""
     p_value = mcnemar(only_transfer, only_direct)
     beats = only_transfer - only_direct >= TRANSFER_BEATS_DIRECT_IMAGES and p_value < SIGNIFICANCE
     message = (
@@ -159,7 +160,7 @@ def check_transfer_beats_direct(only_transfer: int, only_direct: int) -> Finding
 
 
 def check_more_steps(only_few: int, only_many: int) -> Finding:
-    """Judge how many images only an attack of 20 steps, and only the same one of 200 steps, broke (exact McNemar)."""
+    """Compare the numbers of images that only 20 steps and only 200 steps of one attack broke (exact McNemar)."""
     p_value = mcnemar(only_few, only_many)
     worse = only_few > only_many and p_value < SIGNIFICANCE
     message = (
@@ -171,16 +172,20 @@ def check_more_steps(only_few: int, only_many: int) -> Finding:
 
 
 def large_threat(threat: ThreatModel) -> ThreatModel:
-    """Return `threat` with 16 times its epsilon, at most the whole range [0, 1] for the infinity norm."""
+    """Return `threat` with 16 times its epsilon; for the infinity norm at most 1, the whole range of a pixel."""
     epsilon = LARGE_EPSILON_FACTOR * threat.epsilon
     return ThreatModel(threat.norm, min(epsilon, 1.0) if threat.norm is Norm.LINF else epsilon)
 
 
 def check_large_epsilon(robust: int, images: int) -> Finding:
-    """Judge how many of `images` an attack within `large_threat` left correct.
+    """Compare the accuracy that an attack within `large_threat` left with the threshold.
+
+    Args:
+        robust: number of images that stayed correct.
+        images: number of all images.
 
     Raises:
-        InputError: if there are no images.
+        InputError: if `images` is less than 1.
     """
     if images < 1:
         raise InputError(f"the accuracy at {LARGE_EPSILON_FACTOR} times eps needs at least one image, not {images}")
@@ -196,7 +201,7 @@ def check_few_classes(notes: Sequence[str]) -> Finding:
     """Report the losses that attacks replaced because the model has too few classes for them.
 
     Args:
-        notes: what each attack says of it, a sentence each.
+        notes: one sentence per attack.
     """
     notes = list(dict.fromkeys(notes))
     message = "; ".join(notes) if notes else "the model has enough classes for the losses of all attacks"
@@ -204,7 +209,13 @@ def check_few_classes(notes: Sequence[str]) -> Finding:
 
 
 class StoredPoints(NamedTuple):
-    """Points as read back from storage: how many, how many of them are no allowed ones, and by how much at most."""
+    """Points as read back from storage.
+
+    Attributes:
+        points: number of points.
+        outside: number of points outside the ball or [0, 1].
+        excess: the largest distance by which a point is outside, in [0, 1] pixel units.
+    """
 
     points: int
     outside: int
@@ -217,9 +228,9 @@ def measure_stored_points(points: Tensor, images: Tensor, threat: ThreatModel) -
     Args:
         points: as stored, float32 [n, C, H, W].
         images: the clean images, [n, C, H, W].
-        threat: what the points were allowed.
+        threat: the threat model of the attack.
     """
-    # In float64, so that the measurement does not round as the storage did.
+    # Measure in float64: the stored points are rounded to float32, the measurement must not be.
     points, images = points.double(), images.double()
     low, high = -points.flatten(1).amin(dim=1), points.flatten(1).amax(dim=1) - 1
     distance = threat.norm.distance(points, images) - threat.epsilon
@@ -229,21 +240,25 @@ def measure_stored_points(points: Tensor, images: Tensor, threat: ThreatModel) -
 
 
 def check_stored_points(measured: Sequence[StoredPoints]) -> Finding:
-    """Judge what was measured of stored points, part by part."""
+    """Warn of points outside the ball or [0, 1]; `measured` has one entry per part of the points."""
     points, outside = sum(part.points for part in measured), sum(part.outside for part in measured)
     if points == 0:
         return not_measurable("stored-points", "no point is stored")
     largest = max(part.excess for part in measured)
-    by = f"by at most {largest:.1e}" if math.isfinite(largest) else "some with pixels that are no finite numbers"
+    by = f"by at most {largest:.1e}" if math.isfinite(largest) else "some with pixels that are not finite"
     message = f"{outside} of {points} stored points lie outside the ball or [0, 1], {by}"
     return Finding("stored-points", WARNING if outside else INFO, largest, message)
 
 
 class Rounded(NamedTuple):
-    """Points of broken images asked again: how many, and how many of them the target gets wrong now.
+    """Points of broken images, evaluated again.
 
-    Of the latter, `lost` are right when rounded to 8 bits a channel, `again` when asked once more as they are, and
-    `both` either way.
+    Attributes:
+        points: number of points.
+        wrong: number of points that the target misclassifies at a first evaluation; the rest counts these only.
+        lost: number that are classified correctly after rounding to 8 bits per channel.
+        again: number that are classified correctly at another evaluation without rounding.
+        both: number that are classified correctly in both cases.
     """
 
     points: int
@@ -255,7 +270,7 @@ class Rounded(NamedTuple):
 
 @torch.no_grad()
 def measure_rounding(target: nn.Module, points: Tensor, labels: Tensor) -> Rounded:
-    """Ask `target` for `points`, and twice more for those it gets wrong: rounded and as they are.
+    """Evaluate `points`, and twice more those that `target` misclassifies: once rounded, once as they are.
 
     Args:
         target: the defended model.
@@ -278,10 +293,10 @@ def measure_rounding(target: nn.Module, points: Tensor, labels: Tensor) -> Round
 
 
 def check_rounding(measured: Sequence[Rounded]) -> Finding:
-    """Judge how many broken images are right again once their points are rounded to 8 bits a channel.
+    """Warn of broken images that are correct again once their points are rounded to 8 bits per channel.
 
-    A randomised target changes its answer without any rounding: only what rounding loses beyond that counts, and only
-    where it is more than one point and no chance (exact McNemar).
+    A randomised target changes its answer without any rounding. So only the points count that rounding loses beyond
+    those, and only if they are at least two and the difference is significant (exact McNemar).
     """
     points, wrong = sum(part.points for part in measured), sum(part.wrong for part in measured)
     if wrong == 0:

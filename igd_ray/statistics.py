@@ -1,4 +1,4 @@
-"""Whether a difference between two defenses on the same images is more than chance."""
+"""Tests and intervals for the difference between two defenses on the same images."""
 
 import math
 from typing import NamedTuple
@@ -8,19 +8,19 @@ SIGNIFICANCE = 0.05
 # The normal distribution's quantile for 95 % on both sides.
 Z_95 = 1.959963984540054
 
-# Beyond this many images nobody evaluates, and "never" is the honest word.
+# `images_needed` gives up beyond this many images: more than any evaluation has.
 _MOST_IMAGES = 1_000_000
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """Return the exact two-sided p-value of McNemar's test.
+    """Return the exact two-sided p-value of McNemar's test (McNemar, Psychometrika 1947), in [0, 1].
 
-    It is the chance that a fair coin, thrown once for each image on which the two differ, falls at least as
-    unevenly as `gained` to `lost`.
+    The p-value is the probability that a fair coin, thrown once for each image on which the two defenses differ, falls
+    at least as unevenly as `gained` to `lost`: 2·Σ_{i ≤ min} C(gained + lost, i)/2^(gained + lost), at most 1.
 
     Args:
-        gained: images that only the first keeps.
-        lost: images that only the second keeps.
+        gained: number of images that only the first defense has right.
+        lost: number of images that only the second defense has right.
 
     >>> mcnemar(6, 0)
     0.03125
@@ -38,24 +38,39 @@ def mcnemar(gained: int, lost: int) -> float:
 
 
 def paired_interval(gained: int, lost: int, images: int) -> tuple[float, float]:
-    """Return the 95 % interval of a difference of two shares of the same images (Agresti & Min, 2005).
+    """Return the 95 % interval (low, high) of the difference of two accuracies on the same images, in [−1, 1].
+
+    Source: Agresti & Min, Statistics in Medicine 2005: Wald's interval after half an image is added to each of the four
+    counts. Wald's own interval is too short, and empty where the two never differ.
 
     Args:
-        gained: images that only the first has right.
-        lost: images that only the second has right.
-        images: all images.
+        gained: number of images that only the first defense has right.
+        lost: number of images that only the second defense has right.
+        images: number of all images.
 
     >>> [round(end, 4) for end in paired_interval(0, 0, 100)]
     [-0.0192, 0.0192]
+    >>> [round(end, 4) for end in paired_interval(8, 2, 100)]
+    [-0.0039, 0.1215]
     """
-    # Half an image is added to each of the four counts; Wald's interval is too short, and empty without differences.
     total, difference = images + 2, gained - lost
     margin = Z_95 * math.sqrt(gained + lost + 1 - difference**2 / total) / total
     return max(difference / total - margin, -1.0), min(difference / total + margin, 1.0)
 
 
 def images_needed(gained: int, lost: int, images: int) -> int | None:
-    """Return how many images would decide the difference, if it kept its shares; None if it is none or too small."""
+    """Return the number of images at which the difference, if its shares stay, gives p < `SIGNIFICANCE`.
+
+    None where there is no difference, and where the number exceeds a million.
+
+    Args:
+        gained, lost, images: as in `paired_interval`.
+
+    >>> images_needed(3, 1, 50)
+    209
+    >>> images_needed(2, 2, 50) is None
+    True
+    """
     if gained == lost:
         return None
 
@@ -75,7 +90,18 @@ def images_needed(gained: int, lost: int, images: int) -> int | None:
 
 
 class Comparison(NamedTuple):
-    """A defense against the undefended model, image by image, in the worst case."""
+    """A defense compared with the undefended model, image by image, in the worst case.
+
+    Attributes:
+        images: number of all images.
+        gained: number of images that only the defense has right.
+        lost: number of images that only the undefended model has right.
+
+    >>> Comparison(images=100, gained=9, lost=1).verdict
+    'gain'
+    >>> Comparison(images=100, gained=5, lost=3).verdict
+    'undecided'
+    """
 
     images: int
     gained: int
@@ -83,7 +109,7 @@ class Comparison(NamedTuple):
 
     @property
     def p(self) -> float:
-        """The exact p-value."""
+        """The exact p-value of McNemar's test."""
         return mcnemar(self.gained, self.lost)
 
     @property
@@ -95,7 +121,7 @@ class Comparison(NamedTuple):
 
     @property
     def wording(self) -> str:
-        """What may be claimed, in words."""
+        """The verdict with its counts and p-value, as one phrase."""
         counts = f"{self.gained} images gained, {self.lost} lost, p = {self.p:.2g}"
         if self.verdict != "undecided":
             return f"{self.verdict} at {self.images} images ({counts})"

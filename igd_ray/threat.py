@@ -9,8 +9,8 @@ from torch import Tensor
 
 from igd_ray.errors import InputError, did_you_mean
 
-# A float32 point is inside the ball if its distance exceeds epsilon by no more than this: the
-# subtraction that measures the distance rounds, too.
+# A float32 point counts as inside the ball if its distance exceeds epsilon by at most this: the subtraction that
+# measures the distance rounds, too.
 DISTANCE_TOLERANCE = 1e-6
 
 
@@ -22,10 +22,13 @@ class Norm(StrEnum):
 
     @classmethod
     def parse(cls, text: str) -> "Norm":
-        """Return the norm called `text` (case does not matter).
+        """Return the norm called `text`, in upper or lower case.
 
         Raises:
-            InputError: if there is no such norm.
+            InputError: if `text` is not the name of a norm.
+
+        >>> Norm.parse("Linf").value
+        'linf'
         """
         try:
             return cls(text.lower())
@@ -36,7 +39,16 @@ class Norm(StrEnum):
             ) from None
 
     def distance(self, perturbed: Tensor, images: Tensor) -> Tensor:
-        """Return each image's distance, float32 [n], between `perturbed` and `images` [n, C, H, W] in [0, 1] units."""
+        """Return the distance of each image, float32 [n], in [0, 1] pixel units.
+
+        Args:
+            perturbed, images: float32 [n, C, H, W].
+
+        >>> clean = torch.zeros(1, 1, 1, 2)
+        >>> moved = torch.tensor([[[[0.3, -0.4]]]])
+        >>> [round(norm.distance(moved, clean).item(), 4) for norm in (Norm.LINF, Norm.L2)]
+        [0.4, 0.5]
+        """
         difference = (perturbed - images).flatten(1)
         if self is Norm.LINF:
             return difference.abs().amax(dim=1)
@@ -50,6 +62,11 @@ class ThreatModel:
 
     Raises:
         InputError: if `epsilon` is outside (0, 1] for the infinity norm, or not positive and finite.
+
+    >>> str(ThreatModel(Norm.LINF, 8 / 255))
+    'linf 8/255'
+    >>> str(ThreatModel(Norm.L2, 0.5))
+    'l2 0.5'
     """
 
     norm: Norm
@@ -71,11 +88,11 @@ class ThreatModel:
 def parse_fraction(text: str | float) -> float:
     """Return the number written as ``"8/255"`` or ``"0.03"``.
 
-    >>> parse_fraction("4/8")
-    0.5
-
     Raises:
         InputError: if `text` is neither a number nor a fraction of two numbers.
+
+    >>> parse_fraction("4/8"), parse_fraction("0.03")
+    (0.5, 0.03)
     """
     if isinstance(text, int | float):
         return float(text)

@@ -5,7 +5,7 @@ import tempfile
 from typing import Any
 
 from igd_ray.errors import IgdError, first_line
-from igd_ray.search import Asked, Measurement, PackageSampler, Sampler, Setting, Trial
+from igd_ray.search import Measurement, PackageSampler, Proposal, Sampler, Setting, Trial
 from igd_ray.units.objective import ObjectiveSource, Record, timed
 
 # Tune's trials in flight, each in a process of its own that is used again.
@@ -117,7 +117,7 @@ def _searcher(sampler: Sampler, record: Record) -> Any:
         def __init__(self) -> None:
             super().__init__(metric=None, mode=None)
             self.failure: Exception | None = None
-            self._running: dict[str, list[Asked]] = {}
+            self._running: dict[str, list[Proposal]] = {}
 
         def suggest(self, trial_id: str) -> Any:
             if self.failure is not None:
@@ -138,7 +138,7 @@ def _searcher(sampler: Sampler, record: Record) -> Any:
                 except Exception as failure:  # Tune would log what cannot be committed, and go on
                     self.failure = self.failure or failure
 
-        def _take(self, asked: Asked, answer: tuple[Measurement, float] | str) -> None:
+        def _take(self, asked: Proposal, answer: tuple[Measurement, float] | str) -> None:
             if isinstance(answer, str):
                 raise IgdError(
                     f"the trial of k = {asked.setting.k} failed: {answer}; "
@@ -172,12 +172,12 @@ def _asking(package: PackageSampler) -> Sampler:
     class Asking(PackageSampler):
         """Numbers what the algorithm suggests, and tells it what came of it."""
 
-        def ask(self) -> Asked | None:
+        def ask(self) -> Proposal | None:
             number = len(self.told)
             if self.finished:
                 return None
             point = algorithm.suggest(str(number))
-            return Asked(number, Setting(point["k"], *space.groups[point["group"]]))
+            return Proposal(number, Setting(point["k"], *space.groups[point["group"]]))
 
         def tell(self, trial: Trial) -> None:
             super().tell(trial)

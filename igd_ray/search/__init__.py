@@ -1,13 +1,13 @@
-"""The search for k, σ and τ: samplers, and clean accuracy from caches. No Ray in here."""
+"""The search for k, σ and τ: samplers, and clean accuracy from cached passes. Nothing here imports Ray."""
 
 from igd_ray.search.bisection import Bisection, ClassBisections
 from igd_ray.search.objective import CachedObjective, CleanAccuracy
 from igd_ray.search.samplers import (
-    Asked,
     BisectionSampler,
     KMode,
     ListSampler,
     PackageSampler,
+    Proposal,
     Sampler,
     SearchSpace,
     grid,
@@ -16,7 +16,6 @@ from igd_ray.search.samplers import (
 from igd_ray.search.space import Measurement, Noise, Setting, Trial, best_trials, most_accurate
 
 __all__ = [
-    "Asked",
     "Bisection",
     "BisectionSampler",
     "CachedObjective",
@@ -27,6 +26,7 @@ __all__ = [
     "Measurement",
     "Noise",
     "PackageSampler",
+    "Proposal",
     "Sampler",
     "SearchSpace",
     "Setting",

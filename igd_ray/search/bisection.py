@@ -1,20 +1,27 @@
 """Bisection for the smallest k whose clean accuracy stays within a tolerance (Kulkarni & Weng, sec. 5).
 
-Accuracy is taken to rise with k, but it wavers: where bisection ends, the neighbours of what it found are tried too.
-A k two below that holds after all is gone on from; one above that fails shows how far the wavering reaches.
+Clean accuracy rises with k, but not strictly. So bisection also tries two neighbours of the k that it finds. If k − 2
+is feasible, it continues from there. If k + 1 is not feasible, the trials show where accuracy is not monotone.
 """
 
 from collections.abc import Sequence
 
 
 class Bisection:
-    """Asks for one k at a time: `next_k()`, then `tell(k, feasible)`, until `next_k()` is None.
+    """Proposes one k at a time: `next_k()`, then `tell(k, feasible)`, until `next_k()` returns None.
 
-    The largest k is asked first: where even that and its neighbour fail there is nothing to search. On a monotone
-    curve over N values at most ⌈log2 N⌉ + 3 are asked.
+    The first proposal is N, the second N − 1 if N is not feasible; if both fail, the search ends. On a monotone curve
+    over N values bisection proposes at most ⌈log2 N⌉ + 3 of them.
 
     Args:
         width: N, the number of neurons; k is searched in 1…N.
+
+    >>> bisection, proposed = Bisection(64), []
+    >>> while (k := bisection.next_k()) is not None:
+    ...     proposed.append(k)
+    ...     bisection.tell(k, k >= 10)
+    >>> proposed, bisection.best
+    ([64, 32, 16, 8, 12, 10, 9, 11], 10)
     """
 
     def __init__(self, width: int) -> None:
@@ -23,11 +30,11 @@ class Bisection:
 
     @property
     def best(self) -> int | None:
-        """The smallest feasible k told so far."""
+        """The smallest k that was told to be feasible; None before the first."""
         return min((k for k, feasible in self._answers.items() if feasible), default=None)
 
     def next_k(self) -> int | None:
-        """Return the k to try next, or None when the smallest feasible k is known or none is feasible."""
+        """Return the k to try next, or None when the smallest feasible k is known or no k is feasible."""
         best = self.best
         if best is None:
             return next((k for k in (self._width, self._width - 1) if k >= 1 and k not in self._answers), None)
@@ -38,15 +45,16 @@ class Bisection:
         return next((k for k in neighbours if 1 <= k <= self._width and k not in self._answers), None)
 
     def tell(self, k: int, feasible: bool) -> None:
-        """Record whether `k` keeps clean accuracy within the tolerance; what is told last counts."""
+        """Record whether `k` keeps clean accuracy within the tolerance; a later record replaces an earlier one."""
         self._answers[k] = feasible
 
 
 class ClassBisections:
-    """A bisection for each class at once: asks for a vector of k, and is told which classes hold.
+    """One bisection per class, side by side: proposes a vector of k, and is told which classes are feasible.
 
-    A class that has found its k keeps it while others go on. When all have, the k they found are tried together,
-    because a class's images pass through the other classes' masks too; a class that fails then goes on upwards.
+    A class that has found its k keeps it while other classes continue. Once all classes have a k, these are tried
+    together, because the images of a class also pass through the masks of other classes. A class that fails there
+    continues with larger k.
 
     Args:
         width: N, the number of neurons; every k is searched in 1…N.
@@ -59,7 +67,7 @@ class ClassBisections:
         self._together: tuple[int, ...] | None = None
 
     def next_k(self) -> tuple[int, ...] | None:
-        """Return the vector of k to try next, or None when one holds for every class or some class has none."""
+        """Return the k of each class to try next; None when a vector is feasible for all, or some class has no k."""
         asked = [bisection.next_k() for bisection in self._bisections]
         if any(k is None and bisection.best is None for k, bisection in zip(asked, self._bisections, strict=True)):
             return None
@@ -74,7 +82,7 @@ class ClassBisections:
         asked = [bisection.next_k() for bisection in self._bisections]
         together = all(k is None for k in asked)
         for k, wanted, bisection, holds in zip(ks, asked, self._bisections, feasible, strict=True):
-            # What a class that has found its k does beside others' trials says nothing of it.
+            # While other classes still search, the result of a class that has found its k says nothing new.
             if wanted is not None or together:
                 bisection.tell(k, holds)
         self._together = tuple(ks) if all(feasible) else None

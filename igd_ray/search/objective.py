@@ -1,8 +1,8 @@
-"""Clean accuracy of a setting from caches: exact, for the price of the second pass's last part.
+"""Exact clean accuracy of a setting, from cached passes, at the cost of what follows the masked layer.
 
-The first pass depends on σ and the draws only, and up to the masked layer the second is the clean pass. With a(x) and
-the first pass's logits z kept, a trial (k, τ) costs prediction = argmax h( softmax(z / τ) M ⊙ a(x) ): for a
-penultimate mask two small matrix products, for another layer the rest of the model.
+The first pass depends only on σ and the draws. Up to the masked layer the second pass is the clean pass. So once a(x)
+and the first pass's logits z are cached, a trial (k, τ) computes argmax h( softmax(z / τ) M ⊙ a(x) ): two small matrix
+products for a penultimate mask, the rest of the model for another layer.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ from igd_ray.search.space import Measurement, Noise, Setting
 
 
 class CachedObjective:
-    """Predictions on fixed images with fixed noise; the caches are read and never changed.
+    """The defense's predictions on fixed images with fixed noise; reads the caches and never changes them.
 
     Args:
         activations: a(x) at the masked layer, [n, …, N, …].
@@ -27,7 +27,7 @@ class CachedObjective:
         axis: the axis of the N neurons in `activations`.
 
     Raises:
-        InputError: if the caches are of different images.
+        InputError: if the caches differ in their number of images.
     """
 
     def __init__(
@@ -60,10 +60,10 @@ class CachedObjective:
 
 
 class CleanAccuracy:
-    """What a search maximises, over the shards of its images: shard by shard, as the defended model would see them.
+    """The clean accuracy that a search maximises, over all shards of the search images.
 
     Args:
-        shards: the caches.
+        shards: one objective per shard of images.
         scores: the ranking, [C, N].
     """
 
@@ -72,7 +72,7 @@ class CleanAccuracy:
         self._scores = scores
 
     def measure(self, setting: Setting) -> Measurement:
-        """Return how the defense with `setting` does beside the base model."""
+        """Return the clean predictions of the defense with `setting`, compared with the base model's."""
         masks = class_masks(self._scores, setting.k)
         predictions = torch.cat([shard.predictions(masks, setting.noise, setting.tau) for shard in self._shards])
         labels = torch.cat([shard.labels for shard in self._shards])

@@ -1,7 +1,8 @@
-"""Which setting a search tries next. Pure: asked for settings and told of trials, by one process or by Ray Tune.
+"""Samplers: which setting a search tries next.
 
-A trial's number follows from what was told, not from who ran it or when, so a search that goes on elsewhere, or with
-more trials at a time, has the same trials.
+One process, or Ray Tune, asks a sampler for settings and tells it the trials. The number of a trial follows from the
+trials told before, not from who ran it or when. So a search that continues elsewhere, or with more trials at a time,
+has the same trials.
 """
 
 import itertools
@@ -20,7 +21,7 @@ KMode = Literal["shared", "per-class"]
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What may be tried.
+    """The settings that a search may try.
 
     Attributes:
         ks: candidates for k, ascending.
@@ -36,12 +37,12 @@ class SearchSpace:
 
     @property
     def groups(self) -> list[tuple[float, float, int]]:
-        """Every (σ, τ, draws), each once."""
+        """All combinations (σ, τ, draws), each once."""
         every = itertools.product(self.sigmas, self.taus, self.draws)
         return list(dict.fromkeys((sigma, tau, draws if sigma else 1) for sigma, tau, draws in every))
 
 
-class Asked(NamedTuple):
+class Proposal(NamedTuple):
     """A setting to try, and the number of its trial."""
 
     number: int
@@ -49,11 +50,11 @@ class Asked(NamedTuple):
 
 
 class Sampler(Protocol):
-    """Chooses settings.
+    """Chooses settings: `ask()` for a proposal, run it, `tell()` the trial, until `finished`.
 
     Attributes:
-        most_trials: about how many trials it takes, for progress.
-        groups: how many trials can be in flight at once.
+        most_trials: the expected number of trials, for progress.
+        groups: how many trials can run at once.
         tolerance: how far clean accuracy may fall, as a fraction.
     """
 
@@ -63,11 +64,11 @@ class Sampler(Protocol):
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to try or to wait for."""
+        """Whether every proposal was told and no other will follow."""
         ...
 
-    def ask(self) -> Asked | None:
-        """Return a setting to try, or None where answers must come first or nothing is left."""
+    def ask(self) -> Proposal | None:
+        """Return a setting to try; None while it waits for trials, and when it has finished."""
         ...
 
     def judged(self, measurement: Measurement) -> bool:
@@ -75,7 +76,7 @@ class Sampler(Protocol):
         ...
 
     def tell(self, trial: Trial) -> None:
-        """Record a trial that was asked for, or one that an earlier process finished."""
+        """Record a trial, whether this process proposed it or an earlier one did."""
         ...
 
 
@@ -91,12 +92,12 @@ class _Group:
 
 
 class BisectionSampler:
-    """The smallest k within the tolerance, for each (σ, τ, draws), all bisected side by side.
+    """Finds the smallest k within the tolerance by bisection, for each (σ, τ, draws) side by side.
 
     Args:
         space: what may be tried.
         tolerance: how far clean accuracy may fall, as a fraction.
-        k_mode: one k for all classes, or one for each, judged on that class's images.
+        k_mode: "shared" for one k; "per-class" for one k per class, each judged on the images of its class.
         classes: C.
     """
 
@@ -117,25 +118,25 @@ class BisectionSampler:
         """Whether every bisection has ended."""
         return all(not group.waiting and group.search.next_k() is None for group in self._groups)
 
-    def ask(self) -> Asked | None:
-        """Return the next question of the bisection that has had the fewest answers."""
+    def ask(self) -> Proposal | None:
+        """Return the next proposal of the bisection with the fewest trials."""
         for group in sorted(self._groups, key=lambda group: (group.steps, group.number)):
             position = None if group.waiting else group.search.next_k()
             if position is not None:
                 group.waiting = True
                 sigma, tau, draws = group.values
                 setting = Setting(self._k_at(position), sigma, tau, draws)
-                return Asked(group.steps * self.groups + group.number, setting)
+                return Proposal(group.steps * self.groups + group.number, setting)
         return None
 
     def judged(self, measurement: Measurement) -> bool:
-        """Return whether accuracy holds, of all images or in every class."""
+        """Return whether accuracy stays within the tolerance: over all images, or in every class."""
         if self._per_class:
             return all(measurement.classes_within(self.tolerance))
         return measurement.within(self.tolerance)
 
     def tell(self, trial: Trial) -> None:
-        """Answer the bisection of the trial's (σ, τ, draws)."""
+        """Tell the bisection of the trial's (σ, τ, draws) whether its k is feasible."""
         group = next(group for group in self._groups if group.values == trial.setting.group)
         group.waiting = False
         group.steps += 1
@@ -155,10 +156,10 @@ class BisectionSampler:
 
 
 class ListSampler:
-    """Settings that are known from the start.
+    """Proposes a fixed list of settings.
 
     Args:
-        settings: all of them; a trial's number is its place.
+        settings: the list; the number of a trial is its position.
         tolerance: how far clean accuracy may fall, as a fraction.
     """
 
@@ -171,39 +172,39 @@ class ListSampler:
 
     @property
     def finished(self) -> bool:
-        """Whether all were tried."""
+        """Whether all trials were told."""
         return len(self._told) == len(self._settings)
 
-    def ask(self) -> Asked | None:
-        """Return the next one."""
+    def ask(self) -> Proposal | None:
+        """Return the next setting of the list."""
         number = next((number for number in range(len(self._settings)) if number not in self._asked), None)
         if number is None:
             return None
         self._asked.add(number)
-        return Asked(number, self._settings[number])
+        return Proposal(number, self._settings[number])
 
     def judged(self, measurement: Measurement) -> bool:
-        """Return whether accuracy holds."""
+        """Return whether accuracy stays within the tolerance."""
         return measurement.within(self.tolerance)
 
     def tell(self, trial: Trial) -> None:
-        """Record that it was tried."""
+        """Record the trial as done."""
         self._asked.add(trial.number)
         self._told.add(trial.number)
 
 
 class PackageSampler:
-    """What Ray Tune asks a package of search algorithms for; it cannot ask by itself.
+    """Describes a search by an algorithm of another package, which Ray Tune runs; proposes nothing itself.
 
     Args:
-        name: what Tune calls the algorithm, such as "optuna".
-        space: what may be tried.
+        name: Ray Tune's name of the algorithm, such as "optuna".
+        space: the settings that may be tried.
         tolerance: how far clean accuracy may fall, as a fraction.
-        trials: how many are tried.
-        seed: the algorithm's.
+        trials: number of trials.
+        seed: seed of the algorithm.
     """
 
-    groups = 1  # one at a time: what it asks next follows from all answers
+    groups = 1  # one trial at a time: each proposal follows from all trials before it
 
     def __init__(self, name: str, space: SearchSpace, tolerance: float, trials: int, seed: int) -> None:
         self.name = name
@@ -215,11 +216,11 @@ class PackageSampler:
 
     @property
     def finished(self) -> bool:
-        """Whether all were tried."""
+        """Whether all trials were told."""
         return len(self.told) >= self.most_trials
 
-    def ask(self) -> Asked | None:
-        """Refuse.
+    def ask(self) -> Proposal | None:
+        """Raise an error: only Ray Tune can run this sampler.
 
         Raises:
             InputError: always.
@@ -227,23 +228,27 @@ class PackageSampler:
         raise InputError(f"--sampler {self.name} runs under Ray Tune; use --executor ray")
 
     def judged(self, measurement: Measurement) -> bool:
-        """Return whether accuracy holds."""
+        """Return whether accuracy stays within the tolerance."""
         return measurement.within(self.tolerance)
 
     def loss(self, trial: Trial) -> float:
-        """Return what the algorithm minimises: k's share where feasible, else beyond all of these by the shortfall."""
+        """Return what the algorithm minimises: k / max k if feasible, else 1 + the loss of clean accuracy."""
         measurement = trial.measurement
         if trial.feasible:
             return trial.setting.mean_k / max(self.space.ks)
         return 1 + measurement.base_accuracy - measurement.accuracy
 
     def tell(self, trial: Trial) -> None:
-        """Keep a trial."""
+        """Record a trial."""
         self.told.append(trial)
 
 
 def grid(space: SearchSpace) -> list[Setting]:
-    """Return every (σ, τ, draws) with every k of a ladder: the candidates at 1, 2, 4, … and the last."""
+    """Return every (σ, τ, draws) with a ladder of k: the candidates at positions 1, 2, 4, … and the last one.
+
+    >>> [setting.k for setting in grid(SearchSpace(ks=range(1, 11), sigmas=(0.0,), taus=(0.01,), draws=(1,)))]
+    [10, 8, 4, 2, 1]
+    """
     steps = sorted({min(2**exponent, len(space.ks)) for exponent in range(len(space.ks).bit_length() + 1)})
     return [
         Setting(space.ks[step - 1], sigma, tau, draws) for sigma, tau, draws in space.groups for step in reversed(steps)
@@ -251,7 +256,7 @@ def grid(space: SearchSpace) -> list[Setting]:
 
 
 def random_settings(space: SearchSpace, trials: int, seed: int) -> list[Setting]:
-    """Return `trials` different settings, or all if there are fewer, drawn evenly."""
+    """Return `trials` different settings, drawn uniformly from `space`; all of them if `space` has fewer."""
     groups, ks = space.groups, space.ks
     drawn = random.Random(seed).sample(range(len(groups) * len(ks)), min(trials, len(groups) * len(ks)))
     return [Setting(ks[place % len(ks)], *groups[place // len(ks)]) for place in drawn]

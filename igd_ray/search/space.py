@@ -1,4 +1,4 @@
-"""What a search tries, and what it learns from it."""
+"""Settings, measurements and trials of a search."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from igd_ray.statistics import paired_interval
 
 
 class Noise(NamedTuple):
-    """What the first pass's logits depend on: σ in [0, 1] pixel units, and the draws."""
+    """The noise of the first pass: σ in [0, 1] pixel units, and the number of draws."""
 
     sigma: float
     draws: int
@@ -20,8 +20,10 @@ class Setting:
     """One setting of the two-pass defense.
 
     Attributes:
-        k: neurons kept, the same for every class or one for each.
-        sigma, tau, draws: of the first pass.
+        k: number of neurons kept, one for all classes or one per class.
+        sigma: σ of the noise, in [0, 1] pixel units.
+        tau: temperature of the pseudo-label.
+        draws: number of noise draws.
     """
 
     k: int | tuple[int, ...]
@@ -31,12 +33,12 @@ class Setting:
 
     @property
     def noise(self) -> Noise:
-        """What its noisy logits are cached under."""
+        """The key of the cached first-pass logits."""
         return Noise(self.sigma, self.draws)
 
     @property
     def group(self) -> tuple[float, float, int]:
-        """Everything but k."""
+        """(σ, τ, draws): the setting without k."""
         return self.sigma, self.tau, self.draws
 
     @property
@@ -47,12 +49,16 @@ class Setting:
 
 @dataclass(frozen=True)
 class Measurement:
-    """A setting's clean predictions beside the base model's, on the same images and noise, class by class.
+    """Counts of clean predictions, of the defense and the base model on the same images and noise, class by class.
 
     Attributes:
-        images: how many, [C].
-        base_correct: how many the base model gets right, [C].
-        gained, lost: how many only the defense, or only the base model, gets right, [C].
+        images: number of images, [C].
+        base_correct: number of images that the base model classifies correctly, [C].
+        gained, lost: number of images that only the defense, or only the base model, classifies correctly, [C].
+
+    >>> measured = Measurement(images=(50, 50), base_correct=(45, 40), gained=(1, 0), lost=(0, 2))
+    >>> measured.base_accuracy, measured.accuracy, measured.classes_within(0.03)
+    (0.85, 0.84, (True, False))
     """
 
     images: tuple[int, ...]
@@ -62,12 +68,12 @@ class Measurement:
 
     @property
     def base_accuracy(self) -> float:
-        """The base model's, as a fraction."""
+        """Clean accuracy of the base model, as a fraction."""
         return sum(self.base_correct) / sum(self.images)
 
     @property
     def accuracy(self) -> float:
-        """The defense's, as a fraction."""
+        """Clean accuracy of the defense, as a fraction."""
         return (sum(self.base_correct) + sum(self.gained) - sum(self.lost)) / sum(self.images)
 
     @property
@@ -76,11 +82,11 @@ class Measurement:
         return paired_interval(sum(self.gained), sum(self.lost), sum(self.images))
 
     def within(self, tolerance: float) -> bool:
-        """Return whether accuracy falls by no more than `tolerance`, a fraction."""
+        """Return whether accuracy falls by at most `tolerance`, a fraction."""
         return _within(sum(self.gained), sum(self.lost), sum(self.images), tolerance)
 
     def classes_within(self, tolerance: float) -> tuple[bool, ...]:
-        """Return for which classes accuracy on their images falls by no more than `tolerance`."""
+        """Return for each class whether accuracy on its images falls by at most `tolerance`."""
         counts = zip(self.gained, self.lost, self.images, strict=True)
         return tuple(_within(gained, lost, images, tolerance) for gained, lost, images in counts)
 
@@ -90,12 +96,12 @@ class Trial:
     """A setting that was tried.
 
     Attributes:
-        number: where it stands among the trials of its search, whoever ran it and in whatever order.
-        setting: what was tried.
-        measurement: what came of it.
-        feasible: whether clean accuracy stays within the tolerance: over all images, or, with a k for each class,
-            in every class.
-        seconds: how long it took.
+        number: its position among the trials of its search, whoever ran them and in whatever order.
+        setting: the setting.
+        measurement: its clean predictions.
+        feasible: whether clean accuracy stays within the tolerance: over all images or, with one k per class, in
+            every class.
+        seconds: its duration.
     """
 
     number: int
@@ -106,22 +112,22 @@ class Trial:
 
     @property
     def order(self) -> tuple[float, float, int]:
-        """What ranks feasible trials: the smallest k, as robustness grows as k falls; then clean accuracy."""
+        """Sorts feasible trials: the smallest k first, because robustness grows as k falls; then clean accuracy."""
         return self.setting.mean_k, -self.measurement.accuracy, self.number
 
 
 def best_trials(trials: Sequence[Trial]) -> list[Trial]:
-    """Return the feasible `trials`, best first: the best of every (σ, τ, draws), then the others."""
+    """Return the feasible `trials`: first the best of every (σ, τ, draws), then the others; each part best first."""
     ordered = sorted((trial for trial in trials if trial.feasible), key=lambda trial: trial.order)
     firsts = {trial.setting.group: trial for trial in reversed(ordered)}
     return sorted(ordered, key=lambda trial: (firsts[trial.setting.group] is not trial, trial.order))
 
 
 def most_accurate(trials: Sequence[Trial]) -> Trial:
-    """Return the trial of the highest clean accuracy, the smallest k of equal ones."""
+    """Return the trial with the highest clean accuracy; of equal ones, the one with the smallest k."""
     return min(trials, key=lambda trial: (-trial.measurement.accuracy, trial.order))
 
 
 def _within(gained: int, lost: int, images: int, tolerance: float) -> bool:
-    """Compare numbers of images: a fraction such as 0.8 − 0.1 is no float."""
+    """Compare numbers of images rather than fractions: 0.8 − 0.1 is not exact as a float."""
     return lost - gained <= tolerance * images + 1e-6
