@@ -278,7 +278,7 @@ def measure_rounding(target: nn.Module, points: Tensor, labels: Tensor) -> Round
         labels: int64 [n].
 
     Raises:
-        IgdError: if the target gives NaN logits for a point.
+        IgdError: if the target gives NaN or infinite logits for a point.
     """
     if len(points) == 0:
         return Rounded(0, 0, 0, 0, 0)

@@ -25,7 +25,7 @@ EPSILON_BY_DATA = {"digits": DEMO_EPSILON}
 EPSILON = 8 / 255
 
 # Arguments of `load_model` itself, which no factory can be given.
-LOADER_ARGUMENTS = frozenset({"spec", "weights", "device"})
+LOADER_ARGUMENTS = frozenset({"spec", "weights", "output", "device"})
 
 # Which CLIP model is meant: settings of every ranking that reads one.
 CLIP_SETTINGS = frozenset({"clip", "clip_weights"})
@@ -74,7 +74,9 @@ class StudySettings(BaseModel):
     """What every verb that computes has: a model, data, and where and how to run.
 
     Attributes:
-        model, weights, model_arg: the base model's spec, its weights file and its factory's arguments.
+        model, weights, model_arg: the base model's spec, its weights file ("own" for those that its factory loads)
+            and its factory's arguments.
+        output: which of several outputs of the model holds the logits: a key, or a position from 0.
         data, split, n: the data spec, and which images are evaluated: the first `n` of `split`, 256 by default.
         probe_n, search_n, search_split: how many images rank neurons and choose k, and where the latter come from;
             by default as many as fit, at most 10 000 and 2000, from disjoint parts of the training split.
@@ -99,6 +101,7 @@ class StudySettings(BaseModel):
     model: str = "demo"
     weights: str | None = None
     model_arg: dict[str, Any] = Field(default_factory=dict)
+    output: Annotated[str | None, BeforeValidator(lambda value: value if value is None else str(value))] = None
     data: str = "digits"
     split: str = "test"
     n: int | None = Field(default=None, ge=1)
@@ -164,7 +167,7 @@ class StudySettings(BaseModel):
         if taken:
             raise InputError(
                 f"--model-arg {taken[0]}: a factory cannot have an argument of that name, which is one of loading; "
-                "use --model, --weights or --device, or rename it"
+                "use --model, --weights, --output or --device, or rename it"
             )
         if self.executor == "local" and self.actors is not None:
             raise InputError("--actors is for --executor ray; the local executor runs in this process")

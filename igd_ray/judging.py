@@ -37,7 +37,7 @@ def judge(target: nn.Module, points: Tensor, generator: torch.Generator, *, seed
         draws: number of evaluations.
 
     Raises:
-        IgdError: if the target gives NaN logits for a point.
+        IgdError: if the target gives NaN or infinite logits for a point.
     """
     generator.manual_seed(seed)
     return Verdict(torch.stack([predicted_classes(target, points) for _ in range(draws)]))

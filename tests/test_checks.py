@@ -443,7 +443,7 @@ class TestRounding:
 
     def test_a_target_without_an_answer_is_an_error(self) -> None:
         silent = Around(Threshold(0.0), after=lambda logits: logits * float("nan"))
-        with pytest.raises(IgdError, match="NaN logits for 100 of 100"):
+        with pytest.raises(IgdError, match="NaN or infinite logits for 100 of 100"):
             rounding(silent, self.points(0), torch.zeros(100, dtype=torch.int64))
 
     def test_what_noise_loses_is_not_put_down_to_rounding(self) -> None:

@@ -59,5 +59,5 @@ def test_nan_logits_are_an_error_never_class_zero() -> None:
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return torch.full((len(images), 3), float("nan"))
 
-    with pytest.raises(IgdError, match="NaN logits for 2 of 2 images"):
+    with pytest.raises(IgdError, match="NaN or infinite logits for 2 of 2 images"):
         judge(Broken(), torch.zeros(2, 1, 4, 4), torch.Generator(), seed=0)

@@ -118,8 +118,8 @@ class AutoAttack(Attack):
         return self._with(_given=(points, fooled))
 
     def check(self, num_classes: int, norm: Norm = Norm.LINF) -> None:
-        """Check that there are enough classes for every attack of the version."""
-        for _, attack in self._attacks:
+        """Check every attack of the version, or what takes its place with so few classes."""
+        for _, attack in self.for_classes(num_classes)._attacks:
             attack.check(num_classes, norm)
 
     def most_passes(self, num_classes: int) -> tuple[int, int]:
@@ -139,14 +139,15 @@ class AutoAttack(Attack):
         return super().wasted_queries + len(self._attacks)
 
     def search(self, target: CountedTarget, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int) -> Points:
-        """Run the version's attacks in sequence."""
+        """Run the version's attacks in sequence; with few classes, those of `for_classes`."""
+        attacks = self.for_classes(target.num_classes(images))._attacks
         given = None
         if self._given:
             points, fooled = self._given
             check_given(points, fooled, images, threat, "the first stage's points")
             points, fooled = points.to(images.device), fooled.to(images.device)
             given = torch.where(fooled[:, None, None, None], points, images)
-        return search_in_sequence(self._attacks, target, images, labels, threat, seed, given=given)
+        return search_in_sequence(attacks, target, images, labels, threat, seed, given=given)
 
     def __repr__(self) -> str:
         said = [repr(self.version)]

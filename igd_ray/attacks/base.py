@@ -207,7 +207,7 @@ class Attack(ABC):
             InputError: if images or labels are not what they should be, the model answers with anything but logits,
                 or the attack does not fit the model.
             AttackError: if the search returned points that are not allowed, or a collapsed attack met a random model.
-            IgdError: if the model gives NaN logits for a point.
+            IgdError: if the model gives NaN or infinite logits for a point.
         """
         _check_input(images, labels)
         target = CountedTarget(model)

@@ -131,8 +131,7 @@ class InterpretabilityGuidedDefense(Smoothed):
 
     @property
     def _reuses_first_pass(self) -> bool:
-        name = self._layer if isinstance(self._layer, str) else self._layer.name
-        return name == PENULTIMATE
+        return self._layer == PENULTIMATE if isinstance(self._layer, str) else self._layer.is_last
 
     def _layer_of(self, x: Tensor) -> Layer:
         if isinstance(self._layer, str):
@@ -143,7 +142,7 @@ class InterpretabilityGuidedDefense(Smoothed):
 
     def _clean_pass(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return f(x) and, at the penultimate layer, the activation that the second pass would compute again."""
-        if not self._reuses_first_pass:
+        if not self._reuses_first_pass or not self._layer_of(x).is_last:
             return self.model(x), None
         with recorded(self.model, self._layer_of(x)) as activations:
             logits = self.model(x)
@@ -177,7 +176,7 @@ class TwoPassKind(DefenseKind):
 
     def passes(self, spec: DefenseSpec) -> DefensePasses:
         """Return one pass a draw and the masked one; one for both where they share their activation."""
-        if spec.sigma == 0 and spec.layer is not None and spec.layer.side == "input":
+        if spec.sigma == 0 and spec.layer is not None and spec.layer.is_last:
             return DefensePasses()
         both = ((spec.draws or 1) if spec.sigma else 1) + 1
         return DefensePasses(both, 0, both)

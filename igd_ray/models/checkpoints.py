@@ -4,7 +4,7 @@ import argparse
 import pickle
 import pickletools
 import zipfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,19 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from igd_ray.errors import InputError
+from igd_ray.errors import InputError, did_you_mean
+from igd_ray.models.downloads import begins_like_a_page
 
 State = dict[str, Tensor]
+
+# In place of a file: the weights that a factory loads itself.
+OWN = "own"
+
+# What stands between a file and the name of one of its state dicts.
+PART = "#"
+
+# What git-lfs leaves in the place of a large file that it did not fetch.
+LFS_POINTER = b"version https://git-lfs"
 
 # What training scripts wrap a state dict in, and prefix its names with.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network")
@@ -43,24 +53,39 @@ IMPORTING = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"}
 PICKLES_OF_OLD_FILES = 5
 
 
-def read_state(path: str | Path) -> State:
-    """Read the state dict in `path`: a safetensors file, or a PyTorch file without code.
+def file_and_part(weights: str | Path) -> tuple[Path, str | None]:
+    """Return the file of `weights`, and the name of the state dict in it where one stands behind a "#".
+
+    >>> file_and_part("net.pt#model_ema")[1]
+    'model_ema'
+    """
+    path = Path(weights)
+    name, mark, part = path.name.rpartition(PART)
+    # A file may have the mark in its name.
+    return (path, None) if not mark or path.is_file() else (path.with_name(name), part)
+
+
+def read_state(weights: str | Path) -> State:
+    """Read a state dict from a safetensors file, or a PyTorch file without code.
+
+    Args:
+        weights: the file; or one of several state dicts in it, by the keys that lead there: `FILE#model_ema`.
 
     Raises:
-        InputError: if the file is missing, truncated, holds code, or holds no state dict or several.
+        InputError: if the file is missing, truncated, holds code, or holds no such state dict, or several.
     """
-    return state_in(read_checkpoint(path), path)
+    path, part = file_and_part(weights)
+    return state_in(read_checkpoint(path), path, part)
 
 
 def read_checkpoint(path: str | Path) -> Any:
     """Read all that a safetensors file, or a PyTorch file without code, holds.
 
     Raises:
-        InputError: if the file is missing, truncated or holds code.
+        InputError: if the file cannot be read, is truncated or holds code.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"weights: no file at {path}")
+    _require_file(path)
     if path.suffix == ".safetensors":
         try:
             return safetensors.torch.load_file(path)
@@ -75,22 +100,62 @@ def read_checkpoint(path: str | Path) -> Any:
                 f"weights: {path} holds more than tensors, so it could run code when loaded; "
                 "save its state dict as safetensors where you trust it, and pass that"
             ) from None
-        raise InputError(f"weights: {path} is no whole PyTorch file ({type(error).__name__}); copy it again") from None
+        raise InputError(
+            f"weights: {path} is not a whole PyTorch file ({type(error).__name__}); copy it again"
+        ) from None
 
 
-def state_in(content: object, path: str | Path) -> State:
-    """Return the one state dict in a checkpoint's content, however it is wrapped; `path` is for messages.
+def _require_file(path: Path) -> None:
+    """Check that there is a file at `path`, not a page or a pointer that a download left in its place."""
+    try:
+        if not path.is_file():
+            raise InputError(f"weights: no file at {path}")
+        with path.open("rb") as file:
+            beginning = file.read(len(LFS_POINTER))
+        is_page = begins_like_a_page(path)
+    except OSError as error:
+        raise InputError(f"weights: {path} cannot be read ({error.strerror})") from None
+    if is_page:
+        raise InputError(
+            f"weights: {path} is a web page, such as a download's confirmation page, not weights; "
+            "open its address in a browser, and save the file"
+        )
+    if beginning == LFS_POINTER:
+        raise InputError(f"weights: {path} is a pointer of git-lfs, not weights; fetch the file with `git lfs pull`")
+
+
+def state_in(content: object, path: str | Path, part: str | None = None) -> State:
+    """Return a state dict in a checkpoint's content, however it is wrapped; `path` is for messages.
+
+    Args:
+        part: the keys that lead to it, joined by dots; where None, the only one there is.
 
     Raises:
         InputError: if there is none, or several, such as trained and averaged weights.
     """
+    if part is not None:
+        return _state_at(content, path, part)
     states = dict(_states(content))
     if not states:
         raise InputError(f"weights: {path} holds no state dict; expected names mapped to tensors")
     if len(states) > 1:
         raise InputError(
             f"weights: {path} holds several state dicts ({', '.join(states)}); "
-            "save the one you mean in a file of its own"
+            f"say which one: --weights {path}{PART}{next(iter(states))}"
+        )
+    return dict(next(iter(states.values())))
+
+
+def _state_at(content: object, path: str | Path, part: str) -> State:
+    found = content
+    for key in part.split("."):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    states = dict(_states(found))
+    if len(states) != 1:
+        keys = [str(key) for key in content if key] if isinstance(content, Mapping) else []
+        raise InputError(
+            f"weights: {path} holds no state dict {part!r}; it holds {_first(keys) or 'nothing'}"
+            f"{did_you_mean(part, keys)}"
         )
     return dict(next(iter(states.values())))
 
@@ -127,7 +192,7 @@ def _imports(path: Path) -> bool:
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load `path` into `model`, every name matched; prefixes such as "module." are dropped where that helps.
+    """Load `path`, or `path#part`, into `model`, every name matched; prefixes such as "module." are dropped if need be.
 
     Raises:
         InputError: listing missing and unexpected names, or the first tensor of a wrong shape or type.
@@ -229,5 +294,8 @@ def _check_tensor(name: str, tensor: Tensor, expected: Tensor, path: str | Path)
 
 
 def _some(names: Collection[str], what: str) -> str:
-    shown = ", ".join(sorted(names)[:5]) + (", …" if len(names) > 5 else "")
-    return f"{len(names)} {what}" + (f" ({shown})" if names else "")
+    return f"{len(names)} {what}" + (f" ({_first(sorted(names))})" if names else "")
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")

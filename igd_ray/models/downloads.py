@@ -38,7 +38,7 @@ def fetched(path: Path, download: Callable[[Path], object]) -> Path:
             download(temporary)
             if not temporary.is_file():
                 raise IgdError("nothing came")
-            if _begins_like_a_page(temporary):
+            if begins_like_a_page(temporary):
                 raise IgdError("a web page came instead of the file")
             digest = _sha256(temporary)
             if kept and kept != [digest]:
@@ -59,6 +59,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _begins_like_a_page(path: Path) -> bool:
+def begins_like_a_page(path: Path) -> bool:
+    """Return whether the file at `path` begins like HTML or XML, as what a server sends in a file's place does."""
     with path.open("rb") as file:
-        return file.read(64).lstrip().startswith(b"<")
+        return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")

@@ -37,12 +37,38 @@ def model_fingerprint(model: nn.Module) -> str:
     digest = hashlib.sha256(_ADDRESS.sub("", repr(model)).encode())
     for code in sorted({_code(cls) for module in model.modules() for cls in _own_classes(type(module))}):
         digest.update(code.encode())
+    for module in model.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            # Its class is PyTorch's, whatever it computes.
+            digest.update(str(getattr(module, "code", "")).encode())
     for path, value in sorted(_plain_attributes(model)):
         digest.update(f"{path}={value}".encode())
     for name, tensor in sorted(_tensors(model).items()):
         digest.update(f"{name}:{tensor.dtype}:{list(tensor.shape)}".encode())
         digest.update(_content(tensor))
     return digest.hexdigest()[:KEY_LENGTH]
+
+
+def model_state(model: nn.Module) -> dict[str, Tensor | str]:
+    """Return a copy of the model's tensors and a description of its plain attributes, by path."""
+    tensors = {name: tensor.detach().clone() for name, tensor in _tensors(model).items()}
+    return {**tensors, **dict(_plain_attributes(model))}
+
+
+def changed_since(model: nn.Module, before: Mapping[str, Tensor | str]) -> str | None:
+    """Return the first path whose value is another than in `before`, a `model_state`; None if there is none."""
+    after: dict[str, Tensor | str] = {**_tensors(model), **dict(_plain_attributes(model))}
+    for name in sorted(before.keys() | after.keys()):
+        old, new = before.get(name), after.get(name)
+        if isinstance(old, Tensor) and isinstance(new, Tensor):
+            same = old.dtype == new.dtype and old.shape == new.shape
+            # As bytes a tensor with NaN in it equals itself.
+            same = same and (torch.equal(old, new) or _content(old) == _content(new))
+        else:
+            same = isinstance(old, str) and old == new
+        if not same:
+            return name.removeprefix(".")
+    return None
 
 
 def _own_classes(module_class: type[nn.Module]) -> list[type]:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from igd_ray.errors import InputError, first_line
-from igd_ray.models.checkpoints import State, load_state, read_checkpoint, state_in
+from igd_ray.models.checkpoints import State, file_and_part, load_state, read_checkpoint, state_in
 from igd_ray.models.downloads import fetched
 from igd_ray.models.zoo import Entry, build_entry, find_entry, robustbench_modules
 
@@ -44,7 +44,8 @@ def load_robustbench(name: str, *, weights: str | Path | None = None) -> nn.Modu
         InputError: if there is no such model, it cannot be built, the weights do not fit, or the download fails.
     """
     entry = find_entry(name)
-    files = None if weights is None else _given(entry, Path(weights))
+    path, part = (None, None) if weights is None else file_and_part(weights)
+    files = None if path is None else _given(entry, path)
     with torch.random.fork_rng(devices=[]):
         model = build_entry(entry)
     if files is None:
@@ -58,8 +59,10 @@ def load_robustbench(name: str, *, weights: str | Path | None = None) -> nn.Modu
                 "pass its checkpoint as --weights FILE"
             ) from None
     if len(files) == 1:
-        _load(model, read_checkpoint(files[0]), files[0], last_epoch=entry.name in LAST_EPOCH)
+        _load(model, read_checkpoint(files[0]), files[0], part=part, last_epoch=entry.name in LAST_EPOCH)
     else:
+        if part is not None:
+            raise InputError(f"robustbench:{entry} is an ensemble with {len(files)} files; leave #{part} out")
         for index, file in enumerate(files):
             _load_member(model, entry, index, file)
     return model
@@ -130,13 +133,13 @@ def _load_member(model: Any, entry: Entry, index: int, file: Path) -> None:
         _load(model.models[index], content, file)
 
 
-def _load(model: nn.Module, content: Any, file: Path, *, last_epoch: bool = False) -> None:
-    """Load one checkpoint's content into `model`."""
-    if last_epoch and isinstance(content, Mapping) and "last" in content:
+def _load(model: nn.Module, content: Any, file: Path, *, part: str | None = None, last_epoch: bool = False) -> None:
+    """Load one checkpoint's content, or the state dict called `part` in it, into `model`."""
+    if part is None and last_epoch and isinstance(content, Mapping) and "last" in content:
         content = content["last"]
     load_state(
         model,
-        state_in(content, file),
+        state_in(content, file, part),
         file,
         may_lack=lambda name: name.rpartition(".")[2] in NORMALISATION,
         may_bring=lambda name: BESIDE_WEIGHTS.match(name) is not None,

@@ -28,6 +28,7 @@ from igd_ray.execution.executor import Executor, LocalExecutor
 from igd_ray.execution.run import RunSummary, pending, require_all, run_units
 from igd_ray.identity import content_hash
 from igd_ray.models import PENULTIMATE, Layer, check_model, find_layer, load_model, model_fingerprint
+from igd_ray.models.checkpoints import OWN
 from igd_ray.planning.rankings import RankedModel, RankingPlan, finish_ranking, require_fit
 from igd_ray.planning.search import SearchOptions, SearchPlan, run_trials
 from igd_ray.planning.training import SodefPlan, plan_sodef
@@ -89,7 +90,9 @@ class Study:
         window = Window(TEST_IMAGES, capped=True) if settings.n is None else Window(settings.n)
         names = self._class_names(settings.classes)
         self._test = load_window(settings.data, split=settings.split, window=window, class_names=names)
-        self.model: nn.Module = load_model(settings.model, weights=settings.weights, **settings.model_arg)
+        self.model: nn.Module = load_model(
+            settings.model, weights=settings.weights, output=settings.output, **settings.model_arg
+        )
         self.example = next(iter(self._test.select([0]).batches(1)))[0]
         check_model(self.model, self.example, self.class_names, spec=settings.model)
         if settings.layer != PENULTIMATE:
@@ -140,8 +143,10 @@ class Study:
         spec = settings.model
         if file.endswith(".py"):
             spec = f"{Path(file).resolve()}:{settings.model.rpartition(':')[2]}"
-        weights = str(Path(settings.weights).resolve()) if settings.weights else None
-        return ModelSource(spec, weights, dict(settings.model_arg), self._fingerprint)
+        weights = settings.weights
+        if weights and weights != OWN:
+            weights = str(Path(weights).resolve())
+        return ModelSource(spec, weights, dict(settings.model_arg), self._fingerprint, settings.output)
 
     @cached_property
     def _probe_and_search(self) -> tuple[LabeledImages, LabeledImages]:

@@ -15,6 +15,7 @@ from igd_ray.catalog import Catalog
 from igd_ray.data import LabeledImages
 from igd_ray.errors import IgdError, InputError
 from igd_ray.models import load_model, model_fingerprint, model_sources
+from igd_ray.models.checkpoints import OWN, file_and_part
 
 if TYPE_CHECKING:
     from igd_ray.models.clip import Clip
@@ -22,12 +23,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelSource:
-    """How to build the base model again, and the fingerprint that the replica must have."""
+    """How to build the base model again, and the fingerprint that the replica must have.
+
+    Attributes:
+        spec, weights, arguments, output: as `load_model` takes them.
+        fingerprint: that of the model that the run was planned with.
+    """
 
     spec: str
     weights: str | None
     arguments: dict[str, Any]
     fingerprint: str
+    output: str | None = None
+
+    @property
+    def weights_file(self) -> Path | None:
+        """The file of the weights, where they have one."""
+        return None if self.weights in (None, OWN) else file_and_part(self.weights)[0]
 
     @property
     def factory_file(self) -> Path | None:
@@ -46,7 +58,7 @@ class ModelSource:
         Raises:
             IgdError: if it is not the model that the run was planned with.
         """
-        model = load_model(self.spec, weights=self.weights, device="cpu", **self.arguments)
+        model = load_model(self.spec, weights=self.weights, output=self.output, device="cpu", **self.arguments)
         found = model_fingerprint(model)
         if found != self.fingerprint:
             raise IgdError(f"the replica of {self.spec} is another model ({found}) than the run's ({self.fingerprint})")
@@ -169,8 +181,8 @@ class WorkerSetup:
         groups: list[tuple[Path, ...]] = []
         if model.factory_file is not None:
             groups.append(tuple(model_sources(model.factory_file).values()))
-        if model.weights is not None:
-            groups.append((Path(model.weights),))
+        if model.weights_file is not None:
+            groups.append((model.weights_file,))
         if clip is not None and clip.spec.endswith(".json"):
             groups.append((Path(clip.spec),))
             groups.append((Path(clip.weights) if clip.weights else Path(clip.spec).with_suffix(".safetensors"),))
@@ -184,8 +196,9 @@ class WorkerSetup:
         if model.factory_file is not None:
             factory = model.spec.rpartition(":")[2]
             model = replace(model, spec=f"{places[model.factory_file]}:{factory}")
-        if model.weights is not None:
-            model = replace(model, weights=str(places[Path(model.weights)]))
+        if model.weights is not None and model.weights_file is not None:
+            part = model.weights.removeprefix(str(model.weights_file))
+            model = replace(model, weights=f"{places[model.weights_file]}{part}")
         if clip is not None and clip.spec.endswith(".json"):
             weights = Path(clip.weights) if clip.weights else Path(clip.spec).with_suffix(".safetensors")
             clip = replace(clip, spec=str(places[Path(clip.spec)]), weights=str(places[weights]))

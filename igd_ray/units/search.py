@@ -47,7 +47,7 @@ class ActivationUnit(Unit):
     def compute(self, context: Context) -> dict[str, Rows]:
         """Run one pass."""
         images, _ = context.images(self.shard.images, self.shard.start, self.shard.stop)
-        if self.layer.side == "output":
+        if not self.layer.is_last:
             split = SplitModel(context.model, self.layer)
             prefix = split.prefix(images)
             arrays = {"activations": prefix.activation, "logits": prefix.logits}

@@ -19,9 +19,16 @@ def add_study_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `StudySettings`."""
     model = parser.add_argument_group("model and data")
     model.add_argument("--model", help="demo, robustbench:NAME, timm:NAME or path/to/file.py:factory (default: demo)")
-    model.add_argument("--weights", metavar="FILE", help="safetensors, or a PyTorch state dict")
+    model.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="safetensors, or a PyTorch state dict; FILE#model_ema picks one of several; own takes the factory's",
+    )
     model.add_argument(
         "--model-arg", action="append", metavar="NAME=VALUE", help="an argument of the factory; may be repeated"
+    )
+    model.add_argument(
+        "--output", metavar="NAME", help="which output of the model holds the logits, by key or position: logits, 0"
     )
     model.add_argument(
         "--data", help="digits, cifar10, cifar100, imagenet:DIR, parquet:FILE or folder:DIR (default: digits)"

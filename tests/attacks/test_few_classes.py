@@ -117,6 +117,17 @@ def test_exactly_the_images_within_epsilon_of_another_class_are_broken(
     assert int(result.backwards.sum()) <= len(images) * gradients
 
 
+@pytest.mark.parametrize("version", ["standard", "rand"])
+def test_autoattack_alone_takes_the_same_fallback(
+    version: str, short, linear: Linear, images: Tensor, labels: Tensor
+) -> None:
+    alone = run(AutoAttack(version), linear, images, labels)
+    fitted = run(AutoAttack(version).for_classes(len(linear.weights)), linear, images, labels)
+    assert torch.equal(alone.broken, linear.radii(images, labels).amin(dim=1) < EPSILON)
+    assert torch.equal(alone.adversarial, fitted.adversarial)
+    assert torch.equal(alone.queries, fitted.queries)
+
+
 def test_fab_finds_the_distance_of_a_class(linear: Linear, images: Tensor, labels: Tensor) -> None:
     result = run(FAB(steps=20), linear, images, labels)
     overstep = (result.distance.double()[:, None] / linear.radii(images, labels))[result.broken]

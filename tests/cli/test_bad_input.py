@@ -108,11 +108,11 @@ FILE = ["--model", "net.py:net", "--weights", "grey.safetensors"]
         (["evaluate", *FILE, "--model-arg", "depth"], "--model-arg must be NAME=VALUE"),
         (["evaluate", *FILE, "--model-arg", "weights=1"], "--model-arg weights: a factory cannot have an argument of"),
         (["rank", *FILE, "--model-arg", "spec=1"], "--model-arg spec: a factory cannot have an argument of that name"),
-        (["search", "--model-arg", "device=cpu"], "use --model, --weights or --device, or rename it"),
+        (["search", "--model-arg", "device=cpu"], "use --model, --weights, --output or --device, or rename it"),
         (["evaluate", "--model", "net.py:net", "--weights", "none.pt"], "weights: no file at none.pt"),
         (["evaluate", "--model", "net.py:net", "--weights", "cut.safetensors"], "not a whole safetensors file"),
-        (["evaluate", "--model", "net.py:net", "--weights", "cut.pt"], "is no whole PyTorch file"),
-        (["evaluate", "--model", "net.py:net", "--weights", "not_torch.pt"], "is no whole PyTorch file"),
+        (["evaluate", "--model", "net.py:net", "--weights", "cut.pt"], "is not a whole PyTorch file"),
+        (["evaluate", "--model", "net.py:net", "--weights", "not_torch.pt"], "is not a whole PyTorch file"),
         (
             ["evaluate", "--model", "net.py:net", "--weights", "colour.safetensors"],
             "0.weight should be [4, 1, 3, 3], is [4, 3, 3, 3]",
@@ -268,4 +268,7 @@ def net():
     )
     arguments = ["evaluate", "--model", "tuples.py:net", "--weights", "grey.safetensors"]
     line = refusal(arguments, capsys, folder)
-    assert line == "igd: error: model 'tuples.py:net' must return float logits [B, C], not tuple"
+    assert line == (
+        "igd: error: model 'tuples.py:net' must return float logits [B, C], not tuple of 2; say which output holds them, "
+        "by key or position: --output 0"
+    )

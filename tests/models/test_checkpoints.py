@@ -127,9 +127,37 @@ def test_whole_numbers_are_no_weights(tmp_path: Path, dtype: torch.dtype) -> Non
 
 
 def test_trained_and_averaged_weights_in_one_file_are_not_chosen_between(tmp_path: Path) -> None:
-    torch.save({"state_dict": trained(), "state_dict_ema": trained(), "epoch": 3}, tmp_path / "weights.pt")
-    with pytest.raises(InputError, match=r"several state dicts \(state_dict, state_dict_ema\); save the one you mean"):
-        read_state(tmp_path / "weights.pt")
+    path = tmp_path / "weights.pt"
+    averaged = {name: tensor + 1 for name, tensor in trained().items()}
+    torch.save({"state_dict": trained(), "state_dict_ema": averaged, "epoch": 3}, path)
+    with pytest.raises(
+        InputError, match=r"several state dicts \(state_dict, state_dict_ema\); say which one: .*#state_"
+    ):
+        load_weights(small(), path)
+    for part, state in (("state_dict", trained()), ("state_dict_ema", averaged)):
+        model = small()
+        load_weights(model, f"{path}#{part}")
+        assert_loaded(model, state)
+
+
+def test_a_state_dict_inside_others_is_named_by_the_keys_that_lead_there(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save({"ema": {"model": trained()}, "generator": {"0.weight": torch.zeros(1)}, "epoch": 3}, path)
+    for part in ("ema", "ema.model"):
+        assert read_state(f"{path}#{part}").keys() == trained().keys()
+    assert read_state(f"{path}#generator").keys() == {"0.weight"}
+    for part in ("epoch", "emma", "ema.epoch", ""):
+        with pytest.raises(InputError, match=rf"no state dict '{part}'; it holds ema, generator, epoch"):
+            read_state(f"{path}#{part}")
+    with pytest.raises(InputError, match=r"did you mean 'ema'"):
+        read_state(f"{path}#emma")
+
+
+def test_a_file_with_the_mark_in_its_name_is_a_file(tmp_path: Path) -> None:
+    torch.save(trained(), tmp_path / "run#3.pt")
+    assert read_state(tmp_path / "run#3.pt").keys() == trained().keys()
+    with pytest.raises(InputError, match=r"no file at .*other"):
+        read_state(tmp_path / "other#3.pt")
 
 
 def test_settings_and_numpy_s_numbers_beside_the_weights_are_no_code(tmp_path: Path) -> None:
@@ -208,7 +236,7 @@ def test_a_cut_through_the_middle_of_a_name_is_no_code(tmp_path: Path) -> None:
     name = whole.index(b"torch._utils\n")
     for length in range(name - 2, name + 40):
         path.write_bytes(whole[:length])
-        with pytest.raises(InputError, match="is no whole PyTorch file"):
+        with pytest.raises(InputError, match="is not a whole PyTorch file"):
             read_state(path)
 
 
@@ -230,11 +258,24 @@ def test_a_damaged_file_is_read_or_refused_and_nothing_else(tmp_path: Path, kind
         assert all(isinstance(tensor, Tensor) for tensor in state.values())
 
 
-@pytest.mark.parametrize("text", ["<!doctype html><title>404</title>", "version https://git-lfs.github.com/spec/v1\n"])
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"<!doctype html><title>404</title>", "is a web page, such as a download's confirmation page"),
+        (b"\xef\xbb\xbf\n <html>Google Drive can't scan this file for viruses", "is a web page"),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a pointer of git-lfs"),
+        (b"", "copy it again"),
+        (b"MZ\x90\x00", "copy it again"),
+    ],
+    ids=["page", "page with a byte order mark", "XML", "git-lfs", "empty", "something else"],
+)
 @pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
-def test_a_web_page_or_a_pointer_under_the_file_s_name_is_not_whole(tmp_path: Path, name: str, text: str) -> None:
-    (tmp_path / name).write_text(text)
-    with pytest.raises(InputError, match=r"(is no|is not a) whole (PyTorch|safetensors) file .*copy it again"):
+def test_what_a_download_left_under_the_file_s_name_is_named(
+    tmp_path: Path, name: str, content: bytes, expected: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=expected):
         read_state(tmp_path / name)
 
 

@@ -248,5 +248,5 @@ def test_whatever_a_model_raises_is_one_line(error: Exception) -> None:
 def test_a_model_that_gives_nan() -> None:
     logits = torch.zeros(1, 10)
     logits[0, 3] = torch.nan
-    with pytest.raises(InputError, match="model 'x' gives NaN logits"):
+    with pytest.raises(InputError, match="model 'x' gives NaN or infinite logits"):
         check_model(Constant(logits), DIGIT, TEN, spec="x")

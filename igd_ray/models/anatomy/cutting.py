@@ -84,20 +84,24 @@ class SplitModel:
         def begin(_module: nn.Module, _inputs: Any) -> None:
             begun.append(len(finished))
 
-        def finish(path: str, output: Any) -> None:
+        def finish(path: str, inputs: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> None:
             position = begun.pop()
             if activation:
                 return
             del finished[position:]
             if path == self.layer.module:
-                activation.append(output.clone())
+                given = (*inputs, *keywords.values())
+                activation.append((output if self.layer.side == "output" else given[0]).clone())
             else:
                 finished.append((path, tree_map(_snapshot, output)))
 
         with ExitStack() as hooks:
             for path, module in self.model.named_modules():
                 hooks.callback(module.register_forward_pre_hook(begin).remove)
-                after = module.register_forward_hook(lambda _module, _inputs, output, path=path: finish(path, output))
+                after = module.register_forward_hook(
+                    lambda _module, inputs, keywords, output, path=path: finish(path, inputs, keywords, output),
+                    with_kwargs=True,
+                )
                 hooks.callback(after.remove)
             logits = self.model(images)
         outputs: dict[str, list[Any]] = {}
@@ -174,16 +178,16 @@ class SplitModel:
 
             computed = replace_forward(path, forward)
 
-        def arrive(*_args: Any, **_kwargs: Any) -> Tensor:
+        def arrive(*_args: Any, **_kwargs: Any) -> Any:
             arrived.append(True)
-            return activation.clone()
+            return activation.clone() if self.layer.side == "output" else compute(activation.clone())
 
         # PyTorch's transformer layers skip their modules' forward unless one of them has a hook.
         handle = self.model.get_submodule(self.layer.module).register_forward_pre_hook(lambda _module, _inputs: None)
         try:
             for path, outputs in prefix.outputs.items():
                 give_back(path, outputs)
-            replace_forward(self.layer.module, arrive)
+            compute = replace_forward(self.layer.module, arrive)
             logits: Tensor = self.model(images)
         finally:
             handle.remove()

@@ -28,6 +28,8 @@ class Layer:
         side: whether the activation is that module's input or its output.
         shape: the activation's shape without the batch axis: (N,), (T, N), (N, H, W) or (H, W, N).
         axis: the axis of the neurons, the batch axis being 0; by default that of `NEURON_AXIS`.
+        mapped: whether something behind the module, such as a softmax or a temperature, makes the model's output of
+            what the module returns.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Layer:
     side: Literal["input", "output"]
     shape: tuple[int, ...]
     axis: int = 0
+    mapped: bool = False
 
     def __post_init__(self) -> None:
         if self.axis == 0:
@@ -45,6 +48,11 @@ class Layer:
         """What tells this layer from others of the same model, for hashes."""
         usual = self.axis == NEURON_AXIS[len(self.shape) + 1]
         return [self.module, self.side] if usual else [self.module, self.side, self.axis]
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the model's output is what the module makes of the activation, and nothing else follows."""
+        return self.side == "input" and not self.mapped
 
     @property
     def width(self) -> int:
@@ -69,12 +77,17 @@ class Layer:
 def find_layer(model: nn.Module, name: str, example: Tensor) -> Layer:
     """Find the layer called `name` by running `model` on `example` [1, C, H, W].
 
-    "penultimate" is the input of the last Linear (or 1×1 convolution) whose output is the logits; any other name
-    is a module's path, and the layer is that module's output.
+    "penultimate" is the input of the last Linear (or 1×1 convolution) whose output is the logits, or is mapped to
+    the model's output logit by logit, or by a softmax; any other name is a module's path, and the layer is that
+    module's output.
 
     Raises:
         InputError: if there is no such module, its output cannot be masked, or it is not called exactly once.
     """
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise InputError(
+            "no layer of the model can be masked, as TorchScript takes no hooks; give its Python code, or only attack it"
+        )
     if name == PENULTIMATE:
         return _find_penultimate(model, example)
     modules = dict(model.named_modules())
@@ -115,8 +128,8 @@ def maskable_layers(model: nn.Module, example: Tensor, *, depth: int = 2) -> lis
 
 
 def classifier(model: nn.Module, layer: Layer) -> nn.Module | None:
-    """Return the module that maps the penultimate activation to the logits, or None for any other layer."""
-    return model.get_submodule(layer.module) if layer.side == "input" else None
+    """Return the module whose output for the layer's activation is the model's, or None if there is none."""
+    return model.get_submodule(layer.module) if layer.is_last else None
 
 
 @contextmanager
@@ -187,14 +200,20 @@ def _find_penultimate(model: nn.Module, example: Tensor) -> Layer:
         came = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(f"the model must return logits [B, C], not {came}; wrap it so that it returns the logits only")
     for path, activation, output in reversed(calls):
-        if output.numel() == logits.numel() and torch.equal(output.flatten(1), logits):
-            module = model.get_submodule(path)
-            once = sum(1 for other, _, _ in calls if other == path) == 1
-            if not once or activation.ndim not in NEURON_AXIS or not _gives_the_logits(model, module, output, example):
+        if output.numel() != logits.numel():
+            continue
+        module = model.get_submodule(path)
+        exact = output.dtype == logits.dtype and torch.equal(output.flatten(1), logits)
+        last = exact and _gives_the_logits(model, module, output, example)
+        if not last and not _is_mapped_alone(model, module, output, example):
+            if exact:
                 break
-            shape = tuple(activation.shape[1:])
-            axis = 1 if isinstance(module, nn.Conv2d) else len(shape)
-            return Layer(name=PENULTIMATE, module=path, side="input", shape=shape, axis=axis)
+            continue
+        if sum(1 for other, _, _ in calls if other == path) > 1 or activation.ndim not in NEURON_AXIS:
+            break
+        shape = tuple(activation.shape[1:])
+        axis = 1 if isinstance(module, nn.Conv2d) else len(shape)
+        return Layer(name=PENULTIMATE, module=path, side="input", shape=shape, axis=axis, mapped=not last)
     raise InputError(
         "the model has no penultimate layer: no Linear or 1×1 convolution, called once, gives its logits. "
         + _advice(model, example, penultimate=False)
@@ -207,10 +226,41 @@ def _gives_the_logits(model: nn.Module, module: nn.Module, output: Tensor, examp
     An ensemble of two equal models, or logits that are only clamped, differ for other values.
     """
     other = torch.linspace(1e3, -1e3, output.numel()).to(output).view_as(output)
-    handle = module.register_forward_hook(lambda _module, _inputs, _output: other.clone())
+    return torch.equal(_answer(model, module, other, example), other.flatten(1))
+
+
+def _is_mapped_alone(model: nn.Module, module: nn.Module, output: Tensor, example: Tensor) -> bool:
+    """Return whether the model's output depends on what `module` returns alone, each logit mapped on its own.
+
+    That is so for a temperature, a cast or a tanh, where the others do not move with one logit, and for softmax and
+    log-softmax, which keep the order of the logits and treat all classes alike.
+    """
+    generator = torch.Generator().manual_seed(0)
+    # Of the size of logits; far apart, a softmax would give zeros.
+    given = torch.randn(output.shape, generator=generator).to(output)
+    answers = _answer(model, module, given, example)
+    if answers.shape != given.flatten(1).shape or not answers.isfinite().all():
+        return False
+    # Another branch would show on another image.
+    if not torch.equal(_answer(model, module, given, 1 - example), answers):
+        return False
+    order = torch.randperm(given.shape[1], generator=generator)
+    permuted = _answer(model, module, given[:, order.to(given.device)], example)
+    alike = torch.allclose(permuted, answers[:, order.to(answers.device)], rtol=1e-3, atol=1e-6)
+    if alike and torch.equal(answers.argsort(dim=1), given.flatten(1).argsort(dim=1)):
+        return True
+    moved = given.clone()
+    moved[:, 0] += 1
+    others = _answer(model, module, moved, example)
+    return torch.equal(others[:, 1:], answers[:, 1:]) and not torch.equal(others[:, 0], answers[:, 0])
+
+
+def _answer(model: nn.Module, module: nn.Module, output: Tensor, example: Tensor) -> Tensor:
+    """Return what `model` gives for `example` where `module` returns `output`."""
+    handle = module.register_forward_hook(lambda _module, _inputs, _output: output.clone())
     try:
         with torch.no_grad():
-            return torch.equal(model(example), other.flatten(1))
+            return model(example)  # type: ignore[no-any-return]
     finally:
         handle.remove()
 

@@ -56,8 +56,9 @@ def is_affine(split: SplitModel, prefix: Prefix) -> bool:
         steps = torch.randn(2, *activation.shape, generator=generator, dtype=torch.float64).to(activation)
         first, second = steps * (length * largest)
         points = torch.cat([activation + first, activation + second, activation + first + second])
-        logits = torch.cat([image.logits, split.suffix(points, image, copies=3)]).double()
-        if not _adds_up(logits, activation.dtype):
+        logits = torch.cat([image.logits, split.suffix(points, image, copies=3)])
+        coarser = max(activation.dtype, logits.dtype, key=lambda dtype: torch.finfo(dtype).eps)
+        if not _adds_up(logits.double(), coarser):
             return False
     return _gradient_answers(split, image, generator, largest)
 

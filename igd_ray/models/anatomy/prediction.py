@@ -1,4 +1,4 @@
-"""The class that a model predicts, or an error: not a number is no prediction."""
+"""The class that a model predicts; an error where its logits name none."""
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,11 @@ def predicted_classes(model: nn.Module, images: Tensor) -> Tensor:
     """Return the class of the highest logit, int64 [n], for `images` [n, C, H, W].
 
     Raises:
-        IgdError: if a logit is NaN; argmax would call that class 0, and an image of class 0 robust.
+        IgdError: if a logit is NaN, which argmax would call the highest, or infinite, whose margins are no numbers
+            for an attack.
     """
     logits = model(images)
-    invalid = int(torch.isnan(logits).any(dim=1).sum())
+    invalid = int((~torch.isfinite(logits)).any(dim=1).sum())
     if invalid:
-        raise IgdError(f"the model gives NaN logits for {invalid} of {len(images)} images")
+        raise IgdError(f"the model gives NaN or infinite logits for {invalid} of {len(images)} images")
     return logits.argmax(dim=1)  # type: ignore[no-any-return]

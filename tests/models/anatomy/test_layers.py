@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from igd_ray.errors import InputError
+from igd_ray.models.anatomy.cutting import SplitModel
 from igd_ray.models.anatomy.layers import Layer, classifier, find_layer, maskable_layers, recorded, scaled
 from igd_ray.models.demo import demo_model
 from igd_ray.models.loading import load_model
@@ -134,25 +135,59 @@ def test_penultimate_of_the_cifar_model(shared) -> None:
     "model",
     [
         Ensemble(demo_model(), nn.Sequential(nn.Flatten(), nn.Linear(64, 10))),
-        Then(demo_model(), lambda logits: logits * 2),
-        Then(demo_model(), lambda logits: logits.mul_(2)),
-        Then(demo_model(), torch.tanh),
         Ensemble(demo_model(), demo_model()),
-        Then(demo_model(), lambda logits: logits.clamp(-100, 100)),
+        Then(demo_model(), lambda logits: logits - logits.roll(1, dims=1)),
+        Then(demo_model(), lambda logits: logits.cumsum(dim=1)),
+        Then(demo_model(), lambda logits: logits @ torch.linspace(0, 1, 100).view(10, 10)),
+        Then(demo_model(), lambda logits: logits * 0),
+        Then(demo_model(), lambda logits: logits.masked_fill(logits < logits.mean(), -torch.inf)),
     ],
-    ids=[
-        "ensemble",
-        "scaled logits",
-        "logits scaled in place",
-        "tanh",
-        "ensemble of equals",
-        "clamp that is idle here",
-    ],
+    ids=["ensemble", "ensemble of equals", "differences", "sums", "another matrix", "nothing", "infinite"],
 )
 def test_without_a_linear_classifier_there_is_no_penultimate_layer(model) -> None:
     with pytest.raises(InputError, match=r"no penultimate layer.*can be masked: ") as raised:
         find_layer(model, "penultimate", DIGIT)
     assert ".conv1" in str(raised.value)
+    assert hooks_of(model) == 0
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        lambda logits: logits / 1.7,
+        lambda logits: logits.mul_(2),
+        torch.tanh,
+        lambda logits: logits.clamp(-100, 100),
+        lambda logits: logits.softmax(dim=1),
+        lambda logits: (logits / 3).softmax(dim=1),
+        lambda logits: logits.log_softmax(dim=1),
+        lambda logits: logits * torch.linspace(1, 2, 10) - 3,
+        lambda logits: logits.double(),
+    ],
+    ids=[
+        *("temperature", "in place", "tanh", "clamp", "softmax", "softmax with temperature", "log-softmax"),
+        *("one temperature a class", "cast"),
+    ],
+)
+def test_what_maps_each_logit_alone_may_stand_behind_the_classifier(last) -> None:
+    model = Then(demo_model(), last)
+    layer = find_layer(model, "penultimate", DIGIT)
+    assert (layer.module, layer.side, layer.shape, layer.mapped) == ("model.linear", "input", (64,), True)
+    assert layer.identity == Layer("penultimate", "model.linear", "input", (64,), axis=1).identity
+    assert classifier(model, layer) is None
+    images = torch.rand(3, 1, 8, 8)
+    split = SplitModel(model, layer)
+    prefix = split.prefix(images)
+    torch.testing.assert_close(
+        prefix.activation,
+        SplitModel(demo_model(), Layer("penultimate", "linear", "input", (64,), axis=1)).prefix(images).activation,
+    )
+    assert torch.equal(split.suffix(prefix.activation, prefix), model(images))
+    factors = torch.rand(3, 64)
+    expected = last(demo_model().linear(factors * prefix.activation))
+    assert torch.equal(split.suffix(factors * prefix.activation, prefix), expected)
+    with scaled(model, layer, factors):
+        assert torch.equal(model(images), expected)
     assert hooks_of(model) == 0
 
 
