@@ -269,6 +269,6 @@ def net():
     arguments = ["evaluate", "--model", "tuples.py:net", "--weights", "grey.safetensors"]
     line = refusal(arguments, capsys, folder)
     assert line == (
-        "igd: error: model 'tuples.py:net' must return float logits [B, C], not tuple of 2; say which output holds them, "
-        "by key or position: --output 0"
+        "igd: error: model 'tuples.py:net' must return float logits [B, C], not tuple of 2; say which output holds "
+        "them, by key or position: --output 0"
     )

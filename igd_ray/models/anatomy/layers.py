@@ -85,9 +85,7 @@ def find_layer(model: nn.Module, name: str, example: Tensor) -> Layer:
         InputError: if there is no such module, its output cannot be masked, or it is not called exactly once.
     """
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
-        raise InputError(
-            "no layer of the model can be masked, as TorchScript takes no hooks; give its Python code, or only attack it"
-        )
+        raise InputError("no layer of the model can be masked, as TorchScript takes no hooks; give its Python code")
     if name == PENULTIMATE:
         return _find_penultimate(model, example)
     modules = dict(model.named_modules())
