@@ -1,5 +1,8 @@
 """Neuron importance rankings: which neurons of a layer matter to which class."""
 
+from importlib import import_module
+from pkgutil import iter_modules
+
 from igd_ray.ranking.base import Batch, Probe, Ranking, State, Statistic, StatisticRanking
 from igd_ray.ranking.clip_dissect import (
     SIMILARITIES,
@@ -42,3 +45,7 @@ __all__ = [
     "soft_wpmi",
     "wpmi",
 ]
+
+# A ranking registers itself when its file is imported.
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")

@@ -138,5 +138,5 @@ def test_make_has_the_targets_that_pages_name(target: str) -> None:
 
 
 def test_every_block_says_what_it_is() -> None:
-    known = ("sh", "sql", "python", "text", "yaml")
+    known = ("sh", "sql", "python", "text")
     assert [block for block in blocks() if block.language not in known] == list[Block]()
