@@ -11,6 +11,8 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from igd_ray.attacks.registry import expand_attacks, parse_attack
+from igd_ray.data.options import SETTINGS as DATA_SETTINGS
+from igd_ray.data.options import with_options
 from igd_ray.defenses.specs import defense_arguments, parse_defense
 from igd_ray.errors import InputError, did_you_mean, first_line
 from igd_ray.models.anatomy.layers import PENULTIMATE
@@ -382,10 +384,13 @@ def load_settings(kind: type[Settings], *, file: str | Path | None, given: dict[
         InputError: for an unreadable file, an unknown setting (naming close matches), or a value that does not fit.
     """
     values = {**(read_yaml(file) if file is not None else {}), **given}
-    known = list(kind.model_fields)
+    known = [*kind.model_fields, *DATA_SETTINGS]
     for name in values:
         if name not in known:
             raise InputError(f"unknown setting {name!r}; known: {', '.join(known)}{did_you_mean(str(name), known)}")
+    options = {name: str(values.pop(name)) for name in DATA_SETTINGS if values.get(name) is not None}
+    if options:
+        values["data"] = with_options(str(values.get("data", kind.model_fields["data"].default)), options)
     try:
         settings = kind(**values)  # type: ignore[arg-type]
     except pydantic.ValidationError as error:

@@ -8,7 +8,9 @@ from igd_ray.data.digits import digits_images
 from igd_ray.data.folder import load_folder
 from igd_ray.data.imagenet import load_imagenet
 from igd_ray.data.images import LabeledImages
-from igd_ray.data.parquet import load_parquet
+from igd_ray.data.modes import in_mode
+from igd_ray.data.options import LABEL_COLUMN, MODE, split_options
+from igd_ray.data.parquet import load_hub, load_parquet
 from igd_ray.data.request import Request, Source, Window
 from igd_ray.errors import InputError, did_you_mean
 
@@ -25,8 +27,10 @@ def load_images(
     Args:
         spec: ``digits``, ``cifar10``, ``cifar100`` (downloaded to $IGD_DATA or ./data), ``cifar10:DIR`` (an
             existing folder), ``parquet:FILE`` (Hugging Face's image layout; ``{split}`` in it is replaced by the
-            split), ``folder:DIR`` (DIR/<split>/<class>/*.png), ``imagenet:DIR`` (DIR/val/<wnid>/*.JPEG and
-            DIR/train/<wnid>/*.JPEG).
+            split; also several files with commas, a pattern, or a folder of shards), ``hf:OWNER/NAME`` (from the
+            Hugging Face hub), ``folder:DIR`` (DIR/<split>/<class>/*.png), ``imagenet:DIR`` (DIR/val/<wnid>/*.JPEG and
+            DIR/train/<wnid>/*.JPEG). Options may follow: ``?label_column=NAME`` names the column of a Parquet file,
+            ``?mode=RGB`` or ``?mode=L`` makes grey images colour or the reverse; ``&`` joins them.
         split: "train" or "test", or another that the source has.
         class_names: names in the order of the model's outputs, or "cifar10" or "cifar100" for the well-known
             ones, instead of the source's own.
@@ -50,8 +54,13 @@ def load_window(
         )
     if not split or "/" in split or "\\" in split or split.startswith("."):
         raise InputError(f"split must be a plain name such as train or test, not {split!r}")
+    location, options = split_options(location)
+    label_column = options.get(LABEL_COLUMN)
+    if label_column is not None and name not in WITH_COLUMNS:
+        raise InputError(f"{spec}: a label column is for {' and '.join(WITH_COLUMNS)}:, not for {name}")
     load = SOURCES[name][1]
-    return load(Request(spec, location, split, window, parse_class_names(class_names)))
+    images = load(Request(spec, location, split, window, parse_class_names(class_names), label_column))
+    return in_mode(images, options.get(MODE))
 
 
 def _load_digits(request: Request) -> LabeledImages:
@@ -69,5 +78,9 @@ SOURCES: dict[str, tuple[str, Source]] = {
     "cifar100": ("cifar100[:DIR]", load_cifar100),
     "imagenet": ("imagenet:DIR", load_imagenet),
     "parquet": ("parquet:FILE", load_parquet),
+    "hf": ("hf:OWNER/NAME", load_hub),
     "folder": ("folder:DIR", load_folder),
 }
+
+# Sources of tables, whose label column may have any name.
+WITH_COLUMNS = ("parquet", "hf")

@@ -55,6 +55,7 @@ class Request:
         split: "train", "test", or another name where the source has it.
         window: which images of the split; a source reads and hashes no others.
         class_names: names that replace the source's own, or None.
+        label_column: the column of the labels, where a table has them; None for a usual name.
     """
 
     spec: str
@@ -62,6 +63,7 @@ class Request:
     split: str
     window: Window
     class_names: tuple[str, ...] | None
+    label_column: str | None = None
 
     def __str__(self) -> str:
         return f"the split {self.split!r} of {self.spec!r}"

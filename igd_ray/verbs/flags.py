@@ -31,7 +31,15 @@ def add_study_flags(parser: argparse.ArgumentParser) -> None:
         "--output", metavar="NAME", help="which output of the model holds the logits, by key or position: logits, 0"
     )
     model.add_argument(
-        "--data", help="digits, cifar10, cifar100, imagenet:DIR, parquet:FILE or folder:DIR (default: digits)"
+        "--data",
+        help="digits, cifar10, cifar100, imagenet:DIR, parquet:FILE (or a folder or pattern of files), hf:OWNER/NAME "
+        "or folder:DIR (default: digits)",
+    )
+    model.add_argument(
+        "--label-column", metavar="NAME", help="of parquet: and hf: (default: label, fine_label, labels or target)"
+    )
+    model.add_argument(
+        "--image-mode", metavar="MODE", help="RGB makes grey images colour, L colour ones grey (default: as they are)"
     )
     model.add_argument("--split", help="the split that is evaluated (default: test)")
     model.add_argument("--n", type=int, help="how many of its images, from the first (default: 256)")

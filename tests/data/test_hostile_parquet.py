@@ -73,6 +73,6 @@ def test_the_first_images_of_a_large_row_group_take_little_memory(tmp_path: Path
 
 def test_too_many_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "test.parquet", [b"x"] * 11)
-    monkeypatch.setattr("igd_ray.data.parquet.MOST_ROWS", 10)
+    monkeypatch.setattr("igd_ray.data.parquet.files.MOST_ROWS", 10)
     with pytest.raises(InputError, match="11 rows exceed the limit of 10; split the file"):
         load_images(f"parquet:{path}", n=4)
