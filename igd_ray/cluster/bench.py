@@ -1,4 +1,4 @@
-"""What leasing costs and how work scales with actors, measured on this machine."""
+"""Measures on this machine what leasing a unit costs, and how work scales with actors."""
 
 import multiprocessing
 import time
@@ -15,7 +15,7 @@ from igd_ray.units.replica import Context, WorkerSetup
 
 @dataclass(frozen=True)
 class NoOpUnit(Unit):
-    """A unit that computes and commits nothing: what remains is the price of leasing it."""
+    """A unit that computes and commits nothing, to measure the cost of leasing it."""
 
     number: int
 

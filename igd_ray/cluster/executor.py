@@ -1,4 +1,4 @@
-"""Ray's executor: units leased one at a time to actors, each holding a model replica."""
+"""The executor on Ray: leases units one at a time to actors, each with a model replica."""
 
 import os
 from collections.abc import Generator, Sequence
@@ -25,11 +25,11 @@ class RayExecutor:
 
     Args:
         setup: what every worker is built from; its images go to the object store once.
-        actors: how many; one a GPU, or one a CPU, by default, and on another's cluster one more, which waits for a
-            node to join.
-        device: "auto" takes GPUs where the cluster has some, or had some, "cpu" none, "cuda" only GPUs.
-        num_gpus: logical GPUs of a local Ray; the machine's by default.
-        seconds: how long a unit may take before it is taken for hung; six hours by default.
+        actors: number of actors; by default one per GPU, or one per CPU; on a cluster that may grow one more, which
+            waits for a node to join.
+        device: "auto" uses GPUs if the cluster has or had some, "cpu" uses none, "cuda" uses only GPUs.
+        num_gpus: logical GPUs of a local Ray; by default those of the machine.
+        seconds: after how long a unit counts as hung; by default six hours.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class RayExecutor:
             ray = stack.enter_context(ray_session(num_gpus=self._num_gpus))
             catalog = Catalog(self._setup.catalog)
             check = stack.enter_context(StorageCheck(catalog))
-            # Another's cluster may grow; a Ray of our own is what this machine has.
+            # A cluster named by RAY_ADDRESS may grow; a local Ray has only this machine.
             elastic = bool(os.environ.get("RAY_ADDRESS"))
             self.workers = RayWorkers(ray, self._setup, check, actors=self._asked, device=self._device, elastic=elastic)
             stack.callback(self.workers.close)
@@ -69,7 +69,7 @@ class RayExecutor:
         self._stack.close()
 
     def run(self, units: Sequence[Unit]) -> Generator[UnitReport, None, None]:
-        """Run `units`, each after those that it needs, one in flight an actor."""
+        """Run `units`, each after those that it needs, one at a time per actor."""
         return self._loop.run(units)
 
     def search(self, source: ObjectiveSource, sampler: Sampler, record: Record) -> None:

@@ -1,4 +1,4 @@
-"""Ray's Jobs API: a verb runs on the cluster's head, with this machine's code and files, and its log comes here."""
+"""Jobs on a Ray cluster: runs a verb on the head with the code and files of this machine, and prints its log here."""
 
 import asyncio
 import sys
@@ -9,14 +9,13 @@ from typing import Any
 
 from igd_ray.errors import IgdError, first_line
 
-# A dashboard that has not answered for so long is given up.
+# After so many minutes without an answer of the dashboard, the job is no longer followed.
 MINUTES_WITHOUT_ANSWER = 5
 
-# Between two questions whether the job has ended, or whether the dashboard answers again.
+# Pause between two requests for the job's status.
 SECONDS_BETWEEN_QUESTIONS = 2.0
 
-
-# A log that says nothing for so long is asked for anew.
+# After so many seconds without a line of the log, the log is requested again.
 SECONDS_OF_SILENCE = 60.0
 
 
@@ -24,15 +23,15 @@ def run_job(address: str, folder: Path, entrypoint: Sequence[str], *, name: str)
     """Upload `folder`, run `entrypoint` in it on the cluster at `address`, print its log; return its exit code.
 
     Args:
-        address: of the dashboard, such as http://127.0.0.1:8265.
+        address: the dashboard, such as http://127.0.0.1:8265.
         folder: the job's working directory.
         entrypoint: program and arguments; quoted for the shell that starts it.
-        name: the submission's id.
+        name: the id of the job.
 
     Raises:
-        IgdError: if no cluster answers, or none for minutes later on; the token is refused; or the job cannot be
-            started, or ends without an exit code.
-        KeyboardInterrupt: saying that the job runs on, if it is followed no longer.
+        IgdError: if no cluster answers, or it stops answering for minutes; it refuses the token; or the job does not
+            start, or ends without an exit code.
+        KeyboardInterrupt: if the user stops following the job, which keeps running.
     """
     import shlex
 
@@ -75,7 +74,7 @@ def _refusal(address: str) -> IgdError:
 
 
 def _follow(client: Any, address: str, name: str) -> Any:
-    """Print the job's log until the job ends, over as many connections as that takes; return its details.
+    """Print the job's log until the job ends, with a new connection whenever one breaks; return its details.
 
     Raises:
         IgdError: if the dashboard stays away, refuses the token, or no longer knows the job.
@@ -91,7 +90,7 @@ def _follow(client: Any, address: str, name: str) -> Any:
 
 
 def _details(client: Any, address: str, name: str) -> Any:
-    """Return what the cluster says about the job, asking until the dashboard answers or has been away for too long."""
+    """Return the job's details; ask until the dashboard answers, or for `MINUTES_WITHOUT_ANSWER`."""
     from ray.exceptions import AuthenticationError
 
     start = time.monotonic()
@@ -130,7 +129,7 @@ async def _log(client: Any, name: str) -> AsyncIterator[str]:
 
     stream = client.tail_job_logs(name)
     try:
-        # A connection may end without a word. After a silence the job is asked after, and followed anew.
+        # A connection can break without an error: after some silence, ask for the job's status, and for the log anew.
         while True:
             yield await asyncio.wait_for(anext(stream), SECONDS_OF_SILENCE)
     except (StopAsyncIteration, TimeoutError, RuntimeError, OSError, aiohttp.ClientError):
@@ -138,7 +137,7 @@ async def _log(client: Any, name: str) -> AsyncIterator[str]:
 
 
 def _whole_log(client: Any, name: str) -> str:
-    """Return the log of a job that has ended; nothing where it is gone with its node."""
+    """Return the log of a job that has ended; "" if it was lost with its node."""
     try:
         log: str = client.get_job_logs(name)
     except (RuntimeError, OSError):

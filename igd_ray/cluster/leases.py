@@ -1,6 +1,6 @@
-"""The lease loop: units go one at a time to workers, come back from those that are lost, and are never lost themselves.
+"""The lease loop: leases units to workers one at a time, and leases the units of lost workers again.
 
-It knows nothing of Ray: `Workers` is what it needs of a cluster.
+The loop does not import Ray: `Workers` is its interface to a cluster.
 """
 
 import sys
@@ -15,29 +15,30 @@ from igd_ray.execution.halving import Halving
 from igd_ray.execution.queue import ReadyQueue
 from igd_ray.units.base import Unit, UnitReport
 
-# A unit whose worker died or hung this often is given up: it is likelier to be the cause than a victim.
+# A unit whose worker died or hung this often is quarantined: the unit is the likely cause.
 MOST_CRASHES = 3
 
-# A unit that lost its node this often is given up as well; with spot nodes that is nothing unusual for a long one.
+# A unit that lost its node this often is quarantined, too. A long unit on spot nodes may lose some.
 MOST_LOSSES = 10
 
-# An error of its own is tried once more, on another worker: it may have been the machine's.
+# A unit that ends in an error runs this often in all, each time on another worker: the machine may be the cause.
 MOST_ERRORS = 2
 
-# A unit is taken for hung after this long unless settings say otherwise: the longest published budgets take hours.
+# A unit counts as hung after this long, unless a setting says otherwise: the longest published budgets take hours.
 SECONDS_FOR_A_UNIT = 6 * 3600.0
 
-# Without any worker, say so this often.
+# While there is no worker, a notice is printed this often.
 SECONDS_BEFORE_NOTICE = 15.0
 
 
 @dataclass(frozen=True)
 class Ready:
-    """A worker has started and takes units.
+    """A worker has started and accepts units.
 
     Attributes:
         worker: its number.
-        process, host: where it runs.
+        process: id of its process.
+        host: name of its machine.
     """
 
     worker: int
@@ -47,7 +48,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class Reported:
-    """A worker says what became of its unit."""
+    """A worker has finished its unit, with this report."""
 
     worker: int
     report: UnitReport
@@ -55,11 +56,11 @@ class Reported:
 
 @dataclass(frozen=True)
 class Died:
-    """A worker is gone, with its unit if it had one.
+    """A worker is gone, and so is the lease of its unit if it had one.
 
     Attributes:
-        outcome: "crashed"; "lost" if it went with its node, or otherwise through no fault of the unit; "memory" if
-            the machine had none left.
+        outcome: "crashed"; "lost" if its node is gone, or the unit cannot be the cause for another reason; "memory"
+            if the machine ran out of memory.
     """
 
     worker: int
@@ -71,41 +72,45 @@ Event = Ready | Reported | Died
 
 
 class Workers(Protocol):
-    """Where leased units run. A worker has a number that no other ever gets."""
+    """The workers that run leased units. Each worker has a number that is never used again."""
 
     def grow(self) -> None:
-        """Start the workers that are wanted, and replace those that are gone; asked for while none is idle."""
+        """Start the planned workers, and replace those that are gone. The loop calls this while no worker is idle."""
         ...
 
     def lease(self, worker: int, unit: Unit, attempt: int) -> None:
-        """Have an idle worker run `unit`."""
+        """Make an idle worker run `unit`."""
         ...
 
     def events(self, timeout: float) -> Sequence[Event]:
-        """Return what has happened, waiting at most `timeout` seconds for something to happen."""
+        """Return the events since the last call; wait at most `timeout` seconds for one."""
         ...
 
     def end(self, worker: int) -> None:
-        """Kill a worker, unless it is gone; no event of it follows."""
+        """Kill a worker, if it is still there; it causes no further event."""
         ...
 
 
 @dataclass
 class Lease:
-    """A unit in flight."""
+    """A unit that a worker runs.
+
+    Attributes:
+        until: the time, by the monotonic clock, after which the unit counts as hung.
+    """
 
     unit: Unit
     until: float
 
 
 class LeaseLoop:
-    """Runs units on workers, one in flight a worker, so that a crash has one suspect.
+    """Runs units on workers, one at a time per worker, so that a crash has one possible cause.
 
     Args:
         workers: where units run.
-        log: where every lease is noted.
-        halving: what becomes of units that memory does not suffice for.
-        seconds: how long a unit may take before its worker is killed.
+        log: records every lease.
+        halving: splits units that do not fit into memory.
+        seconds: the longest that a unit may take before its worker is killed.
     """
 
     def __init__(
@@ -121,7 +126,8 @@ class LeaseLoop:
         self._leases: dict[int, Lease] = {}
 
     def run(self, units: Iterable[Unit]) -> Generator[UnitReport, None, None]:
-        """Run `units`, each after those that it needs, else in order; report each as it is committed or given up.
+        """Run `units`, each after those that it needs, else in order; yield a report for each that is done or
+        quarantined.
 
         Raises:
             IgdError: if units need each other in a circle.
@@ -134,7 +140,7 @@ class LeaseLoop:
         quiet_since = time.monotonic()
         try:
             while self._queue:
-                # A worker without a unit shows that no other one is needed.
+                # An idle worker means that no further worker is needed.
                 if not self._idle:
                     self._workers.grow()
                 yield from self._assign()
@@ -145,10 +151,14 @@ class LeaseLoop:
                 if self._leases or self._idle:
                     quiet_since = time.monotonic()
                 elif time.monotonic() - quiet_since > SECONDS_BEFORE_NOTICE:
-                    print("waiting for a worker: there is no room yet, or it loads", file=sys.stderr, flush=True)
+                    print(
+                        "waiting for a worker: the cluster has no room yet, or the worker is loading",
+                        file=sys.stderr,
+                        flush=True,
+                    )
                     quiet_since = time.monotonic()
         finally:
-            # Whoever still has a unit is ended with it: nobody waits for its report any more.
+            # Workers that still run a unit are killed: nobody waits for their reports any more.
             for worker in list(self._leases):
                 self._workers.end(worker)
                 self._forget(worker)
@@ -172,7 +182,7 @@ class LeaseLoop:
             self._workers.lease(worker, unit, attempt)
 
     def _pause(self) -> float:
-        """Return how long nothing but an event asks for attention."""
+        """Return the seconds until the loop must act even without an event."""
         due = [lease.until - time.monotonic() for lease in self._leases.values()]
         return max(0.0, min([SECONDS_BEFORE_NOTICE, self._log.seconds_until_due, *due]))
 
@@ -197,8 +207,7 @@ class LeaseLoop:
         if parts:
             yield self._divided(unit, parts, report)
         elif report.error is not None and self._again(unit, self._errors, MOST_ERRORS):
-            # It may be the worker's error: neither this unit nor another one goes to it again. But where nobody has
-            # done anything since, it is hardly that.
+            # The worker may be the cause, so it gets no further unit. If all workers fail in a row, it is not.
             self._errors_in_a_row += 1
             if self._errors_in_a_row <= len(self._places) + 1:
                 self._workers.end(event.worker)
@@ -209,7 +218,7 @@ class LeaseLoop:
             yield from self._queue.settle(report)
 
     def _interrupted(self, unit: Unit, outcome: str, error: str) -> Iterator[UnitReport]:
-        """Wait with a unit that lost its worker for another one, or give it up."""
+        """Put a unit that lost its worker back into the queue, or quarantine it."""
         parts = self._halving.halve(unit) if outcome == "memory" else []
         noted = "split" if parts else "crashed" if outcome == "memory" else outcome
         attempt = self._log.end(unit.key, noted, error)
@@ -227,7 +236,7 @@ class LeaseLoop:
         counts[unit.key] += 1
         if counts[unit.key] == most:
             return False
-        # What may have been the unit's own doing waits, so that a bad node does not get it again at once.
+        # If the unit may be the cause, it goes to the end of the queue, so that a bad node does not get it at once.
         self._queue.put_back(unit, last=counts is not self._losses)
         return True
 

@@ -1,18 +1,18 @@
-"""What an actor asks of Ray, and which device that gives it."""
+"""The resources that an actor requests from Ray, and the device that it gets."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from igd_ray.errors import InputError
 
-# What a process takes on a GPU before it computes anything, and how many may share one.
+# GPU memory that a process takes before it computes anything, and the most actors that may share one GPU.
 CUDA_BYTES = 700 * 2**20
 MOST_ON_A_GPU = 8
 
 
 @dataclass(frozen=True)
 class ActorPlan:
-    """How many actors, each with which share of the cluster."""
+    """The number of actors, and the resources that each requests."""
 
     actors: int
     num_cpus: float
@@ -28,18 +28,24 @@ def plan_actors(
     share: float = 1.0,
     gpus_seen: bool = False,
 ) -> ActorPlan:
-    """Decide on actors for a cluster with resources `cluster`, as `ray.cluster_resources()` gives them.
+    """Plan the actors for a cluster with resources `cluster`, as `ray.cluster_resources()` gives them.
 
-    With GPUs, an actor a GPU; without, an actor a CPU. More `actors` than that share the GPUs or CPUs. Where an actor
-    needs but a `share` of a GPU and their number was not asked for, there are as many as GPUs and CPUs have room for.
+    With GPUs there is one actor per GPU, without GPUs one actor per CPU. More `actors` than that share the GPUs or
+    CPUs. If an actor needs only a `share` of a GPU and `actors` is None, there are as many as GPUs and CPUs have room
+    for.
 
-    On an `elastic` cluster actors ask for whole CPUs, and whole GPUs or that `share`, and wait for nodes to join: what
-    they ask for is what an autoscaler goes by. Unless told how many `actors`, one more than there is room for waits,
-    so that the cluster grows as long as there are units, a node after the other. Once `gpus_seen`, "auto" takes no CPU
-    again when GPUs are lost, but waits for them.
+    On an `elastic` cluster each actor requests a whole CPU, and a whole GPU or that `share`, and waits for nodes to
+    join: an autoscaler acts on these requests. If `actors` is None, one more actor than there is room for is requested,
+    so that the cluster grows node by node while there are units. Once `gpus_seen`, "auto" does not fall back to CPUs
+    when GPUs are lost, but waits for GPUs.
+
+    >>> plan_actors({"CPU": 4.0, "GPU": 2.0})
+    ActorPlan(actors=2, num_cpus=1.0, num_gpus=1.0)
+    >>> plan_actors({"CPU": 2.0}, actors=4)
+    ActorPlan(actors=4, num_cpus=0.5, num_gpus=0.0)
 
     Raises:
-        InputError: if fewer than one actor was asked for, or, unless `elastic`, there is no CPU, or no GPU where
+        InputError: if `actors` is less than 1; or, unless `elastic`, if the cluster has no CPU, or no GPU where
             `device` is "cuda".
     """
     cpus, gpus = cluster.get("CPU", 0.0), cluster.get("GPU", 0.0)
@@ -65,19 +71,23 @@ def plan_actors(
 
 
 def _room(cpus: float, gpus: float, share: float) -> int:
-    """How many actors with a CPU and a `share` of a GPU there is room for; at least one a GPU."""
+    """Return how many actors with one CPU and a `share` of a GPU fit; at least one per GPU."""
     return max(int(gpus), min(int(gpus) * int(1 / share), int(cpus)))
 
 
 def _share(total: float, actors: int) -> float:
-    """One unit each where there are enough, else an equal fraction, rounded down so that all fit."""
+    """Return 1 if there is one for each actor, else an equal fraction, rounded down so that all fit."""
     return 1.0 if actors <= total else int(total / actors * 100) / 100
 
 
 def share_of_gpu(peak: int, total: int) -> float:
-    """Return the share of a GPU that an actor needs whose units took at most `peak` of `total` bytes; 1 for all of it.
+    """Return the share of a GPU, in (0, 1], for an actor whose units took at most `peak` of `total` bytes.
 
-    A quarter more than measured, and room for what CUDA itself takes, so that at most `MOST_ON_A_GPU` share one.
+    The share covers 1.25 times the peak and the memory that CUDA itself takes. At most `MOST_ON_A_GPU` actors share a
+    GPU.
+
+    >>> share_of_gpu(peak=4 * 2**30, total=80 * 2**30), share_of_gpu(peak=40 * 2**30, total=80 * 2**30)
+    (0.12, 1.0)
     """
     needed = (peak * 1.25 + CUDA_BYTES) / total
     together = min(MOST_ON_A_GPU, int(1 / needed))
@@ -87,7 +97,7 @@ def share_of_gpu(peak: int, total: int) -> float:
 def allocated_device(accelerator_ids: Mapping[str, Sequence[str]]) -> str:
     """Return the device of an actor whose allocation is `accelerator_ids`, as its runtime context gives them.
 
-    Ray hides the GPUs of other actors, so the allocated one is the first visible. Availability on the machine says
-    nothing about what was allocated.
+    Ray hides the GPUs of other actors, so the allocated GPU is the first visible one. The GPUs of the machine do not
+    tell which was allocated.
     """
     return "cuda:0" if accelerator_ids.get("GPU") else "cpu"

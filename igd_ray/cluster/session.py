@@ -1,4 +1,4 @@
-"""Starting a local Ray on the loopback, or attaching to the cluster that RAY_ADDRESS names."""
+"""A Ray session: starts a local Ray on the loopback, or attaches to the cluster that RAY_ADDRESS names."""
 
 import logging
 import os
@@ -13,8 +13,8 @@ LOOPBACK = "127.0.0.1"
 
 SECONDS_TO_ANSWER = 5.0
 
-# A local Ray binds the machine's own address unless both the node address and the first switch, which Ray reads when
-# it is imported, say otherwise. The others keep it quiet and keep it from reporting usage.
+# A local Ray binds the machine's own address, unless the node address is the loopback and the first variable is 0 when
+# Ray is imported. The other variables turn off usage reports and messages.
 LOCAL_ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -24,7 +24,7 @@ LOCAL_ENVIRONMENT = {
 
 
 def import_ray(address: str) -> ModuleType:
-    """Import ray, with the environment that a Ray on the loopback needs unless `address` is elsewhere."""
+    """Import ray; unless `address` is on another machine, with the environment that a Ray on the loopback needs."""
     host = address.rpartition(":")[0]
     if host not in ("", LOOPBACK, "localhost"):
         import ray
@@ -35,14 +35,14 @@ def import_ray(address: str) -> ModuleType:
     import ray
     from ray._private import ray_constants
 
-    # A program that imported ray before has read the switch already, and Ray would look for the loopback's cluster at
+    # If ray was imported before, it has already read the variable, and would look for the cluster on the loopback at
     # the machine's own address.
     ray_constants.ENABLE_RAY_CLUSTER = False
     return ray
 
 
 def _require_listener(address: str) -> None:
-    """Check that something answers at HOST:PORT: Ray itself would try for minutes.
+    """Check that something listens at HOST:PORT; Ray itself would try for minutes.
 
     Raises:
         InputError: if nothing does.
@@ -63,7 +63,7 @@ def _init(ray: ModuleType, **options: object) -> None:
     """Start Ray, or attach to it.
 
     Raises:
-        IgdError: saying why it did not work.
+        IgdError: if that fails, with the reason.
     """
     try:
         ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
@@ -73,21 +73,21 @@ def _init(ray: ModuleType, **options: object) -> None:
         advice = (
             "is the machine busy? try again, or --executor local"
             if place == "local"
-            else "has it the token of RAY_AUTH_TOKEN_PATH, and this Ray's version?"
+            else "does it have the token of RAY_AUTH_TOKEN_PATH, and the same version of Ray?"
         )
         raise IgdError(f"Ray ({place}) did not start: {first_line(error)}; {advice}") from error
 
 
 @contextmanager
 def ray_session(*, num_cpus: int | None = None, num_gpus: int | None = None) -> Iterator[ModuleType]:
-    """While open, Ray runs: the cluster that RAY_ADDRESS names, one that runs already, or a local one.
+    """While open, Ray runs: the cluster that RAY_ADDRESS names, the Ray of this process, or a local one.
 
     Args:
-        num_cpus, num_gpus: logical resources of a local Ray; the machine's by default.
+        num_cpus, num_gpus: logical resources of a local Ray; by default those of the machine.
 
     Raises:
-        InputError: if RAY_ADDRESS is an HTTP address, which only Ray's job commands take, or nothing answers there.
-        IgdError: if Ray does not start, or the cluster does not take this process.
+        InputError: if RAY_ADDRESS is an HTTP address, which only Ray's job commands accept, or nothing answers there.
+        IgdError: if Ray does not start, or the cluster refuses this process.
     """
     address = os.environ.get("RAY_ADDRESS", "")
     if address.startswith("http"):

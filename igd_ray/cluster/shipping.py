@@ -1,4 +1,4 @@
-"""A model's code and weights on every node: shipped once, by content, whatever the driver's machine calls them."""
+"""Ships the files of a model to every node, once each, identified by their content."""
 
 import hashlib
 import os
@@ -14,13 +14,13 @@ from igd_ray.errors import IgdError, InputError, first_line
 
 @dataclass(frozen=True)
 class Parcel:
-    """A file on its way.
+    """A file in Ray's object store.
 
     Attributes:
-        path: where the driver has it.
-        folder: what nodes call the folder for it and what must lie beside it: the SHA-256 of their names and contents.
+        path: its path on the driver's machine.
+        folder: the name of its folder on nodes: the SHA-256 of the names and contents of all files of the group.
         digest: the SHA-256 of its content.
-        content: a reference to its bytes in Ray's object store.
+        content: a reference to its bytes in the object store.
     """
 
     path: Path
@@ -30,10 +30,10 @@ class Parcel:
 
 
 def pack(ray: Any, groups: Sequence[Sequence[Path]]) -> list[Parcel]:
-    """Put files into the object store, those of a group to lie in one folder.
+    """Put files into the object store; the files of a group will lie in one folder.
 
     Raises:
-        InputError: if one cannot be read.
+        InputError: if a file cannot be read.
     """
     parcels = []
     for group in groups:
@@ -53,7 +53,7 @@ def _content(path: Path) -> bytes:
 
 
 def unpack(ray: Any, parcels: Sequence[Parcel]) -> Mapping[Path, Path]:
-    """Write the files of `parcels`, unless this node has them; return where each is now."""
+    """Write the files of `parcels` that this node lacks; return the path of each on this node."""
     return {parcel.path: _unpack(ray, parcel) for parcel in parcels}
 
 
@@ -70,7 +70,7 @@ def _unpack(ray: Any, parcel: Parcel) -> Path:
 
 
 def _private_folder() -> Path:
-    """Return this user's folder for shipped files; code is loaded from it, so nobody else may write there."""
+    """Return this user's folder for shipped files. Code is loaded from it, so no other user may write there."""
     folder = Path(tempfile.gettempdir()) / f"igd-ray-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     state = folder.lstat()

@@ -1,4 +1,4 @@
-"""Workers without processes, that are done at once: what the lease loop itself costs with many of them."""
+"""Simulated workers, which finish every unit at once, to measure the cost of the lease loop itself."""
 
 import gc
 import time
@@ -16,10 +16,10 @@ from igd_ray.units.base import Unit, UnitReport
 
 @dataclass
 class SimulatedWorkers:
-    """So many workers, each of which has done its unit when it is next looked at.
+    """Workers without processes; each has finished its unit by the next call of `events`.
 
     Attributes:
-        slots: how many.
+        slots: number of workers.
     """
 
     slots: int
@@ -27,33 +27,33 @@ class SimulatedWorkers:
     _started: int = 0
 
     def grow(self) -> None:
-        """Start all of them."""
+        """Start all workers."""
         while self._started < self.slots:
             self._events.append(Ready(self._started, self._started, "simulated"))
             self._started += 1
 
     def lease(self, worker: int, unit: Unit, attempt: int) -> None:
-        """Have `unit` done."""
+        """Finish `unit`."""
         report = UnitReport(unit.key, unit.kind, len(unit.shard.ids), 0.0, attempt=attempt)
         self._events.append(Reported(worker, report))
 
     def events(self, timeout: float) -> Sequence[Event]:
-        """Return all reports at once."""
+        """Return the reports of all finished units."""
         happened, self._events = self._events, []
         return happened
 
     def end(self, worker: int) -> None:
-        """Do nothing: there is no process."""
+        """Do nothing: a simulated worker has no process."""
 
 
 @dataclass(frozen=True)
 class LoopCost:
-    """What the lease loop took.
+    """The cost of the lease loop.
 
     Attributes:
-        units: how many were done.
-        seconds_per_unit: processor time.
-        bytes: the most memory that it held at once, without the units themselves.
+        units: number of finished units.
+        seconds_per_unit: processor time per unit, in seconds.
+        bytes: peak memory, without the units themselves.
     """
 
     units: int
@@ -62,7 +62,7 @@ class LoopCost:
 
 
 def loop_cost(folder: Path, units: Sequence[Unit], *, slots: int) -> LoopCost:
-    """Return what leasing `units` to simulated workers costs the driver; attempts are noted in an empty `folder`."""
+    """Measure what leasing `units` to simulated workers costs the driver; the empty `folder` gets the attempts."""
 
     def run(name: str) -> int:
         catalog = Catalog(folder / name)
@@ -70,7 +70,8 @@ def loop_cost(folder: Path, units: Sequence[Unit], *, slots: int) -> LoopCost:
         loop = LeaseLoop(SimulatedWorkers(slots), AttemptLog(catalog), Halving(catalog))
         return sum(report.error is None for report in loop.run(units))
 
-    # The collector walks whatever else this process holds; tracing is slow: so time and memory are of two runs.
+    # The garbage collector also visits the other objects of this process, and tracing memory is slow. So the first run
+    # measures time without the collector, and the second measures memory.
     gc.disable()
     try:
         started = time.process_time()

@@ -1,4 +1,4 @@
-"""Where results are committed: by each worker where it shares the driver's storage, else on the driver's node."""
+"""Commits of workers: by the worker itself if it shares the driver's storage, else on the driver's node."""
 
 import secrets
 from collections.abc import Mapping, Sequence
@@ -13,15 +13,15 @@ from igd_ray.units.base import BrokenWorkerError
 
 PREFIX = "storage-"
 
-# A note this old is taken for one that a killed driver left. A living driver writes its own again when a worker starts.
+# A note this old was left by a driver that was killed. A living driver writes its note again when a worker starts.
 SECONDS_TO_KEEP = 24 * 3600.0
 
 
 class StorageCheck:
-    """Tells whether a worker's catalog is the driver's: each must read what the other wrote.
+    """Finds out whether a worker sees the driver's catalog: each must read what the other wrote.
 
     Args:
-        catalog: the driver's.
+        catalog: the driver's catalog.
     """
 
     def __init__(self, catalog: Catalog) -> None:
@@ -37,13 +37,13 @@ class StorageCheck:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        # Workers that were ended before the driver looked have left their answers.
+        # Delete the answers of workers that were killed before the driver read them.
         for name in self._catalog.notes():
             if name.startswith(self._name):
                 self._catalog.delete_note(name)
 
     def ask(self) -> tuple[str, str]:
-        """Return what a worker is asked: the name of the driver's note, and what stands in it.
+        """Return the question for a worker: the name and the text of the driver's note.
 
         Raises:
             IgdError: if the note is gone and cannot be written again.
@@ -53,7 +53,7 @@ class StorageCheck:
         return self._name, self._token
 
     def confirms(self, worker: int) -> bool:
-        """Tell whether the driver sees the answer of `worker`, which is then deleted."""
+        """Return whether the driver sees the answer of `worker`, and delete the answer."""
         name = f"{self._name}-{worker}"
         answered = self._catalog.read_note(name) == self._token
         self._catalog.delete_note(name)
@@ -61,24 +61,24 @@ class StorageCheck:
 
 
 def answer(catalog: Catalog, question: tuple[str, str], worker: int) -> None:
-    """Answer the driver's question through a worker's `catalog`, where it holds the question."""
+    """Answer the driver's question through a worker's `catalog`, if the note is in it."""
     name, token = question
     if catalog.read_note(name) == token:
         try:
             catalog.write_note(f"{name}-{worker}", token)
-        except IgdError:  # readable but not writable: the driver, without an answer, commits
+        except IgdError:  # readable but not writable: without an answer, the driver's node commits
             return
 
 
 class CatalogKeeper:
-    """The driver's catalog for workers that do not see it; an actor on the driver's node."""
+    """An actor on the driver's node that reads and commits for workers that do not see the catalog."""
 
     def __init__(self, root: str) -> None:
         self._root = root
 
     @cached_property
     def _catalog(self) -> Catalog:
-        # Opened when first asked for: of an actor whose construction fails Ray keeps no more than a traceback.
+        # Opened at first use: if the construction of an actor fails, Ray reports only a traceback.
         return Catalog(self._root)
 
     def check(self) -> None:
@@ -90,7 +90,7 @@ class CatalogKeeper:
         self._catalog.check()
 
     def has(self, table: str, key: str) -> bool:
-        """Tell whether a result is committed."""
+        """Return whether a result is committed."""
         return self._catalog.has(table, key)
 
     def read(self, table: str, key: str) -> pa.Table:
@@ -103,14 +103,14 @@ class CatalogKeeper:
 
 
 class KeptCatalog(Catalog):
-    """A worker's catalog that asks the driver's node; nothing is opened on this one, which may not be able to."""
+    """A worker's catalog that reads and commits through the driver's node, and opens nothing on its own node."""
 
     def __init__(self, root: str, keeper: Any) -> None:
         self._name = root
         self._keeper = keeper
 
     def has(self, table: str, key: str) -> bool:
-        """Tell whether the result `key` of `table` is committed."""
+        """Return whether the result `key` of `table` is committed."""
         return bool(self._ask("has", table, key))
 
     def read(self, table: str, key: str) -> pa.Table:
@@ -120,7 +120,7 @@ class KeptCatalog(Catalog):
     def commit(
         self, table: str, key: str, rows: pa.Table | Sequence[Mapping[str, object]], *, replace: bool = False
     ) -> bool:
-        """Have the driver's node write `rows` as the result `key` of `table`, once."""
+        """Make the driver's node write `rows` as the result `key` of `table`, once."""
         return bool(self._ask("commit", table, key, rows, replace))
 
     def _ask(self, method: str, *arguments: object) -> Any:
@@ -132,5 +132,5 @@ class KeptCatalog(Catalog):
             raise error.cause from None
         except ray.exceptions.RayError as error:
             raise BrokenWorkerError(
-                f"its way to the catalog is gone, {type(error).__name__}: {first_line(error)}"
+                f"it cannot reach the catalog any more, {type(error).__name__}: {first_line(error)}"
             ) from None

@@ -1,4 +1,4 @@
-"""Trials under Ray Tune: small, without a CPU of their own, reading the caches where Ray keeps them."""
+"""Trials of a search under Ray Tune. They request no CPU, and read the caches from Ray's object store."""
 
 import os
 import tempfile
@@ -8,20 +8,20 @@ from igd_ray.errors import IgdError, first_line
 from igd_ray.search import Measurement, PackageSampler, Proposal, Sampler, Setting, Trial
 from igd_ray.units.objective import ObjectiveSource, Record, timed
 
-# Tune's trials in flight, each in a process of its own that is used again.
+# Trials of Tune that run at once, each in its own process, which later trials use again.
 MOST_CONCURRENT = 2
 
-# Settings that one trial of Tune tries at most: Tune takes far longer to start a trial than a setting takes.
+# Most settings in one trial of Tune: Tune takes far longer to start a trial than to measure a setting.
 MOST_SETTINGS = 16
 
-# A trial whose process died is tried again this often; what fails by itself is reported, and is not.
+# A trial whose process died runs again this often. A setting that raises an error does not.
 MOST_FAILURES = 1
 
-# The cluster has this resource once, on its head. Asking for CPUs would wait for ever beside workers that hold them
-# all, and Tune refuses a trial that asks for nothing.
+# The head of the cluster has one of this resource. A trial that requests a CPU would wait for ever while workers hold
+# all CPUs, and Tune refuses a trial that requests nothing.
 RESOURCES = {"cpu": 0, "node:__internal_head__": 0.001}
 
-# The catalog keeps the results: Tune is to write none, and to leave interrupts to this program.
+# The catalog keeps the results, so Tune writes none; this program handles interrupts.
 TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -31,12 +31,13 @@ TUNE_ENVIRONMENT = {
 
 
 def search_with_tune(source: ObjectiveSource, sampler: Sampler, record: Record) -> None:
-    """Run the trials that `sampler` asks for under Tune, on a Ray that runs; `record` commits each in this process.
+    """Run the trials that `sampler` proposes under Tune, in the current Ray session; `record` commits each of them.
 
     Args:
         source: the caches, which go to the object store once.
-        sampler: told already of the trials that earlier processes finished.
-        record: called before the sampler is told, so that what it knows is committed.
+        sampler: knows the trials that earlier processes finished.
+        record: runs in this process before the sampler is told of a trial, so that the sampler knows only committed
+            trials.
 
     Raises:
         IgdError: if a trial fails.
@@ -46,7 +47,7 @@ def search_with_tune(source: ObjectiveSource, sampler: Sampler, record: Record) 
     from ray import tune
 
     if isinstance(sampler, PackageSampler):
-        sampler = _asking(sampler)
+        sampler = _suggesting(sampler)
     searcher = _searcher(sampler, record)
     trainable = tune.with_resources(tune.with_parameters(_trainable(), source=source), dict(RESOURCES))
     with tempfile.TemporaryDirectory() as folder:
@@ -72,11 +73,11 @@ def search_with_tune(source: ObjectiveSource, sampler: Sampler, record: Record) 
 
 
 def _trainable() -> type:
-    """Return the class of a trial; made where Ray is imported, because it derives from Tune's."""
+    """Return the class of a trial. It derives from a class of Tune, so it is made where Ray is imported."""
     from ray import tune
 
     class CachedTrial(tune.Trainable):
-        """Measures the settings in its configuration; its process and caches serve the next trial too."""
+        """Measures the settings in its configuration; later trials use its process and caches again."""
 
         def setup(self, config: dict[str, Any], source: ObjectiveSource | None = None) -> None:
             assert source is not None
@@ -93,14 +94,14 @@ def _trainable() -> type:
         def _answer(self, setting: Setting) -> tuple[Measurement, float] | str:
             try:
                 return timed(self._objective, setting)
-            except Exception as error:  # any failure is its setting's, and the other settings go on
+            except Exception as error:  # an error of one setting does not stop the others
                 return f"{type(error).__name__}: {first_line(error)}"
 
         def save_checkpoint(self, checkpoint_dir: str) -> None:
-            """Keep nothing: a trial has one step."""
+            """Save nothing: a trial has one step."""
 
         def load_checkpoint(self, checkpoint: object) -> None:
-            """Nothing was kept."""
+            """Load nothing: nothing was saved."""
 
     return CachedTrial
 
@@ -112,7 +113,7 @@ def _searcher(sampler: Sampler, record: Record) -> Any:
     settings = min(-(-sampler.groups // MOST_CONCURRENT), MOST_SETTINGS)
 
     class SamplerSearcher(Searcher):
-        """Asks the sampler for some settings, records what came, and only then tells the sampler."""
+        """Asks the sampler for settings, records their trials, and only then tells the sampler."""
 
         def __init__(self) -> None:
             super().__init__(metric=None, mode=None)
@@ -122,44 +123,44 @@ def _searcher(sampler: Sampler, record: Record) -> Any:
         def suggest(self, trial_id: str) -> Any:
             if self.failure is not None:
                 return Searcher.FINISHED
-            asked = [one for one in (sampler.ask() for _ in range(settings)) if one is not None]
-            if not asked:
-                # None is to be asked again, which nothing that runs would lead to.
+            proposals = [one for one in (sampler.ask() for _ in range(settings)) if one is not None]
+            if not proposals:
+                # Tune asks again after None once a running trial ends; without one it never would.
                 return None if self._running else Searcher.FINISHED
-            self._running[trial_id] = asked
-            return {"settings": [one.setting for one in asked]}
+            self._running[trial_id] = proposals
+            return {"settings": [one.setting for one in proposals]}
 
         def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-            asked = self._running.pop(trial_id, [])
-            answers = ["its process died"] * len(asked) if error or result is None else result["answers"]
-            for one, answer in zip(asked, answers, strict=True):
+            proposals = self._running.pop(trial_id, [])
+            answers = ["its process died"] * len(proposals) if error or result is None else result["answers"]
+            for one, answer in zip(proposals, answers, strict=True):
                 try:
                     self._take(one, answer)
-                except Exception as failure:  # Tune would log what cannot be committed, and go on
+                except Exception as failure:  # Tune would log a failed commit, and continue
                     self.failure = self.failure or failure
 
-        def _take(self, asked: Proposal, answer: tuple[Measurement, float] | str) -> None:
+        def _take(self, proposal: Proposal, answer: tuple[Measurement, float] | str) -> None:
             if isinstance(answer, str):
                 raise IgdError(
-                    f"the trial of k = {asked.setting.k} failed: {answer}; "
+                    f"the trial of k = {proposal.setting.k} failed: {answer}; "
                     "finished trials are kept, run the same command again"
                 )
             measurement, seconds = answer
-            trial = Trial(asked.number, asked.setting, measurement, sampler.judged(measurement), seconds)
+            trial = Trial(proposal.number, proposal.setting, measurement, sampler.judged(measurement), seconds)
             record(trial)
             sampler.tell(trial)
 
         def save(self, checkpoint_path: str) -> None:
-            """Keep nothing: finished trials are in the catalog."""
+            """Save nothing: finished trials are in the catalog."""
 
         def restore(self, checkpoint_path: str) -> None:
-            """Nothing was kept."""
+            """Load nothing: nothing was saved."""
 
     return SamplerSearcher()
 
 
-def _asking(package: PackageSampler) -> Sampler:
-    """Return a sampler that asks the package's algorithm, told of the trials that `package` was told of."""
+def _suggesting(package: PackageSampler) -> Sampler:
+    """Return a sampler that proposes what the package's algorithm suggests, and knows the trials of `package`."""
     from ray import tune
     from ray.tune.search import create_searcher
 
@@ -169,8 +170,8 @@ def _asking(package: PackageSampler) -> Sampler:
         "loss", "min", {"k": tune.choice(list(space.ks)), "group": tune.choice(list(range(len(space.groups))))}
     )
 
-    class Asking(PackageSampler):
-        """Numbers what the algorithm suggests, and tells it what came of it."""
+    class AlgorithmSampler(PackageSampler):
+        """Numbers the suggestions of the algorithm, and tells it their trials."""
 
         def ask(self) -> Proposal | None:
             number = len(self.told)
@@ -183,9 +184,9 @@ def _asking(package: PackageSampler) -> Sampler:
             super().tell(trial)
             algorithm.on_trial_complete(str(trial.number), {"loss": self.loss(trial)})
 
-    asking = Asking(package.name, space, package.tolerance, package.most_trials, package.seed)
+    suggesting = AlgorithmSampler(package.name, space, package.tolerance, package.most_trials, package.seed)
     for trial in package.told:
         point = {"k": trial.setting.k, "group": space.groups.index(trial.setting.group)}
         algorithm.add_evaluated_point(point, package.loss(trial))
-        asking.told.append(trial)
-    return asking
+        suggesting.told.append(trial)
+    return suggesting

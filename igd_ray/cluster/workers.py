@@ -1,4 +1,4 @@
-"""Workers on Ray: actors that hold a model replica each, as many as the cluster has room for."""
+"""Workers on Ray: actors with one model replica each, as many as the cluster has room for."""
 
 import math
 import os
@@ -18,31 +18,32 @@ from igd_ray.execution.worker import Worker
 from igd_ray.units.base import BrokenWorkerError, Unit, UnitReport, host_name
 from igd_ray.units.replica import ImageArrays, WorkerSetup
 
-# How often the driver looks whether nodes have joined or left.
+# How often the driver checks whether nodes have joined or left.
 SECONDS_BETWEEN_LOOKS = 2.0
 
-# Starts that fail one after another while no worker is ready: then none will start.
+# After so many failed starts in a row without a ready worker, the run fails.
 MOST_FAILED_STARTS = 6
 
-# The pause before the start after a failed one: it doubles with each, up to the second.
+# The pause after a failed start; it doubles with each failure, up to the second value.
 SECONDS_BEFORE_START, MOST_SECONDS_BEFORE_START = 0.5, 60.0
 
-# What a worker has, once it runs, for files and for a look at the catalog: storage that is gone may never answer.
+# Time for a worker to get its files and to reach the catalog, once its process runs: lost storage may never answer.
 SECONDS_TO_BEGIN = 15 * 60.0
 
-# What the keeper of the catalog has to start and answer.
+# Time for the keeper of the catalog to start and answer.
 SECONDS_FOR_KEEPER = 60.0
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a worker runs, as it sees it.
+    """Where a worker runs, as the worker itself reports.
 
     Attributes:
-        process, host: the process, and the machine's name.
+        process: id of its process.
+        host: name of its machine.
         device: "cpu" or "cuda:0".
         accelerators: ids by kind, as Ray allocated them.
-        memory: of its GPU, in bytes; 0 on a CPU.
+        memory: memory of its GPU, in bytes; 0 on a CPU.
     """
 
     process: int
@@ -53,7 +54,7 @@ class Placement:
 
 
 class WorkerActor:
-    """A worker in an actor: one replica on the device that Ray allocated."""
+    """An actor that is a worker: one replica on the device that Ray allocated."""
 
     def __init__(self, setup: WorkerSetup, share_of_gpu: float) -> None:
         import ray
@@ -65,26 +66,27 @@ class WorkerActor:
         if self._device != "cpu" and share_of_gpu < 1:
             import torch
 
-            # Ray counts shares of a GPU, but limits nobody to them.
+            # Ray counts shares of a GPU but does not enforce them.
             torch.cuda.set_per_process_memory_fraction(share_of_gpu, 0)
 
     def place(self) -> Placement:
-        """Say where this is, which shows that there was room for it."""
+        """Return where this worker runs; an answer means that the cluster had room for it."""
         return Placement(os.getpid(), host_name(), self._device, self._accelerators, device_memory(self._device))
 
     def begin(self, worker: int, images: list[Any], parcels: list[Parcel], question: tuple[str, str]) -> None:
-        """Take images and files from the object store, and show whether this node shares the driver's storage."""
+        """Get images and files from the object store, and answer the question about the driver's storage."""
         import ray
 
         arrays: dict[str, ImageArrays] = ray.get(images[0])
         self._setup = self._setup.with_files(unpack(ray, parcels))
         self._setup.images.update(arrays)
-        # Without an answer, as from a node without the credentials of the storage, the driver's node commits.
+        # A node that cannot open the catalog, for example without credentials, does not answer: the driver's node
+        # commits.
         with suppress(InputError):
             answer(Catalog(self._setup.catalog), question, worker)
 
     def serve(self, keeper: Any | None) -> None:
-        """Run units from now on; where there is a `keeper`, read and commit through it, on the driver's node."""
+        """Accept units; with a `keeper`, read and commit through it, on the driver's node."""
         catalog = None if keeper is None else KeptCatalog(self._setup.catalog, keeper)
         self._worker = Worker(self._setup, self._device, catalog)
 
@@ -94,7 +96,7 @@ class WorkerActor:
 
 
 def device_memory(device: str) -> int:
-    """Return the bytes of memory of a GPU; 0 for "cpu", and where there is a GPU in name only."""
+    """Return the memory of a GPU in bytes; 0 for "cpu", and for a logical GPU without hardware."""
     import torch
 
     if device == "cpu" or not torch.cuda.is_available():
@@ -104,13 +106,13 @@ def device_memory(device: str) -> int:
 
 @dataclass(frozen=True)
 class Call:
-    """An answer that is waited for.
+    """A call of an actor whose answer is pending.
 
     Attributes:
-        worker: of which worker.
-        unit: to which unit; None while the worker starts.
-        placement: where the worker begins; None while there may be no room for it yet.
-        until: when the worker is taken for hung.
+        worker: number of the worker.
+        unit: the unit that it runs; None while the worker starts.
+        placement: where the worker starts; None until it has room.
+        until: the time, by the monotonic clock, after which the worker counts as hung.
     """
 
     worker: int
@@ -126,8 +128,8 @@ class RayWorkers:
         ray: the module, connected to a cluster.
         setup: what every worker is built from; images and files go to the object store once.
         check: finds out which workers share the driver's storage.
-        actors, device: as `plan_actors` takes them.
-        elastic: the cluster may grow: wait for room rather than share what there is now.
+        actors, device: see `plan_actors`.
+        elastic: whether the cluster may grow, so that actors wait for room rather than share what there is.
     """
 
     def __init__(
@@ -142,7 +144,7 @@ class RayWorkers:
         self._setup = ray.put(setup.without_images())
         self._actors: dict[int, Any] = {}
         self._shares: dict[int, float] = {}
-        # The largest share of a GPU that a unit was seen to need; none was measured yet.
+        # The largest share of a GPU that a unit needed so far; 0 before the first measurement.
         self._needed = 0.0
         self._gpus_seen = False
         self._calls: dict[Any, Call] = {}
@@ -156,7 +158,7 @@ class RayWorkers:
         self.plan = self._look()
 
     def grow(self) -> None:
-        """Start the actors that are planned, and replace those that are gone."""
+        """Start the planned actors, and replace those that are gone."""
         self._look_if_due()
         if time.monotonic() < self._start_after:
             return
@@ -164,11 +166,11 @@ class RayWorkers:
             self._start()
 
     def lease(self, worker: int, unit: Unit, attempt: int) -> None:
-        """Have an idle worker run `unit`."""
+        """Make an idle worker run `unit`."""
         self._calls[self._actors[worker].run.remote(unit, attempt)] = Call(worker, unit)
 
     def events(self, timeout: float) -> Sequence[Event]:
-        """Return what has happened, waiting at most `timeout` seconds for something to happen.
+        """Return the events since the last call; wait at most `timeout` seconds for one.
 
         Raises:
             IgdError: if no worker can start.
@@ -186,7 +188,7 @@ class RayWorkers:
         return [event for event in happened if event is not None] + self._end_overdue() + self._end_misfits()
 
     def end(self, worker: int) -> None:
-        """Kill a worker, unless it is gone; no event of it follows."""
+        """Kill a worker, if it is still there; it causes no further event."""
         if worker in self._actors:
             self._ray.kill(self._actors.pop(worker))
             del self._shares[worker]
@@ -232,7 +234,7 @@ class RayWorkers:
 
     def _event(self, reference: Any) -> Event | None:
         call = self._calls.pop(reference, None)
-        if call is None:  # of a worker that was ended since
+        if call is None:  # its worker was killed in the meantime
             return None
         errors = self._ray.exceptions
         try:
@@ -248,11 +250,11 @@ class RayWorkers:
         return None
 
     def _failed(self, call: Call, error: Exception) -> Event:
-        """Return what an exception instead of an answer means."""
+        """Return the event for an exception instead of an answer."""
         if call.unit is not None and not isinstance(error, self._ray.exceptions.RayError | BrokenWorkerError):
-            # The worker turns its own exceptions into reports: this one came from around it.
+            # The worker turns exceptions of the unit into reports: this one came from outside of it.
             return Reported(call.worker, _failure(call.unit, error))
-        # Whether or not the actor still runs somewhere, nobody waits for it any more.
+        # The actor may still run somewhere; kill it, because nobody waits for it any more.
         self.end(call.worker)
         reason, outcome = _reason(error), interruption(self._ray.exceptions, error)
         if call.unit is None:
@@ -260,13 +262,13 @@ class RayWorkers:
         return Died(call.worker, reason, outcome)
 
     def _not_started(self, worker: int, reason: str, *, counts: bool = True) -> None:
-        """Wait before another start; one that failed with its node `counts` for nothing.
+        """Pause before the next start; a failure that `counts` adds to the failures in a row.
 
         Raises:
             IgdError: if no worker can start.
         """
         now = time.monotonic()
-        if counts and worker >= self._next_to_count:  # those that were started before an earlier failure count with it
+        if counts and worker >= self._next_to_count:  # starts before an earlier failure count as part of it
             self._failed_starts += 1
             self._next_to_count = self._started
             if self._failed_starts >= MOST_FAILED_STARTS and not self.placements:
@@ -283,7 +285,7 @@ class RayWorkers:
         return Ready(worker, placement.process, placement.host)
 
     def _weighed(self, event: Reported) -> Event:
-        """Learn from a report which share of a GPU units need."""
+        """Update the share of a GPU that units need, from the memory in a report."""
         worker, report = event.worker, event.report
         if not report.memory:
             return event
@@ -293,13 +295,13 @@ class RayWorkers:
             self._needed = share
             self.plan = self._look()
         if without and self._shares[worker] < self.plan.num_gpus:
-            # A larger share may be enough: only where there is none is a unit split.
+            # A larger share may be enough; the unit is split only if it fails with a whole GPU.
             self.end(worker)
             return Died(worker, "a share of a GPU was not enough", "lost")
         return event
 
     def _end_overdue(self) -> list[Event]:
-        """End workers that hang before their first unit."""
+        """Kill workers that hang before their first unit."""
         late = [call for call in self._calls.values() if call.until <= time.monotonic()]
         for call in late:
             assert call.placement is not None
@@ -312,7 +314,7 @@ class RayWorkers:
         return [Died(call.worker, "did not begin") for call in late]
 
     def _end_misfits(self) -> list[Event]:
-        """End workers without a unit whose share of a GPU is another than planned: others can use what they hold."""
+        """Kill idle workers whose share of a GPU differs from the plan, so that others can use their resources."""
         busy = {call.worker for call in self._calls.values() if call.unit is not None}
         misfits = [
             worker for worker, share in self._shares.items() if share != self.plan.num_gpus and worker not in busy
@@ -322,10 +324,10 @@ class RayWorkers:
         return [Died(worker, "replaced") for worker in misfits]
 
     def _kept(self) -> Any:
-        """Return the keeper of the catalog, on this node; another one if it has died.
+        """Return the keeper of the catalog on this node; start another one if it has died.
 
         Raises:
-            IgdError: if there can be none.
+            IgdError: if none can start.
         """
         if self._keeper is not None:
             if self._keeps():
@@ -343,7 +345,7 @@ class RayWorkers:
         return self._keeper
 
     def _keeps(self) -> bool:
-        """Tell whether the keeper answers.
+        """Return whether the keeper answers.
 
         Raises:
             InputError: if it cannot open the catalog.
@@ -359,15 +361,14 @@ class RayWorkers:
 
 
 def interruption(errors: Any, error: Exception) -> Literal["crashed", "lost", "memory"]:
-    """Return what became of a worker, as `Died` names it, from an exception of its actor.
+    """Return the outcome, see `Died`, for an exception of an actor.
 
-    Only a process that died by itself may have died of its unit; a node, an object or an answer is lost for other
-    reasons.
+    A unit can only be the cause if the process itself died. A lost node, object or answer has other causes.
 
     Args:
         errors: the module `ray.exceptions`.
     """
-    # Of actors, Ray says the cause in words only.
+    # For actors, Ray tells the cause only in the text of the message.
     if isinstance(error, errors.OutOfMemoryError) or "OUT_OF_MEMORY" in str(error):
         return "memory"
     if isinstance(error, errors.ActorDiedError | errors.WorkerCrashedError):
@@ -376,13 +377,13 @@ def interruption(errors: Any, error: Exception) -> Literal["crashed", "lost", "m
 
 
 def lost_with_node(errors: Any, error: Exception) -> bool:
-    """Tell whether an exception of an actor says that its node is gone, or cannot be reached."""
+    """Return whether an exception of an actor says that its node is gone or unreachable."""
     gone = errors.NodeDiedError | errors.LocalRayletDiedError | errors.ActorUnavailableError
     return isinstance(error, gone) or "its node has died" in str(error) or "preempted" in str(error)
 
 
 def _reason(error: Exception) -> str:
-    """Return the line of Ray's message that says why an actor is gone."""
+    """Return the line of Ray's message that tells why an actor died."""
     starts = ("The actor is dead because", "The actor died because")
     lines = [line for line in str(error).splitlines() if line.startswith(starts)]
     return lines[0][:FOREIGN_MESSAGE_LENGTH] if lines else f"{type(error).__name__}: {first_line(error)}"

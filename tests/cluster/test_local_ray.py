@@ -75,7 +75,7 @@ def test_the_device_follows_the_allocation_not_the_machine(monkeypatch: pytest.M
     ("address", "advice"),
     [
         ("", "Ray (local) did not start: raylet timed out; is the machine busy?"),
-        ("127.0.0.1:1", "has it the token"),
+        ("127.0.0.1:1", "does it have the token"),
     ],
 )
 def test_a_ray_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch, address: str, advice: str) -> None:

@@ -267,7 +267,7 @@ def test_the_keeper_of_the_catalog_is_replaced_when_it_has_died(fleet: Fleet) ->
     (keeper,) = (actor for actor in fleet.ray.actors if actor.kind == "CatalogKeeper")
     fleet.answers[keeper.number, "check"] = died(PROCESS_DIED)
     # Its death reaches a worker in the middle of a unit.
-    (event,) = fleet.run(0, raised(BrokenWorkerError("its way to the catalog is gone")))
+    (event,) = fleet.run(0, raised(BrokenWorkerError("it cannot reach the catalog any more")))
     assert isinstance(event, Died)
     assert len(fleet.ready()) == 1
     (other,) = (actor for actor in fleet.ray.actors if actor.kind == "CatalogKeeper")
@@ -287,7 +287,7 @@ def test_a_catalog_that_neither_workers_nor_their_keeper_can_open_is_an_error_at
 def test_a_broken_worker_is_no_error_of_its_unit() -> None:
     class Broken(Catalog):
         def has(self, table: str, key: str) -> bool:
-            raise BrokenWorkerError("its way to the catalog is gone")
+            raise BrokenWorkerError("it cannot reach the catalog any more")
 
     class Context:
         catalog = Broken("results")
