@@ -40,7 +40,7 @@ LONGEST_CONFIG_VALUE = 1000
 # A value longer than this hides what an error says of it.
 LONGEST_VALUE_IN_ERROR = 200
 
-Settings = TypeVar("Settings", bound="StudySettings")
+Settings = TypeVar("Settings", bound="WorkspaceSettings")
 
 Fraction = Annotated[float, BeforeValidator(parse_fraction)]
 
@@ -72,7 +72,7 @@ def _numbers(value: object) -> object:
 Labels = Annotated[tuple[str, ...], BeforeValidator(_labels), Field(min_length=1)]
 
 
-class StudySettings(BaseModel):
+class WorkspaceSettings(BaseModel):
     """What every verb that computes has: a model, data, and where and how to run.
 
     Attributes:
@@ -175,7 +175,7 @@ class StudySettings(BaseModel):
             raise InputError("--actors is for --executor ray; the local executor runs in this process")
 
 
-def _options_of_others(settings: StudySettings, methods: Collection[str | None]) -> Iterator[tuple[str, str]]:
+def _options_of_others(settings: WorkspaceSettings, methods: Collection[str | None]) -> Iterator[tuple[str, str]]:
     """Yield the given options, as flags, of rankings by other methods than `methods`, each after its method."""
     used = {option for method in methods if method is not None for option in _ranking_options(method)}
     for method in RANKINGS:
@@ -190,7 +190,7 @@ def _ranking_options(method: str) -> frozenset[str]:
     return own | CLIP_SETTINGS if "clip" in ranking.reads else own
 
 
-class RankSettings(StudySettings):
+class RankSettings(WorkspaceSettings):
     """`igd rank`: rankings of one layer by one or more methods."""
 
     method: Labels = ("loir",)
@@ -219,7 +219,7 @@ class ImportSettings(RankSettings):
             raise InputError(f"--import-from is one ranking; name one --method, not {', '.join(self.method)}")
 
 
-class TrainSettings(StudySettings):
+class TrainSettings(WorkspaceSettings):
     """`igd train`: what a defense needs beyond rankings."""
 
     defense_arg: dict[str, Any] = Field(default_factory=dict)
@@ -324,7 +324,7 @@ class SearchSettings(RankSettings):
                 raise InputError("--sampler optuna runs under Ray Tune; use --executor ray")
 
 
-class EvaluateSettings(StudySettings):
+class EvaluateSettings(WorkspaceSettings):
     """`igd evaluate`: attacks on defenses.
 
     Attributes:

@@ -1,7 +1,7 @@
 """Where units run: the interface, and its in-process twin."""
 
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Protocol, Self
@@ -9,6 +9,7 @@ from typing import Protocol, Self
 import torch
 
 from igd_ray.catalog import Catalog
+from igd_ray.errors import InputError
 from igd_ray.execution.attempts import AttemptLog, outcome_of
 from igd_ray.execution.halving import Halving
 from igd_ray.execution.queue import ReadyQueue
@@ -51,9 +52,9 @@ class Executor(Protocol):
 class LocalExecutor:
     """Runs units one after another in this process."""
 
-    def __init__(self, setup: WorkerSetup, *, device: str | None = None) -> None:
+    def __init__(self, setup: WorkerSetup, *, device: str = "cpu") -> None:
         self._setup = setup
-        self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = device
         self._worker: Worker | None = None
 
     def __enter__(self) -> Self:
@@ -95,3 +96,24 @@ class LocalExecutor:
     def search(self, source: ObjectiveSource, sampler: Sampler, record: Record) -> None:
         """Run the trials one after another."""
         search_here(source, sampler, record)
+
+
+def in_process(device: str) -> Callable[[WorkerSetup], LocalExecutor]:
+    """Return what makes an executor in this process, on `device`: "auto", "cpu" or "cuda".
+
+    Raises:
+        InputError: if this machine does not have it.
+    """
+    found = local_device(device)
+    return lambda setup: LocalExecutor(setup, device=found)
+
+
+def local_device(device: str) -> str:
+    """Return the device of this process that `device`, "auto", "cpu" or "cuda", asks for.
+
+    Raises:
+        InputError: if there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: PyTorch sees no GPU here; use --device cpu")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device

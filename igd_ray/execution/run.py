@@ -1,7 +1,8 @@
 """Run planned units: those already committed are not run again, those that fail are recorded as failures."""
 
+import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,7 +11,13 @@ from igd_ray.catalog import Catalog
 from igd_ray.errors import IncompleteError
 from igd_ray.execution.executor import Executor
 from igd_ray.execution.progress import Progress
+from igd_ray.identity import unit_key
+from igd_ray.planning.evaluation import run_unit
+from igd_ray.planning.workspace import AnyWorkspace
 from igd_ray.units.base import Unit, UnitReport, host_name
+
+# Where a run runs changes nothing of what it computes.
+PLACE = {"catalog", "executor", "actors", "device", "unit_timeout"}
 
 
 @dataclass(frozen=True)
@@ -96,3 +103,49 @@ def require_all(summary: RunSummary, what: str) -> None:
             f"{len(summary.failed)} of {total} {what} units failed, first {summary.failed[0].key[:12]}: "
             f"{summary.failed[0].error}; the others are kept, run the same command again to try these again"
         )
+
+
+def commit_run(
+    workspace: AnyWorkspace,
+    *,
+    run_id: str,
+    verb: str,
+    units: Sequence[Mapping[str, object]],
+    notes: Sequence[str] = (),
+) -> None:
+    """Commit the run `run_id` and the rows of its `units` before it computes, so that what is unfinished shows.
+
+    Args:
+        workspace: the model, the data and the settings.
+        run_id: the hash of what the run computes.
+        verb: what computes it.
+        units: rows of the table `run_units`.
+        notes: for the report.
+    """
+    settings, catalog = workspace.settings, workspace.catalog
+    catalog.create()
+    catalog.commit("run_units", run_id, units)
+    evaluates = verb == "evaluate"
+    run = {
+        "run_id": run_id,
+        "verb": verb,
+        "created_at": datetime.now(UTC),
+        "model": workspace.source.label,
+        "model_id": workspace.model_id,
+        "dataset": settings.data,
+        "split": settings.split if evaluates else None,
+        "n": len(workspace.test) if evaluates else None,
+        "norm": settings.norm.value if evaluates else None,
+        "epsilon": settings.threat.epsilon if evaluates else None,
+        "seed": settings.seed,
+        "config": json.dumps(settings.model_dump(mode="json", exclude=PLACE), sort_keys=True),
+        "notes": list(notes),
+    }
+    catalog.commit("runs", run_id, [run])
+
+
+def commit_stages(workspace: AnyWorkspace, verb: str, ids: Sequence[str], units: Sequence[Unit]) -> None:
+    """Commit a run of `verb` that makes what `ids` name, such as rankings, by `units`."""
+    run_id = unit_key("run", verb=verb, of=list(ids))[:12]
+    rows = [run_unit(run_id, unit, None, None) for unit in {unit.key: unit for unit in units}.values()]
+    commit_run(workspace, run_id=run_id, verb=verb, units=rows)

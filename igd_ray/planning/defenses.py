@@ -9,10 +9,10 @@ from igd_ray.defenses.sodef import SodefTraining
 from igd_ray.defenses.specs import DefenseLabel, DefenseSpec, defense_arguments, parse_defense
 from igd_ray.errors import InputError
 from igd_ray.models import Layer
-from igd_ray.planning.rankings import RankingPlan, require_fit
+from igd_ray.planning.rankings import RankingPlan, plan_ranking, require_fit
 from igd_ray.planning.search import defense_of, read_search
-from igd_ray.planning.training import SodefPlan
-from igd_ray.planning.workspace import TRAIN, Study
+from igd_ray.planning.training import SodefPlan, plan_sodef
+from igd_ray.planning.workspace import TRAIN, Workspace
 from igd_ray.ranking import RANKINGS
 from igd_ray.search import Setting
 from igd_ray.threat import ThreatModel
@@ -20,7 +20,7 @@ from igd_ray.units.base import Unit
 
 
 @dataclass
-class Resolved:
+class NeededDefenses:
     """Defenses, what they need, and what is to be said of them.
 
     Attributes:
@@ -36,105 +36,106 @@ class Resolved:
     notes: list[str] = field(default_factory=list)
 
     @property
-    def preparations(self) -> list[Unit]:
+    def units(self) -> list[Unit]:
         """All units of rankings and trainings."""
         ranked = [unit for ranking in self.rankings.values() for unit in ranking.units]
         return [*ranked, *(self.training.units if self.training else ())]
 
 
-def resolve_defenses(study: Study, settings: EvaluateSettings) -> Resolved:
+def needed_defenses(workspace: Workspace[EvaluateSettings]) -> NeededDefenses:
     """Resolve labels, given rankings and finished searches.
 
     Raises:
         InputError: for anything that cannot be used, or two different defenses of one label.
     """
-    resolved = Resolved()
+    needed = NeededDefenses()
+    settings = workspace.settings
     labels = [parse_defense(label) for label in dict.fromkeys(settings.defenses)]
-    given = _given_rankings(study, settings, labels, resolved.notes)
+    given = _given_rankings(workspace, labels, needed.notes)
     arguments = defense_arguments(settings.defense_arg)
     for label in labels:
-        resolved.defenses.append(_resolve(study, settings, label, given, arguments, resolved))
-    resolved.defenses += [_from_search(study, search_id, resolved.notes) for search_id in settings.from_search]
-    resolved.defenses = list({defense.defense_id: defense for defense in resolved.defenses}.values())
-    for name in {defense.label for defense in resolved.defenses}:
-        same = [defense for defense in resolved.defenses if defense.label == name]
+        needed.defenses.append(_resolve(workspace, label, given, arguments, needed))
+    needed.defenses += [_from_search(workspace, search_id, needed.notes) for search_id in settings.from_search]
+    needed.defenses = list({defense.defense_id: defense for defense in needed.defenses}.values())
+    for name in {defense.label for defense in needed.defenses}:
+        same = [defense for defense in needed.defenses if defense.label == name]
         if len(same) > 1:
             settings_of = " and ".join(f"σ = {one.sigma:g}, τ = {one.tau:g}, draws = {one.draws}" for one in same)
             raise InputError(f"{len(same)} defenses are called {name} ({settings_of}); evaluate them in separate runs")
-    return resolved
+    return needed
 
 
 @dataclass(frozen=True)
 class _Run:
     """What defenses are told of the run, and what they ask of it."""
 
-    study: Study
-    settings: EvaluateSettings
-    resolved: Resolved
+    workspace: Workspace[EvaluateSettings]
+    needed: NeededDefenses
 
     @property
     def threat(self) -> ThreatModel:
-        return self.settings.threat
+        return self.workspace.settings.threat
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        return self.study.class_names
+        return self.workspace.class_names
 
     def layer(self, name: str | None = None) -> Layer:
-        return self.study.layer if name is None else self.study.find_layer(name)
+        return self.workspace.layer if name is None else self.workspace.find_layer(name)
 
     def train_sodef(self, settings: SodefTraining) -> str:
-        training = self.study.plan_sodef(asdict(settings))
-        self.resolved.training = training
-        self.resolved.notes.append(f"sodef: trained on {len(self.study.probe)} images of the split {TRAIN!r}")
+        training = plan_sodef(self.workspace, asdict(settings))
+        self.needed.training = training
+        self.needed.notes.append(f"sodef: trained on {len(self.workspace.probe)} images of the split {TRAIN!r}")
         return training.training_id
 
 
 def _resolve(
-    study: Study,
-    settings: EvaluateSettings,
+    workspace: Workspace[EvaluateSettings],
     label: DefenseLabel,
     given: Mapping[str, str],
     arguments: Mapping[str, dict[str, Argument]],
-    resolved: Resolved,
+    needed: NeededDefenses,
 ) -> DefenseSpec:
-    run, kind = _Run(study, settings, resolved), label.registered
+    run, kind, settings = _Run(workspace, needed), label.registered, workspace.settings
     own = kind.settle(arguments[label.kind], run)
     noise = settings.noise if kind.takes_noise else None
     return DefenseSpec(
         label=label.label,
-        model_id=study.model_id,
+        model_id=workspace.model_id,
         kind=label.kind,
-        k=label.kept(study.layer.width, study.layer.name) if label.number else None,
+        k=label.kept(workspace.layer.width, workspace.layer.name) if label.number else None,
         sigma=noise,
         tau=settings.tau if kind.takes_temperature else None,
         draws=None if noise is None else settings.draws if noise else 1,
         layer=kind.layer(run),
-        ranking_id=_ranking_id(study, label.method, given, resolved) if label.method else None,
+        ranking_id=_ranking_id(workspace, label.method, given, needed) if label.method else None,
         arguments=tuple(sorted(own.items())),
     )
 
 
-def _ranking_id(study: Study, method: str, given: Mapping[str, str], resolved: Resolved) -> str:
+def _ranking_id(
+    workspace: Workspace[EvaluateSettings], method: str, given: Mapping[str, str], needed: NeededDefenses
+) -> str:
     if method in given:
         return given[method]
-    if method not in resolved.rankings:
-        resolved.rankings[method] = study.plan_ranking(method)
-        if resolved.rankings[method].shards:
-            resolved.notes.append(f"{method}: neurons ranked on {len(study.probe)} images of the split {TRAIN!r}")
-    return resolved.rankings[method].ranking_id
+    if method not in needed.rankings:
+        needed.rankings[method] = plan_ranking(workspace, method)
+        if needed.rankings[method].shards:
+            needed.notes.append(f"{method}: neurons ranked on {len(workspace.probe)} images of the split {TRAIN!r}")
+    return needed.rankings[method].ranking_id
 
 
 def _given_rankings(
-    study: Study, settings: EvaluateSettings, labels: list[DefenseLabel], notes: list[str]
+    workspace: Workspace[EvaluateSettings], labels: list[DefenseLabel], notes: list[str]
 ) -> dict[str, str]:
     """Return the rankings given by id, by method, after checking that they fit this model and layer and are used."""
     given: dict[str, str] = {}
     used = {label.method for label in labels}
-    for ranking_id in dict.fromkeys(settings.ranking):
-        row = study.catalog.read("rankings", ranking_id).slice(0, 1).to_pylist()[0]
+    for ranking_id in dict.fromkeys(workspace.settings.ranking):
+        row = workspace.catalog.read("rankings", ranking_id).slice(0, 1).to_pylist()[0]
         method = str(row["method"])
-        require_fit(f"ranking {ranking_id}", row, study.model_id, study.source.label, study.layer)
+        require_fit(f"ranking {ranking_id}", row, workspace.model_id, workspace.source.label, workspace.layer)
         if method in given:
             raise InputError(f"--ranking gives two {method} rankings; evaluate them in separate runs")
         if method not in used:
@@ -144,21 +145,21 @@ def _given_rankings(
     return given
 
 
-def _from_search(study: Study, search_id: str, notes: list[str]) -> DefenseSpec:
+def _from_search(workspace: Workspace[EvaluateSettings], search_id: str, notes: list[str]) -> DefenseSpec:
     """Return the defense that a finished search chose, after checking that it fits this model and layer."""
-    row = read_search(study.catalog, search_id)
-    require_fit(f"search {search_id}", row, study.model_id, study.source.label, study.layer)
-    same_split = row["split"] == study.settings.split
+    row = read_search(workspace.catalog, search_id)
+    require_fit(f"search {search_id}", row, workspace.model_id, workspace.source.label, workspace.layer)
+    same_split = row["split"] == workspace.settings.split
     flattered = "the model has seen training images" if row["split"] == TRAIN else "they may be evaluated, too"
     tail = f"; {flattered}, which flatters clean accuracy on them" if same_split or row["split"] == TRAIN else ""
     notes.append(f"{row['method']}: k chosen on {row['n']} images of the split {row['split']!r}{tail}")
-    ranking = study.catalog.read("rankings", str(row["ranking_id"])).slice(0, 1).to_pylist()[0]
+    ranking = workspace.catalog.read("rankings", str(row["ranking_id"])).slice(0, 1).to_pylist()[0]
     notes.append(_provenance(ranking))
     class_k = row["class_k"]
     k = tuple(int(each) for each in class_k) if isinstance(class_k, list) else int(str(row["k"]))
     setting = Setting(k, float(str(row["sigma"])), float(str(row["tau"])), int(str(row["draws"])))
     label = f"{row['method']}-{'per-class' if class_k is not None else k}"
-    return defense_of(setting, label, study.model_id, study.layer, str(row["ranking_id"]))
+    return defense_of(setting, label, workspace.model_id, workspace.layer, str(row["ranking_id"]))
 
 
 def _provenance(ranking: Mapping[str, object]) -> str:

@@ -5,28 +5,22 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
-import pyarrow as pa
-
-from igd_ray.attacks.base import GRADIENT, QUERY
-from igd_ray.attacks.registry import QUERY_STAGES, RANDOMISED, TRANSFER_PREFIX, NamedAttack
-from igd_ray.catalog import Catalog
-from igd_ray.checks import (
-    LARGE_EPSILON_FACTOR,
-    Finding,
-    check_few_classes,
-    check_query_beats_gradient,
-    check_transfer_beats_direct,
-    not_measurable,
-)
+from igd_ray.attacks.base import QUERY
+from igd_ray.attacks.registry import RANDOMISED, NamedAttack, expand_attacks, parse_attack
+from igd_ray.checks import LARGE_EPSILON_FACTOR
+from igd_ray.config import EvaluateSettings
 from igd_ray.defenses.specs import NONE, DefenseSpec
 from igd_ray.identity import unit_key
 from igd_ray.planning.audit import AuditPlanner
 from igd_ray.planning.base_attacks import FIRST_STAGE, BaseAttacks
 from igd_ray.planning.checks import CheckUnit, plan_checks
+from igd_ray.planning.defenses import NeededDefenses, needed_defenses
+from igd_ray.planning.naive import naive_units
+from igd_ray.planning.workspace import Workspace
 from igd_ray.protocol import NOT_MEASURED, attack_order
 from igd_ray.units.attack import AttackUnit, TransferUnit
 from igd_ray.units.base import Shard, Unit
-from igd_ray.units.inspection import GradientCheckUnit, finding_row
+from igd_ray.units.inspection import INSPECTED_IMAGES, GradientCheckUnit
 from igd_ray.units.judged import JudgedUnit
 from igd_ray.units.points import SavePoints
 
@@ -50,15 +44,19 @@ class EvaluationPlan:
     Attributes:
         cells: the table, shard by shard.
         inspections: units of checks.
-        fallbacks: what each attack replaced, as the model has too few classes for it.
         sources: units whose points others need, without a cell of their own.
-        notes: what the plan leaves out.
+        fallbacks: what each attack replaced, as the model has too few classes for it.
+        needed: the defenses, and the rankings and trainings that they need first.
+        naive: what separate runs would compute for each defense, to tell what the plan saves; not to be run.
+        notes: for the report: on which images everything was done, and what the plan leaves out.
     """
 
     cells: tuple[Cell, ...]
     inspections: tuple[CheckUnit, ...]
     sources: tuple[AttackUnit, ...]
     fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    needed: NeededDefenses = field(default_factory=NeededDefenses)
+    naive: tuple[JudgedUnit, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -76,8 +74,59 @@ class EvaluationPlan:
         cells = [[cell.defense, cell.attack, cell.unit.key] for cell in self.cells]
         return unit_key("run", cells=sorted(cells), inspections=sorted(unit.key for unit in self.inspections))[:12]
 
+    def rows(self) -> list[dict[str, object]]:
+        """Return what the run consists of, for the table `run_units`: cells, sources, checks and what they need."""
+        run_id = self.run_id
+        rows = [run_unit(run_id, cell.unit, cell.defense, cell.attack, reported=True) for cell in self.cells]
+        rows += [run_unit(run_id, source, source.defense.label, source.attack.label) for source in self.sources]
+        rows += [run_unit(run_id, inspection, inspection.defense.label, None) for inspection in self.inspections]
+        rows += [run_unit(run_id, unit, None, None) for unit in self.needed.units]
+        return rows
 
-def plan_evaluation(
+
+def plan_evaluation(workspace: Workspace[EvaluateSettings]) -> EvaluationPlan:
+    """Plan the evaluation that the settings ask for: labels, searches, rankings, attacks and checks.
+
+    Raises:
+        InputError: for anything that cannot be used, before work starts.
+    """
+    settings = workspace.settings
+    attacks = [parse_attack(label) for label in expand_attacks(settings.attacks)]
+    base = BaseAttacks(
+        workspace.model_id,
+        len(workspace.class_names),
+        workspace.model_is_random,
+        settings.threat,
+        settings.seed,
+        settings.attack_seed,
+        settings.judge_draws,
+    )
+    for attack in attacks:
+        if (fitted := base.fitted(attack.algorithm)) is not None:
+            fitted.check(base.num_classes, settings.threat.norm)
+    needed = needed_defenses(workspace)
+    shards = workspace.shards("test", settings.shard_size)
+    plan = plan_attacks(
+        needed.defenses,
+        attacks,
+        shards,
+        base=base,
+        inspected=Shard.of("test", workspace.test, 0, min(INSPECTED_IMAGES, len(workspace.test))),
+        judge_draws=settings.judge_draws,
+        mode=settings.mode,
+        save_points=settings.save_points,
+    )
+    notes = [
+        f"evaluated on the first {len(workspace.test)} images of the split {settings.split!r}",
+        *needed.notes,
+        *_unaveraged(needed.defenses, attacks),
+        *plan.notes,
+    ]
+    naive = naive_units(needed.defenses, attacks, shards, base=base, judge_draws=settings.judge_draws)
+    return replace(plan, needed=needed, naive=tuple(naive), notes=tuple(dict.fromkeys(notes)))
+
+
+def plan_attacks(
     defenses: Sequence[DefenseSpec],
     attacks: Sequence[NamedAttack],
     shards: Sequence[Shard],
@@ -217,99 +266,6 @@ def _chain_order(unit: JudgedUnit) -> tuple[bool, int, str]:
     return queries_only, _cost(unit), unit.attack.label
 
 
-def naive_units(
-    defenses: Sequence[DefenseSpec],
-    attacks: Sequence[NamedAttack],
-    shards: Sequence[Shard],
-    *,
-    base: BaseAttacks,
-    judge_draws: int = 1,
-) -> list[JudgedUnit]:
-    """Return what separate runs would compute for each defense: every attack as published, nothing shared.
-
-    On the base model an attack and its transfer are one in any case. Not to be run: many of these have the same key.
-    They say what a plan saves.
-    """
-    labels = {attack.label for attack in attacks}
-    separate = replace(base, is_random=True)
-    units: list[JudgedUnit] = []
-    for defense in defenses:
-        for attack in (attack for attack in attacks if not attack.audits):
-            if defense.kind == NONE and attack.transfer and attack.label.removeprefix(TRANSFER_PREFIX) in labels:
-                continue
-            for shard in shards:
-                on_base = separate.unit(attack, shard)
-                if attack.transfer and defense.kind == NONE:
-                    units.append(on_base)
-                elif attack.transfer:
-                    units += [on_base, TransferUnit(defense, attack, on_base, judge_draws)]
-                else:
-                    units.append(replace(on_base, defense=defense, judge_draws=judge_draws))
-    return units
-
-
-def run_rows(plan: EvaluationPlan, preparations: Sequence[Unit]) -> list[dict[str, object]]:
-    """Return what the run consists of, for the table `run_units`: its cells, their sources and `preparations`."""
-    run_id = plan.run_id
-    rows = [run_unit(run_id, cell.unit, cell.defense, cell.attack, reported=True) for cell in plan.cells]
-    rows += [run_unit(run_id, source, source.defense.label, source.attack.label) for source in plan.sources]
-    rows += [run_unit(run_id, inspection, inspection.defense.label, None) for inspection in plan.inspections]
-    rows += [run_unit(run_id, unit, None, None) for unit in preparations]
-    return rows
-
-
-def commit_comparisons(catalog: Catalog, plan: EvaluationPlan, *, model: str) -> None:
-    """Commit the checks that compare attacks with each other; every unit of the plan must be done."""
-    rows: list[dict[str, object]] = []
-    for defense in dict.fromkeys(cell.defense for cell in plan.cells):
-        cells = [cell for cell in plan.cells if cell.defense == defense]
-        for finding in compare_attacks(catalog, cells):
-            rows.append(finding_row(finding, None, plan.run_id, model, defense, None))
-        attacks = {cell.attack for cell in cells}
-        for attack, notes in plan.fallbacks.items():
-            if notes and attack in attacks:
-                rows.append(finding_row(check_few_classes(notes), None, plan.run_id, model, defense, attack))
-    catalog.commit("checks", f"run-{plan.run_id}", rows)
-
-
-def compare_attacks(catalog: Catalog, cells: Sequence[Cell]) -> list[Finding]:
-    """Compare what direct, transferred, gradient and query attacks broke, for the cells of one defense.
-
-    An attack that skipped an image says nothing of it: where a cascade's earlier attacks broke images, only those
-    count that both sides attacked, and transfers, which come first, are not compared. What noise broke without any
-    point, no attack did.
-    """
-    cells = [cell for cell in cells if cell.unit.attack.algorithm is not None and not cell.unit.attack.audits]
-    broken_by: dict[str, set[str]] = {"query": set(), "gradient": set(), "transfer": set(), "direct": set()}
-    skipped: set[str] = set()
-    for cell in cells:
-        table: pa.Table = catalog.read("outcomes", cell.unit.key)
-        for row in table.select(["image_id", "status", "stage", "distance"]).to_pylist():
-            if row["status"] == "skipped" and GRADIENT in cell.unit.ways:
-                skipped.add(row["image_id"])
-            if row["status"] != "broken" or row["distance"] == 0:
-                continue
-            broken_by["transfer" if cell.unit.is_transfer else "direct"].add(row["image_id"])
-            if not cell.unit.is_transfer:
-                broken_by["query" if row["stage"] in QUERY_STAGES else "gradient"].add(row["image_id"])
-    ways = {way for cell in cells for way in cell.unit.ways}
-    findings = []
-    if ways == {QUERY, GRADIENT}:
-        compared = (broken_by["query"] | broken_by["gradient"]) - skipped
-        alone = compared & broken_by["query"] - broken_by["gradient"]
-        findings.append(check_query_beats_gradient(len(alone), len(compared)))
-    if {cell.unit.is_transfer for cell in cells} != {True, False}:
-        return findings
-    if any(cell.unit.after for cell in cells):
-        why = "in a cascade the direct attacks skip what transfers broke"
-        findings.append(not_measurable("transfer-beats-direct", why))
-    else:
-        only_transfer = broken_by["transfer"] - broken_by["direct"]
-        only_direct = broken_by["direct"] - broken_by["transfer"]
-        findings.append(check_transfer_beats_direct(len(only_transfer), len(only_direct)))
-    return findings
-
-
 def run_unit(
     run_id: str, unit: Unit, defense: str | None, attack: str | None, *, reported: bool = False
 ) -> dict[str, object]:
@@ -339,3 +295,15 @@ def _priority(unit: JudgedUnit) -> tuple[int, int]:
 def _cost(unit: JudgedUnit) -> int:
     """Return about how many passes a unit takes: the number of classes hardly orders them."""
     return sum(unit.most_passes(num_classes=10))
+
+
+def _unaveraged(defenses: Sequence[DefenseSpec], attacks: Sequence[NamedAttack]) -> list[str]:
+    """Say what the choice of attacks leaves open."""
+    randomised = [defense.label for defense in defenses if defense.is_random]
+    labels = {attack.label for attack in attacks}
+    if not randomised or "aa" not in labels or labels & {"aa-rand", "apgd-eot"}:
+        return []
+    return [
+        f"{NOT_MEASURED}gradients averaged over the noise of randomised defenses ({', '.join(randomised)}); "
+        "AutoAttack standard is made for deterministic ones, apgd-eot for these"
+    ]

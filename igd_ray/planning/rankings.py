@@ -10,30 +10,23 @@ from torch import Tensor
 
 from igd_ray.catalog import Catalog
 from igd_ray.errors import IncompleteError, InputError
-from igd_ray.identity import derive_seed, unit_key
+from igd_ray.identity import content_hash, derive_seed, unit_key
 from igd_ray.models import Layer
-from igd_ray.ranking import NeuronScores, Ranking, State, Statistic
+from igd_ray.planning.workspace import CLIP, AnyWorkspace, RankedModel
+from igd_ray.ranking import (
+    GivenRanking,
+    NeuronScores,
+    Probe,
+    Ranking,
+    State,
+    Statistic,
+    import_rankings,
+    ranking_class,
+)
+from igd_ray.ranking.code import code_digest
 from igd_ray.units.arrays import read_arrays
 from igd_ray.units.base import Rows, Shard, Unit, is_done
-from igd_ray.units.ranking import NO_IMAGES, RankingUnit
-
-
-@dataclass(frozen=True)
-class RankedModel:
-    """What a ranking is of.
-
-    Attributes:
-        model, model_id: the base model's label and fingerprint.
-        dataset: the data's spec.
-        layer: whose neurons are ranked.
-        class_names: of its classes.
-    """
-
-    model: str
-    model_id: str
-    dataset: str
-    layer: Layer
-    class_names: tuple[str, ...]
+from igd_ray.units.ranking import NO_IMAGES, RankingUnit, read_ranking
 
 
 @dataclass(frozen=True)
@@ -112,6 +105,66 @@ class RankingPlan:
         if not statistics:
             return ranking.scores(())
         return torch.cat([ranking.scores(states) for states in zip(*merged, strict=True)], dim=1)
+
+
+def plan_ranking(workspace: AnyWorkspace, method: str) -> RankingPlan:
+    """Plan the ranking of the workspace's layer by `method`.
+
+    Raises:
+        InputError: for an unknown method, or a probe set that lacks a class or has too few images for it.
+    """
+    kind = ranking_class(method)
+    reads_images, reads_clip = "images" in kind.reads, "clip" in kind.reads
+    labels = workspace.probe.labels if reads_images else torch.empty(0, dtype=torch.int64)
+    if reads_clip:
+        workspace.uses.add(CLIP)
+    # Settings of the package's own methods have flags of their own.
+    names = kind.setting_names() if code_digest(kind) is None else ()
+    ranking = kind(
+        workspace.layer,
+        tuple(workspace.class_names),
+        seed=workspace.settings.seed if kind.uses_seed else 0,
+        **{name: getattr(workspace.settings, name) for name in names},
+    )
+    ranking = ranking.prepared(Probe(workspace.example, labels, lambda: workspace.loaded_clip))
+    return RankingPlan(
+        method,
+        workspace.ranked,
+        ranking.sharded(workspace.model, workspace.example),
+        workspace.shards("probe") if reads_images else (),
+        content_hash(workspace.loaded_clip.identity) if reads_clip else None,
+    )
+
+
+def import_ranking(workspace: AnyWorkspace, method: str, folder: str) -> RankingPlan:
+    """Return the ranking by `method` that the authors' scripts saved in `folder`, to be committed.
+
+    Raises:
+        InputError: if the folder holds no complete ranking of this layer and these classes.
+    """
+    layer = workspace.layer
+    scores = import_rankings(
+        folder, num_classes=len(workspace.class_names), width=layer.width, layer=layer.name, method=method
+    )
+    return RankingPlan(method, workspace.ranked, GivenRanking(layer, tuple(workspace.class_names), given=scores))
+
+
+def stored_ranking(workspace: AnyWorkspace, ranking_id: str) -> RankingPlan:
+    """Return the committed ranking `ranking_id`.
+
+    Raises:
+        InputError: if there is none, or it is of another model, layer or classes.
+    """
+    rows = workspace.catalog.read("rankings", ranking_id)
+    first = rows.slice(0, 1).to_pylist()[0]
+    require_fit(f"ranking {ranking_id}", first, workspace.model_id, workspace.source.label, workspace.layer)
+    names = dict(zip(rows["class_id"].to_pylist(), rows["class_name"].to_pylist(), strict=True))
+    if [names[label] for label in sorted(names)] != list(workspace.class_names):
+        raise InputError(f"ranking {ranking_id} is of other classes than the data's; rank anew, without --ranking")
+    ranking = GivenRanking(
+        workspace.layer, tuple(workspace.class_names), given=read_ranking(workspace.catalog, ranking_id)
+    )
+    return RankingPlan(str(first["method"]), workspace.ranked, ranking, stored_id=ranking_id)
 
 
 def require_fit(what: str, row: Mapping[str, object], model_id: str, model: str, layer: Layer) -> None:

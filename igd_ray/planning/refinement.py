@@ -5,15 +5,19 @@ from dataclasses import dataclass, replace
 
 from igd_ray.attacks.registry import parse_attack
 from igd_ray.catalog import Catalog
+from igd_ray.config import SearchSettings
 from igd_ray.planning.base_attacks import BaseAttacks
-from igd_ray.planning.evaluation import EvaluationPlan, plan_evaluation
+from igd_ray.planning.evaluation import EvaluationPlan, plan_attacks
 from igd_ray.planning.search import SearchPlan, defense_of
-from igd_ray.search import Setting, Trial
-from igd_ray.threat import ThreatModel
-from igd_ray.units.base import Shard
+from igd_ray.planning.workspace import Workspace
+from igd_ray.search import Measurement, Setting, Trial
+from igd_ray.units.base import Unit, shards_of
 
 # Cheap beside a published protocol, and of both kinds: points of the base model, and gradients through the defense.
 ATTACKS = ("tr-apgd-ce", "apgd-ce-20")
+
+# Images of a unit: attacks work on a unit as one batch.
+REFINED_SHARD_IMAGES = 32
 
 
 @dataclass(frozen=True)
@@ -29,10 +33,10 @@ class Refinement:
     labels: dict[int, str]
 
 
-def plan_refinement(
-    plan: SearchPlan, trials: Sequence[Trial], shards: Sequence[Shard], threat: ThreatModel, *, base_is_random: bool
-) -> Refinement:
-    """Plan the attacks on the settings of `trials`, over `shards` of search images."""
+def plan_refinement(workspace: Workspace[SearchSettings], plan: SearchPlan, trials: Sequence[Trial]) -> Refinement:
+    """Plan the attacks on the settings of `trials`, on search images; the evaluated split is not touched."""
+    images = workspace.search.select(slice(0, plan.settings.refine_n))
+    shards = shards_of("search", images, REFINED_SHARD_IMAGES)
     labels = {trial.number: _label(plan.ranking.method, trial.setting) for trial in trials}
     ranked = plan.ranked
     defenses = [
@@ -40,9 +44,19 @@ def plan_refinement(
         for trial in trials
     ]
     attacks = [parse_attack(label) for label in ATTACKS]
-    base = BaseAttacks(ranked.model_id, len(ranked.class_names), base_is_random, threat, plan.seed)
-    evaluation = plan_evaluation(defenses, attacks, shards, base=base, inspected=shards[0])
+    base = BaseAttacks(
+        ranked.model_id, len(ranked.class_names), workspace.model_is_random, plan.settings.threat, plan.settings.seed
+    )
+    evaluation = plan_attacks(defenses, attacks, shards, base=base, inspected=shards[0])
     return Refinement(replace(evaluation, inspections=()), labels)
+
+
+def most_refinement(workspace: Workspace[SearchSettings], plan: SearchPlan) -> list[Unit]:
+    """Return as many units as a refinement takes at most, on other settings than those that will be the best."""
+    nothing = Measurement((), (), (), ())
+    ladder = [Setting(k, *group) for group in plan.space.groups for k in plan.space.ks][: plan.settings.refine]
+    trials = [Trial(number, setting, nothing, True, 0.0) for number, setting in enumerate(ladder)]
+    return plan_refinement(workspace, plan, trials).plan.units if trials else []
 
 
 def robust_accuracies(catalog: Catalog, refinement: Refinement) -> dict[int, float]:
@@ -51,7 +65,7 @@ def robust_accuracies(catalog: Catalog, refinement: Refinement) -> dict[int, flo
 
 
 def commit_refinement(
-    catalog: Catalog, plan: SearchPlan, refinement: Refinement, robust_accuracy: dict[int, float], images: int
+    catalog: Catalog, plan: SearchPlan, refinement: Refinement, robust_accuracy: dict[int, float]
 ) -> None:
     """Commit what the attacks left, one row a setting."""
     rows = [
@@ -60,7 +74,7 @@ def commit_refinement(
             "trial": number,
             "run_id": refinement.plan.run_id,
             "attacks": list(ATTACKS),
-            "n": images,
+            "n": min(plan.settings.refine_n, len(plan.labels)),
             "robust_accuracy": robust_accuracy[number],
         }
         for number in refinement.labels

@@ -6,18 +6,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from igd_ray.catalog import Catalog
+from igd_ray.config import SearchSettings
 from igd_ray.defenses.interpretability_guided import CLASS_K
 from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.errors import IncompleteError, InputError
 from igd_ray.identity import derive_seed, unit_key
 from igd_ray.models import Layer
-from igd_ray.planning.rankings import RankedModel, RankingPlan
+from igd_ray.planning.rankings import RankingPlan, plan_ranking, stored_ranking
+from igd_ray.planning.workspace import RankedModel, Workspace
 from igd_ray.search import (
     BisectionSampler,
-    KMode,
     ListSampler,
     Measurement,
     Noise,
@@ -39,31 +41,6 @@ from igd_ray.units.search import ActivationUnit, NoisyLogitsUnit
 
 # How the next setting is found; "optuna" is a package of its own, and runs only under Ray Tune.
 BISECTION, GRID, RANDOM, OPTUNA = "bisection", "grid", "random", "optuna"
-
-
-@dataclass(frozen=True)
-class SearchOptions:
-    """How a search chooses.
-
-    Attributes:
-        sigmas, taus, draws: what is tried, σ in [0, 1] pixel units; by default the study's own, one each.
-        ks: candidates for k, ascending; by default 1…N.
-        sampler: "bisection", "grid", "random" or "optuna".
-        trials: how many "random" and "optuna" take.
-        k_mode: one k for all classes, or one for each.
-        refine: how many of the best settings are attacked, so that robust accuracy chooses among them.
-        refine_n: on how many of the search images.
-    """
-
-    sigmas: tuple[float, ...] | None = None
-    taus: tuple[float, ...] | None = None
-    draws: tuple[int, ...] | None = None
-    ks: Sequence[int] | None = None
-    sampler: str = BISECTION
-    trials: int = 32
-    k_mode: KMode = "shared"
-    refine: int = 0
-    refine_n: int = 64
 
 
 @dataclass(frozen=True)
@@ -91,24 +68,17 @@ class SearchPlan:
 
     Attributes:
         ranking: whose masks are tried.
-        split: where the search images come from.
+        settings: how settings are chosen, and how far clean accuracy may fall below the base model's.
         labels: int64 [n], of the search images.
         shards: the search images.
         space: what may be tried.
-        tolerance: how far, as a fraction, clean accuracy may fall below the base model's.
-        options: how settings are chosen.
-        seed: the run's seed.
     """
 
     ranking: RankingPlan
-    dataset: str
-    split: str
+    settings: SearchSettings
     labels: Tensor
     shards: tuple[Shard, ...]
     space: SearchSpace
-    tolerance: float
-    options: SearchOptions
-    seed: int
 
     @property
     def ranked(self) -> RankedModel:
@@ -127,7 +97,8 @@ class SearchPlan:
         layer, model_id = self.ranked.layer, self.ranked.model_id
         return {
             noise: tuple(
-                NoisyLogitsUnit(model_id, layer, shard, noise.sigma, noise.draws, self.seed) for shard in self.shards
+                NoisyLogitsUnit(model_id, layer, shard, noise.sigma, noise.draws, self.settings.seed)
+                for shard in self.shards
             )
             for noise in noises
         }
@@ -140,32 +111,73 @@ class SearchPlan:
     @cached_property
     def search_id(self) -> str:
         """The hash of everything the search depends on."""
-        options = self.options
+        settings = self.settings
         return unit_key(
             "search",
             ranking=self.ranking.ranking_id,
             units=[unit.key for unit in self.units],
             groups=[list(group) for group in self.space.groups],
             ks=list(self.space.ks),
-            tolerance=self.tolerance,
-            sampler=options.sampler,
-            trials=options.trials if options.sampler in (RANDOM, OPTUNA) else None,
-            k_mode=options.k_mode,
-            refine=[options.refine, options.refine_n] if options.refine else None,
-            seed=self.seed,
+            tolerance=settings.tolerance,
+            sampler=settings.sampler,
+            trials=settings.trials if settings.sampler in (RANDOM, OPTUNA) else None,
+            k_mode=settings.k_mode,
+            refine=[settings.refine, settings.refine_n] if settings.refine else None,
+            seed=settings.seed,
         )[:12]
 
     def sampler(self) -> Sampler:
         """Return what chooses settings, told nothing yet."""
-        options, seed = self.options, derive_seed(self.search_id, "sampler")
-        if options.sampler == GRID:
-            return ListSampler(grid(self.space), self.tolerance)
-        if options.sampler == RANDOM:
-            return ListSampler(random_settings(self.space, options.trials, seed), self.tolerance)
-        if options.sampler == OPTUNA:
-            return PackageSampler(OPTUNA, self.space, self.tolerance, options.trials, seed)
+        settings, seed = self.settings, derive_seed(self.search_id, "sampler")
+        if settings.sampler == GRID:
+            return ListSampler(grid(self.space), settings.tolerance)
+        if settings.sampler == RANDOM:
+            return ListSampler(random_settings(self.space, settings.trials, seed), settings.tolerance)
+        if settings.sampler == OPTUNA:
+            return PackageSampler(OPTUNA, self.space, settings.tolerance, settings.trials, seed)
         classes = len(self.ranked.class_names)
-        return BisectionSampler(self.space, self.tolerance, k_mode=options.k_mode, classes=classes)
+        return BisectionSampler(self.space, settings.tolerance, k_mode=settings.k_mode, classes=classes)
+
+
+def plan_search(workspace: Workspace[SearchSettings], ranking: RankingPlan) -> SearchPlan:
+    """Plan the search with the masks of `ranking`.
+
+    Raises:
+        InputError: if k lies outside 1…N, search images may be evaluated too, or a class that has its own k lacks
+            them.
+    """
+    settings, layer, labels = workspace.settings, workspace.layer, workspace.search.labels
+    ks = range(1, layer.width + 1) if settings.k_values is None else settings.k_values
+    outside = next((k for k in ks if not 1 <= k <= layer.width), None)
+    if outside is not None:
+        raise InputError(f"k must lie in 1…{layer.width}, the neurons of {layer.name!r}, not {outside}")
+    if settings.k_mode == "per-class":
+        counts = torch.bincount(labels, minlength=len(workspace.class_names)).tolist()
+        lacking = [name for name, count in zip(workspace.class_names, counts, strict=True) if not count]
+        if lacking:
+            raise InputError(
+                f"a k for each class needs search images of every class, but there are none of "
+                f"{', '.join(lacking[:5])}; raise --search-n"
+            )
+    space = SearchSpace(
+        ks,
+        settings.sigma_values,
+        settings.taus or (settings.tau,),
+        settings.draw_counts or (settings.draws,),
+    )
+    return SearchPlan(ranking, settings, labels, workspace.shards("search"), space)
+
+
+def plan_searches(workspace: Workspace[SearchSettings]) -> list[SearchPlan]:
+    """Plan a search with each ranking that the settings name.
+
+    Raises:
+        InputError: as `plan_ranking`, `stored_ranking` and `plan_search` do.
+    """
+    settings = workspace.settings
+    if settings.ranking is not None:
+        return [plan_search(workspace, stored_ranking(workspace, settings.ranking))]
+    return [plan_search(workspace, plan_ranking(workspace, method)) for method in settings.method]
 
 
 def load_objective(catalog: Catalog, plan: SearchPlan, model: ModelSource) -> ObjectiveSource:
@@ -301,7 +313,7 @@ def _shared(plan: SearchPlan, setting: Setting) -> dict[str, object]:
     return {
         "search_id": plan.search_id,
         "model": plan.ranked.model,
-        "dataset": plan.dataset,
+        "dataset": plan.settings.data,
         "method": ranking.method,
         "ranking_id": ranking.ranking_id,
         "layer": plan.ranked.layer.name,
@@ -311,7 +323,7 @@ def _shared(plan: SearchPlan, setting: Setting) -> dict[str, object]:
         "tau": setting.tau,
         "draws": setting.draws,
         "n": len(plan.labels),
-        "tolerance": plan.tolerance,
+        "tolerance": plan.settings.tolerance,
     }
 
 
@@ -336,12 +348,12 @@ def _trial_row(plan: SearchPlan, trial: Trial) -> dict[str, object]:
 
 
 def _search_row(plan: SearchPlan, chosen: Trial) -> dict[str, object]:
-    options = plan.options
-    details = {"seed": plan.seed, "sampler": options.sampler, "k_mode": options.k_mode, "refine": options.refine}
+    names = ("seed", "sampler", "k_mode", "refine")
+    details = {name: getattr(plan.settings, name) for name in names}
     return {
         **_shared(plan, chosen.setting),
         "model_id": plan.ranked.model_id,
-        "split": plan.split,
+        "split": plan.settings.search_split,
         "clean_accuracy": chosen.measurement.accuracy,
         "base_clean_accuracy": chosen.measurement.base_accuracy,
         "details": json.dumps(details, sort_keys=True),

@@ -1,15 +1,18 @@
 """Which units the training of SODEF needs, and what its committed epochs tell."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
+import torch
 
 from igd_ray.catalog import Catalog
 from igd_ray.defenses.sodef import SodefTraining
 from igd_ray.errors import InputError
 from igd_ray.identity import content_hash
-from igd_ray.models import Layer
+from igd_ray.models import PENULTIMATE, Layer
+from igd_ray.planning.workspace import AnyWorkspace
+from igd_ray.ranking.leave_one_out import require_every_class
 from igd_ray.units.arrays import read_arrays
 from igd_ray.units.base import Shard, Unit, is_done
 from igd_ray.units.search import ActivationUnit
@@ -38,7 +41,25 @@ class SodefPlan:
         return self.epochs[-1].key
 
 
-def plan_sodef(
+def plan_sodef(workspace: AnyWorkspace, arguments: Mapping[str, object]) -> SodefPlan:
+    """Plan the training of SODEF on the features of the workspace's probe images.
+
+    Raises:
+        InputError: if the model has no penultimate layer, or the probe set lacks a class.
+    """
+    classes = workspace.class_names
+    require_every_class(torch.bincount(workspace.probe.labels, minlength=len(classes)), classes)
+    return plan_epochs(
+        workspace.model_id,
+        workspace.find_layer(PENULTIMATE),
+        workspace.shards("probe"),
+        len(classes),
+        SodefTraining(**arguments),  # type: ignore[arg-type]
+        workspace.settings.seed,
+    )
+
+
+def plan_epochs(
     model_id: str,
     layer: Layer,
     shards: Sequence[Shard],

@@ -10,10 +10,10 @@ from igd_ray.catalog import Catalog
 from igd_ray.cluster.bench import NoOpUnit, dispatch_seconds, parallel_capacity, run_seconds
 from igd_ray.cluster.simulated import loop_cost
 from igd_ray.config import EvaluateSettings, load_settings
-from igd_ray.planning.verbs import plan_evaluation_of
-from igd_ray.planning.workspace import Study
+from igd_ray.planning.evaluation import plan_evaluation
+from igd_ray.planning.workspace import Workspace
 from igd_ray.units.replica import ImageArrays, WorkerSetup
-from igd_ray.verbs.flags import add_study_flags, given_settings
+from igd_ray.verbs.flags import add_workspace_flags, given_settings
 from igd_ray.verbs.output import show
 
 # Units of APGD on this many images: a second or so each on the CIFAR model.
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "simulated workers are none at all, so that what remains is the lease loop's own processor time and memory."
     )
     parser.add_argument("what", choices=["scaling", "dispatch"], help="units of APGD, or units without work")
-    add_study_flags(parser)
+    add_workspace_flags(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -51,18 +51,17 @@ def run(arguments: argparse.Namespace) -> int:
             },
         )
         measure = scaling if arguments.what == "scaling" else dispatch
-        with Study(settings) as study:
-            rows = measure(study, settings, folder)
+        rows = measure(Workspace(settings), folder)
     show(pa.Table.from_pylist(rows), as_json=arguments.json)
     return 0
 
 
-def scaling(study: Study, settings: EvaluateSettings, folder: Path) -> list[dict[str, object]]:
+def scaling(workspace: Workspace[EvaluateSettings], folder: Path) -> list[dict[str, object]]:
     """Return what a unit of APGD takes with one actor, and with as many as the settings say."""
-    units = [cell.unit for cell in plan_evaluation_of(study, settings).plan.cells]
+    units = [cell.unit for cell in plan_evaluation(workspace).cells]
     seconds = {
-        actors: run_seconds(worker_setup(study, folder / f"{actors}"), units, actors=actors)
-        for actors in (1, settings.actors or 2)
+        actors: run_seconds(worker_setup(workspace, folder / f"{actors}"), units, actors=actors)
+        for actors in (1, workspace.settings.actors or 2)
     }
     return [
         {
@@ -76,11 +75,11 @@ def scaling(study: Study, settings: EvaluateSettings, folder: Path) -> list[dict
     ]
 
 
-def dispatch(study: Study, settings: EvaluateSettings, folder: Path) -> list[dict[str, object]]:
+def dispatch(workspace: Workspace[EvaluateSettings], folder: Path) -> list[dict[str, object]]:
     """Return what leasing a unit takes with one actor, with as many as the settings say, and with simulated workers."""
     rows: list[dict[str, object]] = []
-    for actors in (1, settings.actors or 2):
-        seconds = dispatch_seconds(worker_setup(study, folder / f"{actors}"), NO_OPS, actors=actors)
+    for actors in (1, workspace.settings.actors or 2):
+        seconds = dispatch_seconds(worker_setup(workspace, folder / f"{actors}"), NO_OPS, actors=actors)
         rows.append({"workers": f"{actors} on Ray", "units": NO_OPS, "ms_per_unit": round(1000 * seconds, 3)})
     for number in SIMULATED_NO_OPS:
         units = [NoOpUnit(index) for index in range(number)]
@@ -97,8 +96,8 @@ def dispatch(study: Study, settings: EvaluateSettings, folder: Path) -> list[dic
     return [{column: row.get(column) for column in columns} for row in rows]
 
 
-def worker_setup(study: Study, folder: Path) -> WorkerSetup:
+def worker_setup(workspace: Workspace[EvaluateSettings], folder: Path) -> WorkerSetup:
     """Return what actors are built from, with a catalog of its own so that nothing is reused."""
-    setup = WorkerSetup(study.source, str(folder), {"test": ImageArrays.of(study.test)})
+    setup = WorkerSetup(workspace.source, str(folder), {"test": ImageArrays.of(workspace.test)})
     Catalog(setup.catalog).create()
     return setup

@@ -2,16 +2,19 @@
 
 import argparse
 
-from igd_ray.config import EvaluateSettings, load_settings
+from igd_ray.config import EvaluateSettings, SearchSettings, load_settings
 from igd_ray.errors import IgdError
 from igd_ray.execution.run import require_all
-from igd_ray.planning.verbs import evaluate, plan_evaluation_of, plan_searches, search
-from igd_ray.planning.workspace import Study
+from igd_ray.execution.session import Session
+from igd_ray.planning.evaluation import plan_evaluation
+from igd_ray.planning.search import plan_searches
+from igd_ray.planning.workspace import Workspace
 from igd_ray.protocol import NINE_ATTACKS
 from igd_ray.report import write_report
-from igd_ray.verbs.evaluate import show_accuracy
+from igd_ray.verbs.evaluate import evaluate, show_accuracy
 from igd_ray.verbs.executors import executor_for
 from igd_ray.verbs.flags import given_settings
+from igd_ray.verbs.search import search
 
 # Few enough for minutes on two cores, enough for intervals of about ±12 points.
 IMAGES = 64
@@ -34,32 +37,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Rank by LO-IR and CD-IR, choose k for each, attack, and write the report."""
-    given = {"n": IMAGES, "attacks": ATTACKS, "mode": "cascade", **given_settings(arguments)}
-    settings = load_settings(EvaluateSettings, file=None, given=given)
-    with Study(settings, executor=executor_for(settings)) as study:
-        plans = plan_searches(study, METHODS, tolerance=TOLERANCE)
-        # One executor serves all stages if it is known from the start which images they look at.
-        study.use("test")
-        found = dict(zip(METHODS, search(study, settings, plans), strict=True))
+    given = {"n": IMAGES, **given_settings(arguments)}
+    search_settings = load_settings(
+        SearchSettings, file=None, given={**given, "method": METHODS, "tolerance": TOLERANCE}
+    )
+    executor = executor_for(search_settings)
+    workspace = Workspace(search_settings)
+    plans = plan_searches(workspace)
+    # One executor serves all stages if it is known from the start which images they look at.
+    workspace.use("test")
+    with Session(workspace, executor) as session:
+        found = dict(zip(METHODS, search(session, plans), strict=True))
         for method, result in found.items():
             if result.chosen is None:
                 raise IgdError(f"no k keeps clean accuracy with {method}; look at the trials: igd search")
             if not arguments.json:
-                width = study.layer.width
+                width = workspace.layer.width
                 print(
                     f"{method}: the best {result.chosen.setting.k} of {width} neurons of each class keep clean accuracy"
                 )
         chosen = found["loir"].chosen
         assert chosen is not None
-        searches = tuple(result.search_id for result in found.values())
-        defenses = ("none", f"random-{chosen.setting.k}")
-        settings = settings.model_copy(update={"defenses": defenses, "from_search": searches})
-        evaluation = plan_evaluation_of(study, settings)
-        summary = evaluate(study, settings, evaluation)
-        show_accuracy(study.catalog, evaluation.plan.run_id, as_json=arguments.json)
+        asked = {
+            "defenses": ("none", f"random-{chosen.setting.k}"),
+            "from_search": tuple(result.search_id for result in found.values()),
+            "attacks": ATTACKS,
+            "mode": "cascade",
+        }
+        session.workspace = evaluated = workspace.with_settings(
+            load_settings(EvaluateSettings, file=None, given={**given, **asked})
+        )
+        plan = plan_evaluation(evaluated)
+        summary = evaluate(session, plan)
+        catalog = workspace.catalog
+        show_accuracy(catalog, plan.run_id, as_json=arguments.json)
         require_all(summary, "evaluation")
-        report = write_report(study.catalog, evaluation.plan.run_id, study.catalog.root / "report.html")
+        report = write_report(catalog, plan.run_id, catalog.root / "report.html")
         if not arguments.json:
             print(f"report: {report}")
-            print(f'more: igd sql --catalog {study.catalog} "SELECT * FROM worst_case"')
+            print(f'more: igd sql --catalog {catalog} "SELECT * FROM worst_case"')
     return 0

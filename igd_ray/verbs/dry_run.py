@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from igd_ray.planning.cost import Cost, costs, seconds_per_pass
-from igd_ray.planning.workspace import Study
+from igd_ray.planning.workspace import AnyWorkspace
 from igd_ray.units.base import Unit
 from igd_ray.units.judged import JudgedUnit
 from igd_ray.verbs.output import show
@@ -14,24 +14,23 @@ from igd_ray.verbs.output import show
 _NUMBERS = ("units", "done", "forward_passes", "backward_passes", "worker_minutes")
 
 
-def show_costs(study: Study, units: Sequence[Unit], *, naive: Sequence[Unit] = (), as_json: bool) -> None:
+def show_costs(workspace: AnyWorkspace, units: Sequence[Unit], *, naive: Sequence[Unit] = (), as_json: bool) -> None:
     """Print units, an upper bound of passes, and the time they would take on one worker of this machine.
 
     Args:
-        study: the model, and what its catalog holds.
+        workspace: the model, and what its catalog holds.
         units: the plan.
         naive: what would do the same attacks without it, each as often as it stands there, for comparison; neither
             checks nor an audit are among them, so that only the plan's other attacks compare with it.
         as_json: print JSON.
     """
-    example = next(iter(study.test.select([0]).batches(1)))[0]
-    forward, backward = seconds_per_pass(study.model, example)
-    num_classes = len(study.class_names)
-    rows = [_row(cost, forward, backward) for cost in costs(study.catalog, units, num_classes=num_classes)]
+    forward, backward = seconds_per_pass(workspace.model, workspace.example)
+    num_classes = len(workspace.class_names)
+    rows = [_row(cost, forward, backward) for cost in costs(workspace.catalog, units, num_classes=num_classes)]
     rows.append(_sum("total", rows))
     if naive:
         attacks = [unit for unit in units if isinstance(unit, JudgedUnit) and not unit.attack.audits]
-        planned = [_row(cost, forward, backward) for cost in costs(study.catalog, attacks, num_classes=num_classes)]
+        planned = [_row(cost, forward, backward) for cost in costs(workspace.catalog, attacks, num_classes=num_classes)]
         passes = [unit.most_passes(num_classes) for unit in naive]
         forwards, backwards = (sum(counts) for counts in zip(*passes, strict=True))
         separate = Cost("the same attacks, each defense by itself", len(naive), 0, forwards, backwards)

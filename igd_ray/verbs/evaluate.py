@@ -8,20 +8,23 @@ from igd_ray.attacks.registry import known_attacks
 from igd_ray.catalog import Catalog, ask, run_query
 from igd_ray.config import EvaluateSettings, load_settings
 from igd_ray.defenses.specs import known_defenses
-from igd_ray.execution.run import require_all
-from igd_ray.planning.verbs import evaluate, plan_evaluation_of
-from igd_ray.planning.workspace import Study
+from igd_ray.execution.comparisons import commit_comparisons
+from igd_ray.execution.run import RunSummary, commit_run, require_all
+from igd_ray.execution.session import Session
+from igd_ray.planning.evaluation import EvaluationPlan, plan_evaluation
+from igd_ray.planning.workspace import Workspace
 from igd_ray.report import print_table
 from igd_ray.report.accuracy import accuracy_rows, accuracy_tables
 from igd_ray.report.audit import audit_sentences
 from igd_ray.report.evaluation import asking, noise_sentences
+from igd_ray.units.ranking import read_ranking
 from igd_ray.verbs.dry_run import show_costs
 from igd_ray.verbs.executors import executor_for
 from igd_ray.verbs.flags import (
     add_defense_arguments,
     add_defense_flags,
     add_dry_run,
-    add_study_flags,
+    add_workspace_flags,
     given_settings,
 )
 from igd_ray.verbs.output import show
@@ -55,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shard-size", type=int, help="images a unit, attacked as one batch (default: 64)")
     parser.add_argument("--attack-seed", type=int, help="one seed for every attack, to repeat a published run")
     parser.add_argument("--judge-draws", type=int, help="fresh evaluations of each point (default: 1)")
-    add_study_flags(parser)
+    add_workspace_flags(parser)
     add_defense_flags(parser)
     add_defense_arguments(parser)
     add_dry_run(parser)
@@ -64,16 +67,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, and print accuracy per attack and the worst case."""
     settings = load_settings(EvaluateSettings, file=arguments.config, given=given_settings(arguments))
-    with Study(settings, executor=executor_for(settings)) as study:
-        evaluation = plan_evaluation_of(study, settings)
-        if arguments.dry_run:
-            units = [*evaluation.resolved.preparations, *evaluation.plan.units]
-            show_costs(study, units, naive=evaluation.naive, as_json=arguments.json)
-            return 0
-        summary = evaluate(study, settings, evaluation)
-        show_accuracy(study.catalog, evaluation.plan.run_id, as_json=arguments.json)
+    executor = executor_for(settings)
+    workspace = Workspace(settings)
+    plan = plan_evaluation(workspace)
+    if arguments.dry_run:
+        show_costs(workspace, [*plan.needed.units, *plan.units], naive=plan.naive, as_json=arguments.json)
+        return 0
+    with Session(workspace, executor) as session:
+        summary = evaluate(session, plan)
+        show_accuracy(workspace.catalog, plan.run_id, as_json=arguments.json)
         require_all(summary, "evaluation")
     return 0
+
+
+def evaluate(session: Session, plan: EvaluationPlan) -> RunSummary:
+    """Run an evaluation; when every unit is done, compare its attacks with each other.
+
+    The run and its units are committed before anything is computed, so that what is unfinished shows.
+    """
+    workspace, needed = session.workspace, plan.needed
+    session.prepare([*needed.units, *plan.units])
+    commit_run(workspace, run_id=plan.run_id, verb="evaluate", units=plan.rows(), notes=plan.notes)
+    for ranking in needed.rankings.values():
+        session.rank(ranking)
+    if needed.training is not None:
+        session.train(needed.training)
+    for ranking_id in {defense.ranking_id for defense in needed.defenses if defense.ranking_id}:
+        # A damaged ranking is told here, once, rather than by every unit.
+        read_ranking(workspace.catalog, ranking_id)
+    summary = session.run(plan.units, "evaluate")
+    if not summary.failed:
+        commit_comparisons(workspace.catalog, plan, model=workspace.source.label)
+    return summary
 
 
 def show_accuracy(catalog: Catalog, run_id: str, *, as_json: bool) -> None:

@@ -15,8 +15,8 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see `{self.prog} --help`")
 
 
-def add_study_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of `StudySettings`."""
+def add_workspace_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `WorkspaceSettings`."""
     model = parser.add_argument_group("model and data")
     model.add_argument("--model", help="demo, robustbench:NAME, timm:NAME or path/to/file.py:factory (default: demo)")
     model.add_argument(

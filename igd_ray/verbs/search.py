@@ -4,19 +4,21 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from igd_ray.catalog import connect, run_query
+from igd_ray.catalog import Catalog, connect, run_query
 from igd_ray.config import SearchSettings, load_settings
-from igd_ray.planning.search import SearchOptions, SearchPlan, SearchResult
-from igd_ray.planning.verbs import most_refinement, plan_searches, search
-from igd_ray.planning.workspace import Study
+from igd_ray.execution.run import commit_run, commit_stages, require_all
+from igd_ray.execution.session import Session
+from igd_ray.planning.refinement import commit_refinement, most_refinement, plan_refinement, robust_accuracies
+from igd_ray.planning.search import SearchPlan, SearchResult, finish_search, plan_searches
+from igd_ray.planning.workspace import Workspace
 from igd_ray.ranking import RANKINGS
 from igd_ray.report.evaluation import asking
 from igd_ray.report.preparation import write_search_figure
-from igd_ray.search import Trial, most_accurate
+from igd_ray.search import Trial, best_trials, most_accurate
 from igd_ray.units.base import Unit
 from igd_ray.verbs.dry_run import show_costs
 from igd_ray.verbs.executors import executor_for
-from igd_ray.verbs.flags import add_defense_flags, add_dry_run, add_study_flags, given_settings
+from igd_ray.verbs.flags import add_defense_flags, add_dry_run, add_workspace_flags, given_settings
 from igd_ray.verbs.output import show
 
 # No k meets the tolerance: the table is printed all the same.
@@ -42,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--refine", type=int, metavar="N", help="attack the N best settings on search images, and choose by that"
     )
     space.add_argument("--refine-n", type=int, help="how many search images are attacked (default: 64)")
-    add_study_flags(parser)
+    add_workspace_flags(parser)
     add_defense_flags(parser)
     add_dry_run(parser)
 
@@ -50,43 +52,57 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Search, and print every trial, or the best of every σ and τ where there are several."""
     settings = load_settings(SearchSettings, file=arguments.config, given=given_settings(arguments))
-    with Study(settings, executor=executor_for(settings)) as study:
-        plans = _plans(study, settings)
-        if arguments.dry_run:
-            units: list[Unit] = []
-            for plan in plans:
-                units += [*plan.ranking.units, *plan.units, *most_refinement(study, settings, plan)]
-            show_costs(study, units, as_json=arguments.json)
-            return 0
-        results = search(study, settings, plans)
-        _show_trials(study, plans, results, as_json=arguments.json)
+    executor = executor_for(settings)
+    workspace = Workspace(settings)
+    plans = plan_searches(workspace)
+    if arguments.dry_run:
+        units: list[Unit] = []
+        for plan in plans:
+            units += [*plan.ranking.units, *plan.units, *most_refinement(workspace, plan)]
+        show_costs(workspace, units, as_json=arguments.json)
+        return 0
+    with Session(workspace, executor) as session:
+        results = search(session, plans)
+        _show_trials(workspace.catalog, plans, results, as_json=arguments.json)
         for plan, result in zip(plans, results, strict=True):
             if not arguments.json:
-                _show_choice(study, plan, result)
+                _show_choice(workspace.catalog, result)
             if result.chosen is None:
                 _say_nothing_feasible(settings, plan, most_accurate(result.trials))
     return 0 if all(result.chosen for result in results) else NOTHING_FEASIBLE
 
 
-def _plans(study: Study, settings: SearchSettings) -> list[SearchPlan]:
-    options = SearchOptions(
-        sigmas=settings.sigma_values,
-        taus=settings.taus,
-        draws=settings.draw_counts,
-        ks=settings.k_values,
-        sampler=settings.sampler,
-        trials=settings.trials,
-        k_mode=settings.k_mode,
-        refine=settings.refine,
-        refine_n=settings.refine_n,
-    )
-    if settings.ranking is not None:
-        ranking = study.stored_ranking(settings.ranking)
-        return [study.plan_search(ranking, tolerance=settings.tolerance, options=options)]
-    return plan_searches(study, settings.method, tolerance=settings.tolerance, options=options)
+def search(session: Session, plans: Sequence[SearchPlan]) -> list[SearchResult]:
+    """Search with each ranking; a ranking that is not there is computed first."""
+    workspace = session.workspace
+    units = [unit for plan in plans for unit in [*plan.ranking.units, *plan.units]]
+    session.prepare(units)
+    commit_stages(workspace, "search", [plan.search_id for plan in plans], units)
+    results = []
+    for plan in plans:
+        session.rank(plan.ranking)
+        require_all(session.run(plan.units, f"cache {plan.ranking.method}"), "search")
+        trials = session.run_trials(plan)
+        attacked = best_trials(trials)[: plan.settings.refine]
+        robust_accuracy = _refine(session, plan, attacked) if attacked else {}
+        results.append(finish_search(workspace.catalog, plan, trials, robust_accuracy))
+    return results
 
 
-def _show_trials(study: Study, plans: Sequence[SearchPlan], results: Sequence[SearchResult], *, as_json: bool) -> None:
+def _refine(session: Session, plan: SearchPlan, trials: Sequence[Trial]) -> dict[int, float]:
+    workspace = session.workspace.with_settings(plan.settings)
+    refinement = plan_refinement(workspace, plan, trials)
+    attacks = refinement.plan
+    commit_run(workspace, run_id=attacks.run_id, verb="refine", units=attacks.rows())
+    require_all(session.run(attacks.units, f"refine {plan.ranking.method}"), "refinement")
+    robust_accuracy = robust_accuracies(workspace.catalog, refinement)
+    commit_refinement(workspace.catalog, plan, refinement, robust_accuracy)
+    return robust_accuracy
+
+
+def _show_trials(
+    catalog: Catalog, plans: Sequence[SearchPlan], results: Sequence[SearchResult], *, as_json: bool
+) -> None:
     ids = ", ".join(f"'{result.search_id}'" for result in results)
     grouped = not as_json and any(len(plan.space.groups) > 1 for plan in plans)
     accuracies = "clean_accuracy, base_clean_accuracy, difference_low AS low, difference_high AS high"
@@ -102,12 +118,12 @@ def _show_trials(study: Study, plans: Sequence[SearchPlan], results: Sequence[Se
         SELECT method, sigma, tau, draws, {k}, least_k, safe_k, {accuracies}{robust}, feasible, trials, chosen
         FROM search_settings WHERE search_id IN ({ids}) ORDER BY method, sigma, tau, draws
         """
-    show(run_query(study.catalog, query), as_json=as_json)
+    show(run_query(catalog, query), as_json=as_json)
 
 
-def _show_choice(study: Study, plan: SearchPlan, result: SearchResult) -> None:
-    path = study.catalog.root / f"search-{result.search_id}.svg"
-    with connect(study.catalog) as connection:
+def _show_choice(catalog: Catalog, result: SearchResult) -> None:
+    path = catalog.root / f"search-{result.search_id}.svg"
+    with connect(catalog) as connection:
         write_search_figure(asking(connection), result.search_id, path)
     if result.chosen is not None:
         use = f"use it with: igd evaluate --from-search {result.search_id}"

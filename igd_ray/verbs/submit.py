@@ -18,8 +18,8 @@ from igd_ray.config import (
     EvaluateSettings,
     RankSettings,
     SearchSettings,
-    StudySettings,
     TrainSettings,
+    WorkspaceSettings,
     load_settings,
     read_yaml,
 )
@@ -28,7 +28,7 @@ from igd_ray.models import model_sources
 from igd_ray.verbs.flags import Parser, given_settings
 from igd_ray.verbs.verify import MOVED
 
-SETTINGS: dict[str, type[StudySettings]] = {
+SETTINGS: dict[str, type[WorkspaceSettings]] = {
     "rank": RankSettings,
     "train": TrainSettings,
     "search": SearchSettings,

@@ -4,12 +4,13 @@ import argparse
 
 from igd_ray.config import TrainSettings, load_settings
 from igd_ray.defenses.specs import defense_arguments
-from igd_ray.planning.training import training_table
-from igd_ray.planning.verbs import train
-from igd_ray.planning.workspace import Study
+from igd_ray.execution.run import commit_stages
+from igd_ray.execution.session import Session
+from igd_ray.planning.training import plan_sodef, training_table
+from igd_ray.planning.workspace import Workspace
 from igd_ray.verbs.dry_run import show_costs
 from igd_ray.verbs.executors import executor_for
-from igd_ray.verbs.flags import add_defense_arguments, add_dry_run, add_study_flags, given_settings
+from igd_ray.verbs.flags import add_defense_arguments, add_dry_run, add_workspace_flags, given_settings
 from igd_ray.verbs.output import show
 
 
@@ -17,18 +18,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument("defense", choices=["sodef"], help="sodef: its ODE block, on the base model's frozen features")
     add_defense_arguments(parser)
-    add_study_flags(parser)
+    add_workspace_flags(parser)
     add_dry_run(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, epoch by epoch, and print how loss and accuracy went."""
     settings = load_settings(TrainSettings, file=arguments.config, given=given_settings(arguments))
-    with Study(settings, executor=executor_for(settings)) as study:
-        plan = study.plan_sodef(defense_arguments(settings.defense_arg)["sodef"])
-        if arguments.dry_run:
-            show_costs(study, plan.units, as_json=arguments.json)
-            return 0
-        train(study, settings, plan)
-        show(training_table(study.catalog, plan), as_json=arguments.json)
+    executor = executor_for(settings)
+    workspace = Workspace(settings)
+    plan = plan_sodef(workspace, defense_arguments(settings.defense_arg)["sodef"])
+    if arguments.dry_run:
+        show_costs(workspace, plan.units, as_json=arguments.json)
+        return 0
+    with Session(workspace, executor) as session:
+        session.prepare(plan.units)
+        commit_stages(workspace, "train", [plan.training_id], plan.units)
+        session.train(plan)
+        show(training_table(workspace.catalog, plan), as_json=arguments.json)
     return 0

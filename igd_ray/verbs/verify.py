@@ -7,9 +7,9 @@ import pyarrow as pa
 
 from igd_ray.catalog import Catalog
 from igd_ray.errors import IgdError, IncompleteError
-from igd_ray.planning.evaluation import Cell
-from igd_ray.planning.verbs import plan_evaluation_of
-from igd_ray.planning.workspace import Study, local_device
+from igd_ray.execution.executor import local_device
+from igd_ray.planning.evaluation import Cell, plan_evaluation
+from igd_ray.planning.workspace import Workspace
 from igd_ray.verbs.output import show
 from igd_ray.verification.verdicts import (
     UnitCheck,
@@ -70,14 +70,14 @@ def run(arguments: argparse.Namespace) -> int:
     given = {name: getattr(arguments, name) for name in MOVED if hasattr(arguments, name)}
     here = {"catalog": arguments.catalog, "executor": "local", "device": local_device(arguments.device)}
     settings = settings_of(stored, {**given, **here})
-    with Study(settings) as study:
-        plan = plan_evaluation_of(study, settings).plan
-        require_same_run(study, stored, plan)
-        finished = finished_cells(catalog, plan)
-        if not finished:
-            raise IncompleteError(f"run {stored.run_id} has no verdicts yet; run the same `igd evaluate` again")
-        cells = finished if arguments.sample is None else sample_cells(finished, stored.run_id, arguments.sample)
-        checks = verify_cells(study, cells, device=settings.device)
+    workspace = Workspace(settings)
+    plan = plan_evaluation(workspace)
+    require_same_run(workspace, stored, plan)
+    finished = finished_cells(catalog, plan)
+    if not finished:
+        raise IncompleteError(f"run {stored.run_id} has no verdicts yet; run the same `igd evaluate` again")
+    cells = finished if arguments.sample is None else sample_cells(finished, stored.run_id, arguments.sample)
+    checks = verify_cells(workspace, cells, device=settings.device)
     rows = table_rows(cells, checks)
     if arguments.json:
         show(pa.Table.from_pylist(rows), as_json=True)

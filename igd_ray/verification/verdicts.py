@@ -17,12 +17,12 @@ from igd_ray.errors import IgdError, InputError, did_you_mean, first_line
 from igd_ray.execution.progress import Progress
 from igd_ray.identity import content_hash
 from igd_ray.planning.evaluation import Cell, EvaluationPlan
-from igd_ray.planning.workspace import Study
+from igd_ray.planning.workspace import Workspace
 from igd_ray.threat import DISTANCE_TOLERANCE, ThreatModel
 from igd_ray.units.base import UnitReport, is_out_of_memory
 from igd_ray.units.judged import JudgedUnit, Judgement, judged_facts
 from igd_ray.units.points import Points, read_points
-from igd_ray.units.replica import Context, ImageArrays, WorkerSetup
+from igd_ray.units.replica import Context
 from igd_ray.units.threads import reproducible
 
 # Sums of squares are rounded in another order on another processor.
@@ -146,7 +146,7 @@ def settings_of(run: StoredRun, given: Mapping[str, object]) -> EvaluateSettings
     return settings
 
 
-def require_same_run(study: Study, run: StoredRun, plan: EvaluationPlan) -> None:
+def require_same_run(workspace: Workspace[EvaluateSettings], run: StoredRun, plan: EvaluationPlan) -> None:
     """Check that `plan`, made from the settings of `run`, is that very run.
 
     Raises:
@@ -154,14 +154,14 @@ def require_same_run(study: Study, run: StoredRun, plan: EvaluationPlan) -> None
     """
     if plan.run_id == run.run_id:
         return
-    units = study.catalog.read("run_units", run.run_id).to_pylist()
+    units = workspace.catalog.read("run_units", run.run_id).to_pylist()
     evaluated = {image_id for unit in units if unit["reported"] for image_id in unit["image_ids"] or ()}
-    if study.model_id != run.model_id:
+    if workspace.model_id != run.model_id:
         differs = (
-            f"the model here is {study.model_id[:12]!r}, not the run's {run.model_id[:12]!r}; "
+            f"the model here is {workspace.model_id[:12]!r}, not the run's {run.model_id[:12]!r}; "
             "name the run's with --model and --weights"
         )
-    elif evaluated != set(study.test.ids):
+    elif evaluated != set(workspace.test.ids):
         differs = "the images here are not those that the run evaluated; name those with --data"
     else:
         differs = (
@@ -213,7 +213,7 @@ def sample_cells(cells: Sequence[Cell], run_id: str, count: int) -> list[Cell]:
     return [cell for cell in cells if id(cell) in chosen]
 
 
-def verify_cells(study: Study, cells: Sequence[Cell], *, device: str) -> list[UnitCheck]:
+def verify_cells(workspace: Workspace[EvaluateSettings], cells: Sequence[Cell], *, device: str) -> list[UnitCheck]:
     """Judge the points of each of `cells` again, with progress on the terminal; a unit of several cells once.
 
     Nothing is written. Noise has the recorded seeds, and a unit's images are judged as one batch, as it did.
@@ -222,8 +222,8 @@ def verify_cells(study: Study, cells: Sequence[Cell], *, device: str) -> list[Un
         InputError: if the images cannot be read.
         IgdError: if memory does not suffice for a batch.
     """
-    setup = WorkerSetup(model=study.source, catalog=study.catalog.address, images={"test": ImageArrays.of(study.test)})
-    context = Context(setup, device, study.catalog)
+    workspace.use("test")
+    context = Context(workspace.worker_setup(), device, workspace.catalog)
     units = {cell.unit.key: cell.unit for cell in cells}
     checks: dict[str, UnitCheck] = {}
     with reproducible(), Progress("verify", done=0, total=len(units)) as progress:

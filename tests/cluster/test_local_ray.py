@@ -9,9 +9,9 @@ from igd_ray.cluster import RayExecutor, ray_session
 from igd_ray.cluster.resources import ActorPlan, allocated_device, plan_actors, share_of_gpu
 from igd_ray.cluster.workers import Placement
 from igd_ray.errors import IgdError, InputError
-from igd_ray.planning.workspace import Study
 from igd_ray.units.replica import WorkerSetup
 from tests.toys.runs import settings_for
+from tests.toys.sessions import session_for
 
 
 def test_an_actor_a_gpu_or_an_actor_a_cpu() -> None:
@@ -146,9 +146,10 @@ def placements(executor: RayExecutor) -> list[Placement]:
 @pytest.mark.cluster
 def test_gpus_are_taken_from_the_allocation_and_nothing_listens_beyond_the_loopback(tmp_path: Path) -> None:
     settings = settings_for(tmp_path / "results")
-    with Study(settings) as study:
-        study.catalog.create()
-        setup = WorkerSetup(study.source, str(study.catalog.root), {})
+    with session_for(settings) as session:
+        workspace = session.workspace
+        workspace.catalog.create()
+        setup = WorkerSetup(workspace.source, str(workspace.catalog.root), {})
     with ray_session(num_cpus=2, num_gpus=2) as ray:
         with RayExecutor(setup) as executor:
             assert executor.workers.plan == ActorPlan(2, 1.0, 1.0)

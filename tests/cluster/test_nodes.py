@@ -14,11 +14,11 @@ import ray
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.cluster import RayExecutor
 from igd_ray.cluster.resources import ActorPlan
-from igd_ray.planning.workspace import Study
 from igd_ray.units.base import Shard, Unit, UnitReport
 from igd_ray.units.replica import WorkerSetup
 from tests.toys.ray_cluster import local_cluster
 from tests.toys.runs import settings_for
+from tests.toys.sessions import session_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -58,9 +58,10 @@ def run(cluster: Any, folder: Path, *, joins: bool) -> tuple[float, set[str], Ca
     nodes = [cluster.add_node(num_cpus=1, node_ip_address="127.0.0.1") for _ in range(3)]
     reports: list[UnitReport] = []
     try:
-        with Study(settings_for(folder)) as study:
-            study.catalog.create()
-            setup = WorkerSetup(study.source, str(study.catalog.root), {})
+        with session_for(settings_for(folder)) as session:
+            workspace = session.workspace
+            workspace.catalog.create()
+            setup = WorkerSetup(workspace.source, str(workspace.catalog.root), {})
         with RayExecutor(setup) as executor:
             units = [Sleep(number) for number in range(UNITS)]
             started = time.monotonic()
@@ -95,9 +96,10 @@ def test_a_lost_node_is_done_without_and_a_new_one_is_put_to_use(cluster: Any, t
 
 
 def test_a_gpu_that_joins_takes_the_place_of_cpus(cluster: Any, tmp_path: Path) -> None:
-    with Study(settings_for(tmp_path / "results")) as study:
-        study.catalog.create()
-        setup = WorkerSetup(study.source, str(study.catalog.root), {})
+    with session_for(settings_for(tmp_path / "results")) as session:
+        workspace = session.workspace
+        workspace.catalog.create()
+        setup = WorkerSetup(workspace.source, str(workspace.catalog.root), {})
     nodes = [cluster.add_node(num_cpus=1, node_ip_address="127.0.0.1")]
 
     def wait_for(devices: list[str]) -> None:

@@ -16,12 +16,13 @@ from igd_ray.catalog import Catalog, run_query
 from igd_ray.cli import main
 from igd_ray.cluster import RayExecutor, ray_session
 from igd_ray.models import load_model
-from igd_ray.planning.verbs import evaluate, plan_evaluation_of
-from igd_ray.planning.workspace import Study
+from igd_ray.planning.evaluation import plan_evaluation
 from igd_ray.report import write_report
 from igd_ray.units.base import Shard, Unit, UnitReport, shards_of
 from igd_ray.units.replica import ImageArrays, WorkerSetup
+from igd_ray.verbs.evaluate import evaluate
 from tests.toys.runs import rows, run_evaluation, settings_for
+from tests.toys.sessions import session_for
 
 pytestmark = pytest.mark.cluster
 
@@ -94,10 +95,11 @@ def test_a_unit_that_kills_its_workers_is_given_up_and_the_others_finish(session
     # Workers cannot import this file, so its classes travel with their code.
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     settings = settings_for(tmp_path / "results", defenses="none", attacks="clean")
-    with Study(settings) as study:
-        study.catalog.create()
-        units = [*plan_evaluation_of(study, settings).plan.units, Deadly(shards_of("test", study.test, 8)[0])]
-        setup = WorkerSetup(study.source, str(study.catalog.root), {"test": ImageArrays.of(study.test)})
+    with session_for(settings) as session:
+        workspace = session.workspace
+        workspace.catalog.create()
+        units = [*plan_evaluation(workspace).units, Deadly(shards_of("test", workspace.test, 8)[0])]
+        setup = WorkerSetup(workspace.source, str(workspace.catalog.root), {"test": ImageArrays.of(workspace.test)})
         with RayExecutor(setup, actors=1) as executor:
             reports: dict[str, UnitReport] = {report.key: report for report in executor.run(units)}
     assert len(reports) == len(units)
@@ -111,8 +113,9 @@ def test_an_evaluation_of_a_study_runs_on_ray_by_its_settings(session: None, tmp
     from igd_ray.verbs.executors import executor_for
 
     settings = settings_for(tmp_path / "results", attacks="clean", defenses="none")
-    with Study(settings, executor=executor_for(settings)) as study:
-        assert not evaluate(study, settings, plan_evaluation_of(study, settings)).failed
+    with session_for(settings, executor_for(settings)) as session:
+        workspace = session.workspace
+        assert not evaluate(session, plan_evaluation(workspace)).failed
     assert {row["status"] for row in rows(tmp_path / "results")} <= {"robust", "misclassified"}
 
 
@@ -127,8 +130,9 @@ def test_an_actor_without_room_does_not_hold_units_back(session: None, tmp_path:
     try:
         settings = settings_for(tmp_path / "results", defenses="none", attacks="clean")
         # Three CPUs in all, two of them taken: of three actors, one can start.
-        with Study(settings, executor=lambda setup: RayExecutor(setup, actors=3)) as study:
-            assert not evaluate(study, settings, plan_evaluation_of(study, settings)).failed
+        with session_for(settings, lambda setup: RayExecutor(setup, actors=3)) as session:
+            workspace = session.workspace
+            assert not evaluate(session, plan_evaluation(workspace)).failed
     finally:
         ray.kill(neighbour)
 
@@ -161,8 +165,9 @@ def test_an_image_that_kills_its_workers_is_an_error_and_the_report_says_why(
     session: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = settings_for(tmp_path / "results", n=24)
-    with Study(settings) as study:
-        images = torch.cat([batch for batch, _ in study.test.batches(24)])
+    with session_for(settings) as session:
+        workspace = session.workspace
+        images = torch.cat([batch for batch, _ in workspace.test.batches(24)])
     # The 13th image, in the second of three shards.
     deadly = float(images[12].mean())
     summary = run_evaluation(
@@ -179,7 +184,7 @@ def test_an_image_that_kills_its_workers_is_an_error_and_the_report_says_why(
     catalog = Catalog(tmp_path / "results")
     statuses = run_query(catalog, "SELECT image_id, status FROM outcomes ORDER BY ALL").to_pylist()
     failed = {row["image_id"] for row in statuses if row["status"] == "error"}
-    assert failed == set(study.test.ids[8:16])
+    assert failed == set(workspace.test.ids[8:16])
     assert len(statuses) == 24
     (worst,) = run_query(catalog, "SELECT robust_accuracy FROM worst_case").to_pylist()
     assert worst["robust_accuracy"] is None

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,16 @@ from igd_ray.cluster import RayExecutor, ray_session
 from igd_ray.cluster.tuning import search_with_tune
 from igd_ray.config import SearchSettings, load_settings
 from igd_ray.errors import IgdError
-from igd_ray.planning.search import SearchOptions, load_objective, read_search, read_trials
-from igd_ray.planning.verbs import search
-from igd_ray.planning.workspace import ExecutorFactory, Study
+from igd_ray.execution.session import ExecutorFactory
+from igd_ray.planning.search import load_objective, plan_searches, read_search, read_trials
 from igd_ray.search import BisectionSampler, ListSampler, Noise, PackageSampler, SearchSpace, Setting, Trial
 from igd_ray.units.objective import ObjectiveSource, ShardCaches
+from igd_ray.verbs.search import search
+from tests.toys.sessions import session_for
 
 pytestmark = pytest.mark.cluster
 
-SPACE = SearchOptions(sigmas=(0.0375, 0.15), taus=(0.01, 1.0), ks=range(1, 17))
+SPACE: dict[str, object] = {"sigmas": (0.25, 1.0), "taus": (0.01, 1.0), "ks": "1:16"}
 
 
 @pytest.fixture(scope="module")
@@ -50,40 +50,40 @@ def told(trials) -> list[object]:
     return [(trial.number, trial.setting, trial.measurement, trial.feasible) for trial in trials]
 
 
-def searched(catalog: Path, options: SearchOptions, executor: ExecutorFactory | None, **changes: object):
-    settings = settings_in(catalog, **changes)
-    with Study(settings, executor=executor) as study:
-        plan = study.plan_search(study.plan_ranking("random"), tolerance=0.4, options=options)
-        (result,) = search(study, settings, [plan])
+def searched(catalog: Path, executor: ExecutorFactory | None, **changes: object):
+    settings = settings_in(catalog, method="random", tolerance=0.4, **changes)
+    with session_for(settings, executor) as session:
+        (result,) = search(session, plan_searches(session.workspace))
     assert result.chosen is not None
     return result
 
 
 @pytest.mark.parametrize(
-    ("options", "changes"),
+    "changes",
     [
-        (SPACE, {}),
-        (replace(SPACE, sampler="random", trials=6), {}),
-        (replace(SPACE, sigmas=(0.0,)), {"layer": "layer2"}),
+        SPACE,
+        {**SPACE, "sampler": "random", "trials": 6},
+        {**SPACE, "sigmas": (0.0,), "layer": "layer2"},
     ],
     ids=["bisection", "random", "another-layer"],
 )
 def test_tune_s_trials_are_those_of_one_process_beside_actors_that_hold_every_cpu(
-    session: None, tmp_path: Path, options: SearchOptions, changes: dict[str, object]
+    session: None, tmp_path: Path, changes: dict[str, object]
 ) -> None:
-    here = searched(tmp_path / "here", options, None, **changes)
+    here = searched(tmp_path / "here", None, **changes)
     # Two actors on two CPUs: they ran the caches' units, and stay while the trials run.
-    there = searched(tmp_path / "there", options, lambda setup: RayExecutor(setup, actors=2), **changes)
+    there = searched(tmp_path / "there", lambda setup: RayExecutor(setup, actors=2), **changes)
     assert told(there.trials) == told(here.trials)
     assert there.chosen.setting == here.chosen.setting
 
 
 def test_every_process_reads_the_caches_where_ray_keeps_them(session: None, tmp_path: Path) -> None:
-    settings = settings_in(tmp_path / "results")
-    with Study(settings) as study:
-        plan = study.plan_search(study.plan_ranking("random"), tolerance=0.02)
-        search(study, settings, [plan])
-        source = load_objective(study.catalog, plan, study.source)
+    settings = settings_in(tmp_path / "results", method="random", tolerance=0.02)
+    with session_for(settings) as session:
+        workspace = session.workspace
+        (plan,) = plan_searches(workspace)
+        search(session, [plan])
+        source = load_objective(workspace.catalog, plan, workspace.source)
 
     @ray.remote(num_cpus=0)
     def is_shared(given: ObjectiveSource) -> list[bool]:
@@ -97,11 +97,12 @@ def test_every_process_reads_the_caches_where_ray_keeps_them(session: None, tmp_
 
 
 def test_a_trial_that_fails_is_an_error_and_the_others_are_kept(session: None, tmp_path: Path) -> None:
-    settings = settings_in(tmp_path / "results")
-    with Study(settings) as study:
-        plan = study.plan_search(study.plan_ranking("random"), tolerance=0.02)
-        search(study, settings, [plan])
-        source = load_objective(study.catalog, plan, study.source)
+    settings = settings_in(tmp_path / "results", method="random", tolerance=0.02)
+    with session_for(settings) as session:
+        workspace = session.workspace
+        (plan,) = plan_searches(workspace)
+        search(session, [plan])
+        source = load_objective(workspace.catalog, plan, workspace.source)
     good, bad = Setting(3, plan.space.sigmas[0], 0.01, 1), Setting(65, plan.space.sigmas[0], 0.01, 1)
     kept: list[Trial] = []
     with pytest.raises(IgdError, match=r"k = 65 failed: InputError: k must lie in 1…64.*finished trials are kept"):
@@ -129,8 +130,9 @@ def test_512_neurons_of_2000_images_take_seconds(session: None, tmp_path: Path) 
     exec(MODEL_FILE, scope)
     save_file(scope["net"]().state_dict(), tmp_path / "net.safetensors")
     files = {"model": f"{tmp_path / 'net.py'}:net", "weights": str(tmp_path / "net.safetensors")}
-    with Study(settings_in(tmp_path / "results", **files)) as study:
-        model, layer = study.source, study.layer
+    with session_for(settings_in(tmp_path / "results", **files)) as session:
+        workspace = session.workspace
+        model, layer = workspace.source, workspace.layer
     assert layer.width == 512
     sigmas, labels = (0.01, 0.02, 0.03), torch.randint(10, (500,), generator=generator).numpy()
     first = {Noise(sigma, 1): drawn(500, 10) for sigma in sigmas}
@@ -171,11 +173,12 @@ class FakeAlgorithm:
 def test_an_algorithm_of_a_package_is_asked_through_tune_and_told_of_earlier_trials(
     session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = settings_in(tmp_path / "results")
-    with Study(settings) as study:
-        plan = study.plan_search(study.plan_ranking("random"), tolerance=0.02, options=SPACE)
-        search(study, settings, [plan])
-        source = load_objective(study.catalog, plan, study.source)
+    settings = settings_in(tmp_path / "results", method="random", tolerance=0.02, **SPACE)
+    with session_for(settings) as session:
+        workspace = session.workspace
+        (plan,) = plan_searches(workspace)
+        search(session, [plan])
+        source = load_objective(workspace.catalog, plan, workspace.source)
     algorithm = FakeAlgorithm()
     monkeypatch.setattr(tune.search, "create_searcher", lambda name, **given: algorithm)
     sampler = PackageSampler("optuna", plan.space, 0.02, 3, seed=0)

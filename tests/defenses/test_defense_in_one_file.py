@@ -11,10 +11,10 @@ from igd_ray.defenses.registry import KINDS, register
 from igd_ray.defenses.specs import defense_arguments, known_defenses, parse_defense
 from igd_ray.errors import InputError
 from igd_ray.planning.cost import costs
-from igd_ray.planning.verbs import plan_evaluation_of
-from igd_ray.planning.workspace import Study
+from igd_ray.planning.evaluation import plan_evaluation
 from tests.toys.quantised import QuantisedKind
 from tests.toys.runs import rows, run_evaluation, settings_for
+from tests.toys.sessions import session_for
 
 CHOICE = {
     "defenses": "none,quantised",
@@ -57,11 +57,12 @@ def test_it_runs_from_its_label_to_rows(tmp_path: Path) -> None:
 
 def test_its_identity_holds_its_code(tmp_path: Path) -> None:
     settings = settings_for(tmp_path / "results", **CHOICE)
-    with Study(settings) as study:
-        evaluation = plan_evaluation_of(study, settings)
-        _, quantised = evaluation.resolved.defenses
+    with session_for(settings) as session:
+        workspace = session.workspace
+        evaluation = plan_evaluation(workspace)
+        _, quantised = evaluation.needed.defenses
         before = quantised.defense_id
-        assert costs(Catalog(tmp_path / "none"), evaluation.plan.units, num_classes=10)
+        assert costs(Catalog(tmp_path / "none"), evaluation.units, num_classes=10)
 
         class Other(QuantisedKind):
             """Another file's class of the same name."""

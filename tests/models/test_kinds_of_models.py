@@ -10,11 +10,13 @@ import torch
 
 from igd_ray.config import EvaluateSettings, load_settings
 from igd_ray.errors import InputError
-from igd_ray.planning.verbs import evaluate, plan_evaluation_of
-from igd_ray.planning.workspace import Study
+from igd_ray.planning.evaluation import plan_evaluation
+from igd_ray.planning.workspace import Workspace
 from igd_ray.units.attack import AttackUnit
+from igd_ray.verbs.evaluate import evaluate
 from tests.data.encoded import png
 from tests.models.kinds import plain
+from tests.toys.sessions import session_for
 
 KINDS = Path(__file__).with_name("kinds.py")
 
@@ -98,11 +100,11 @@ def test_this_kind_is_evaluated(
     settings = load_settings(
         EvaluateSettings, file=None, given=given(data, tmp_path / "results", factory, defenses=defenses, **changes)
     )
-    with Study(settings) as study:
-        evaluation = plan_evaluation_of(study, settings)
-        summary = evaluate(study, settings, evaluation)
-        units = [unit for unit in evaluation.plan.units if isinstance(unit, AttackUnit)]
-        rows = [row for unit in units for row in study.catalog.read("outcomes", unit.key).to_pylist()]
+    with session_for(settings) as session:
+        plan = plan_evaluation(session.workspace)
+        summary = evaluate(session, plan)
+        units = [unit for unit in plan.units if isinstance(unit, AttackUnit)]
+        rows = [row for unit in units for row in session.workspace.catalog.read("outcomes", unit.key).to_pylist()]
     assert not summary.failed
     assert {row["defense"] for row in rows} == set(defenses.split(","))
     assert {row["status"] for row in rows} <= {"robust", "broken", "misclassified"}
@@ -114,8 +116,8 @@ def test_any_number_of_classes_is_evaluated(classes: int, data: str, tmp_path: P
     settings = load_settings(
         EvaluateSettings, file=None, given=given(data, tmp_path / "results", "plain", classes, **changes)
     )
-    with Study(settings) as study:
-        assert not evaluate(study, settings, plan_evaluation_of(study, settings)).failed
+    with session_for(settings) as session:
+        assert not evaluate(session, plan_evaluation(session.workspace)).failed
 
 
 REFUSED = [
@@ -160,8 +162,8 @@ def test_this_kind_is_refused_before_work_starts(
     factory: str, changes: dict[str, object], expected: str, data: str, tmp_path: Path
 ) -> None:
     settings = load_settings(EvaluateSettings, file=None, given=given(data, tmp_path / "results", factory, **changes))
-    with pytest.raises(InputError) as raised, Study(settings) as study:
-        plan_evaluation_of(study, settings)
+    with pytest.raises(InputError) as raised:
+        plan_evaluation(Workspace(settings))
     assert expected in str(raised.value)
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "results").exists()

@@ -9,8 +9,9 @@ import torch
 
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.config import EvaluateSettings, load_settings
-from igd_ray.planning.verbs import evaluate, plan_evaluation_of
-from igd_ray.planning.workspace import Study
+from igd_ray.planning.evaluation import plan_evaluation
+from igd_ray.verbs.evaluate import evaluate
+from tests.toys.sessions import session_for
 
 # The full comparison takes about 20 minutes: IGD_PARITY_IMAGES=256, in shards of 64.
 IMAGES = int(os.environ.get("IGD_PARITY_IMAGES", "12"))
@@ -33,30 +34,32 @@ def settings_for(catalog: Path, shared: Path, **changes: object) -> EvaluateSett
 def test_verdicts_of_none_are_those_of_pyautoattack_shard_by_shard(tmp_path: Path, shared: Path) -> None:
     shard_size = max(1, IMAGES // 4)
     settings = settings_for(tmp_path / "results", shared, attacks="aa", n=IMAGES, shard_size=shard_size)
-    with Study(settings) as study:
-        assert not evaluate(study, settings, plan_evaluation_of(study, settings)).failed
+    with session_for(settings) as session:
+        workspace = session.workspace
+        assert not evaluate(session, plan_evaluation(workspace)).failed
         table = run_query(Catalog(settings.catalog), "SELECT image_id, status, seed FROM outcomes")
         outcomes = {row["image_id"]: row for row in table.to_pylist()}
-        images, labels = study.test.images, study.test.labels
+        images, labels = workspace.test.images, workspace.test.labels
         for start in range(0, IMAGES, shard_size):
-            ids = study.test.ids[start : start + shard_size]
+            ids = workspace.test.ids[start : start + shard_size]
             seeds = {outcomes[image_id]["seed"] for image_id in ids}
             assert len(seeds) == 1
             attack = pyautoattack.AutoAttack(
-                study.model, eps=settings.threat.epsilon, norm="Linf", seed=seeds.pop(), version="standard"
+                workspace.model, eps=settings.threat.epsilon, norm="Linf", seed=seeds.pop(), version="standard"
             )
             shard = slice(start, start + shard_size)
             adversarial, _ = attack.run_standard_evaluation(images[shard], labels[shard], batch_size=shard_size)
             with torch.no_grad():
-                robust = study.model(adversarial).argmax(dim=1) == labels[shard]
+                robust = workspace.model(adversarial).argmax(dim=1) == labels[shard]
             assert [outcomes[image_id]["status"] == "robust" for image_id in ids] == robust.tolist()
 
 
 @pytest.mark.parametrize(("images", "published"), [(200, 0.705), (10_000, 0.7015)])
 def test_clean_accuracy_is_the_published_one(tmp_path: Path, shared: Path, images: int, published: float) -> None:
     settings = settings_for(tmp_path / "results", shared, attacks="clean", n=images, shard_size=500)
-    with Study(settings) as study:
-        assert not evaluate(study, settings, plan_evaluation_of(study, settings)).failed
+    with session_for(settings) as session:
+        workspace = session.workspace
+        assert not evaluate(session, plan_evaluation(workspace)).failed
     (row,) = run_query(Catalog(settings.catalog), "SELECT n, clean_accuracy FROM worst_case").to_pylist()
     assert row["n"] == images
     assert row["clean_accuracy"] == pytest.approx(published, abs=5e-5)

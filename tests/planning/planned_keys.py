@@ -4,10 +4,11 @@ from pathlib import Path
 
 from igd_ray.attacks.registry import known_attacks
 from igd_ray.config import EvaluateSettings, SearchSettings, load_settings
-from igd_ray.planning.evaluation import run_rows
-from igd_ray.planning.search import SearchOptions
-from igd_ray.planning.verbs import most_refinement, plan_evaluation_of
-from igd_ray.planning.workspace import Study
+from igd_ray.planning.evaluation import plan_evaluation
+from igd_ray.planning.rankings import plan_ranking
+from igd_ray.planning.refinement import most_refinement
+from igd_ray.planning.search import plan_search
+from igd_ray.planning.workspace import Workspace
 from igd_ray.units.base import Unit
 
 DEFENSES = "none,loir-8,cdir-8,random-8,random-drop-8,confidence-8,two-pass,smoothing-only,hedge,anti-adversary,sodef"
@@ -45,39 +46,28 @@ def planned_keys(catalog: Path) -> dict[str, str]:
     keys: dict[str, str] = {}
     for name, changes in EVALUATIONS.items():
         settings = load_settings(EvaluateSettings, file=None, given={**SMALL, "catalog": str(catalog), **changes})
-        with Study(settings) as study:
-            evaluation = plan_evaluation_of(study, settings)
-        plan, resolved = evaluation.plan, evaluation.resolved
+        workspace = Workspace(settings)
+        plan = plan_evaluation(workspace)
         keys[f"{name} / run"] = plan.run_id
-        for defense in resolved.defenses:
+        for defense in plan.needed.defenses:
             keys[f"{name} / defense {defense.label}"] = defense.defense_id[:KEY_DIGITS]
-        for method, ranking in resolved.rankings.items():
+        for method, ranking in plan.needed.rankings.items():
             keys[f"{name} / ranking {method}"] = ranking.ranking_id
-        labelled = {unit.key: unit for unit in [*plan.units, *resolved.preparations]}
-        for row in run_rows(plan, resolved.preparations):
+        labelled = {unit.key: unit for unit in [*plan.units, *plan.needed.units]}
+        for row in plan.rows():
             unit = labelled[str(row["unit_key"])]
             _add(keys, f"{name} / {row['defense']} / {row['attack']}", unit)
     for name, changes in SEARCHES.items():
         given = {"probe_n": 200, "search_n": 100, "catalog": str(catalog), **changes}
         search = load_settings(SearchSettings, file=None, given=given)
-        options = SearchOptions(
-            sigmas=search.sigma_values,
-            taus=search.taus,
-            draws=search.draw_counts,
-            ks=search.k_values,
-            sampler=search.sampler,
-            k_mode=search.k_mode,
-            refine=search.refine,
-            refine_n=search.refine_n,
-        )
-        with Study(search) as study:
-            for method in search.method:
-                ranking = study.plan_ranking(method)
-                found = study.plan_search(ranking, tolerance=search.tolerance, options=options)
-                keys[f"{name} / {method} / search"] = found.search_id
-                keys[f"{name} / {method} / ranking"] = ranking.ranking_id
-                for unit in [*ranking.units, *found.units, *most_refinement(study, search, found)]:
-                    _add(keys, f"{name} / {method}", unit)
+        workspace = Workspace(search)
+        for method in search.method:
+            ranking = plan_ranking(workspace, method)
+            found = plan_search(workspace, ranking)
+            keys[f"{name} / {method} / search"] = found.search_id
+            keys[f"{name} / {method} / ranking"] = ranking.ranking_id
+            for unit in [*ranking.units, *found.units, *most_refinement(workspace, found)]:
+                _add(keys, f"{name} / {method}", unit)
     return keys
 
 

@@ -8,11 +8,11 @@ import pytest
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.errors import InputError
 from igd_ray.planning.cost import costs
-from igd_ray.planning.verbs import plan_evaluation_of
-from igd_ray.planning.workspace import Study
+from igd_ray.planning.evaluation import plan_evaluation
 from igd_ray.units.attack import AttackUnit
 from igd_ray.units.replica import Context, ImageArrays, WorkerSetup
 from tests.toys.runs import PassCounter, rows, run_evaluation, settings_for
+from tests.toys.sessions import session_for
 
 DEFENSES = "none,loir-8,cdir-8,random-8,random-drop-8,confidence-8,two-pass,smoothing-only,hedge,anti-adversary,sodef"
 QUICK = {
@@ -71,10 +71,11 @@ def test_a_second_run_computes_nothing(finished: Path) -> None:
 @pytest.mark.parametrize("label", [label for label in DEFENSES.split(",") if label != "none"])
 def test_recorded_passes_equal_those_that_hooks_count_and_stay_below_the_bound(finished: Path, label: str) -> None:
     settings = settings_for(finished, **CHOICE)
-    with Study(settings) as study:
-        plan = plan_evaluation_of(study, settings).plan
+    with session_for(settings) as session:
+        workspace = session.workspace
+        plan = plan_evaluation(workspace)
         unit = next(unit for unit in plan.units if isinstance(unit, AttackUnit) and unit.defense.label == label)
-        setup = WorkerSetup(study.source, str(finished), {"test": ImageArrays.of(study.test)})
+        setup = WorkerSetup(workspace.source, str(finished), {"test": ImageArrays.of(workspace.test)})
         context = Context(setup, "cpu")
         counter = PassCounter(context.model)
         outcomes = unit.compute(context)["outcomes"]

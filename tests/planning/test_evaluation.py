@@ -15,12 +15,12 @@ from igd_ray.errors import IncompleteError, InputError
 from igd_ray.execution.executor import LocalExecutor
 from igd_ray.execution.run import require_all
 from igd_ray.models.demo import WEIGHTS_FILE
-from igd_ray.planning.verbs import plan_evaluation_of
-from igd_ray.planning.workspace import Study
+from igd_ray.planning.evaluation import plan_evaluation
 from igd_ray.units.attack import AttackUnit, TransferUnit
 from igd_ray.units.base import UnitReport, execute
 from igd_ray.units.replica import Context, ImageArrays, WorkerSetup
 from tests.toys.runs import PassCounter, rows, run_evaluation, settings_for
+from tests.toys.sessions import session_for
 
 
 @pytest.fixture(scope="module")
@@ -146,8 +146,9 @@ def test_transfers_of_a_failed_source_fail_with_it(tmp_path: Path, monkeypatch: 
 
 def test_base_attacks_are_shared_by_every_defense(tmp_path: Path) -> None:
     settings = settings_for(tmp_path, defenses="none,loir-8,cdir-8", attacks="aa,tr-aa,tr-apgd-ce")
-    with Study(settings) as study:
-        plan = plan_evaluation_of(study, settings).plan
+    with session_for(settings) as session:
+        workspace = session.workspace
+        plan = plan_evaluation(workspace)
     kinds = [unit.kind for unit in plan.units]
     # Three shards: AutoAttack on three defenses (the base's serves as `tr-aa`), one transfer source, transfers of both
     # to the two defenses; and the checks of three defenses.
@@ -164,14 +165,17 @@ def test_recorded_passes_equal_those_that_hooks_count(
     finished: Path, tmp_path: Path, label: str, attack: str, sigma: float
 ) -> None:
     settings = settings_for(tmp_path / "results")
-    with Study(settings) as study:
+    with session_for(settings) as session:
+        workspace = session.workspace
         ranking = run_query(Catalog(finished), "SELECT DISTINCT ranking_id FROM rankings WHERE method = 'loir'")
-        setup = WorkerSetup(study.source, str(finished), {"test": ImageArrays.of(study.test)})
-        shard = study.test_shards(8)[0]
-        defense = DefenseSpec(label, study.model_id)
+        setup = WorkerSetup(workspace.source, str(finished), {"test": ImageArrays.of(workspace.test)})
+        shard = workspace.shards("test", 8)[0]
+        defense = DefenseSpec(label, workspace.model_id)
         if label == "loir":
             ranking_id = ranking["ranking_id"].to_pylist()[0]
-            defense = DefenseSpec("loir-8", study.model_id, "masking", 8, sigma, 0.01, 3, study.layer, ranking_id)
+            defense = DefenseSpec(
+                "loir-8", workspace.model_id, "masking", 8, sigma, 0.01, 3, workspace.layer, ranking_id
+            )
         parsed = parse_attack(attack)
         unit = AttackUnit(defense, parsed, settings.threat, shard, 0, None, 2)
         context = Context(setup, "cpu")
@@ -184,10 +188,11 @@ def test_recorded_passes_equal_those_that_hooks_count(
 
 def test_recorded_passes_of_a_transfer_equal_those_that_hooks_count(finished: Path) -> None:
     settings = settings_for(finished)
-    with Study(settings) as study:
-        plan = plan_evaluation_of(study, settings).plan
+    with session_for(settings) as session:
+        workspace = session.workspace
+        plan = plan_evaluation(workspace)
         unit = next(unit for unit in plan.units if isinstance(unit, TransferUnit))
-        setup = WorkerSetup(study.source, str(finished), {"test": ImageArrays.of(study.test)})
+        setup = WorkerSetup(workspace.source, str(finished), {"test": ImageArrays.of(workspace.test)})
         context = Context(setup, "cpu")
         counter = PassCounter(context.model)
         outcomes = unit.compute(context)["outcomes"]
@@ -232,16 +237,18 @@ def test_queries_are_compared_with_gradients_only_where_both_ran(
 
 
 def test_arguments_of_the_factory_are_part_of_the_model(tmp_path: Path) -> None:
-    with Study(settings_for(tmp_path / "r")) as study:
-        first = study.model_id
+    with session_for(settings_for(tmp_path / "r")) as session:
+        workspace = session.workspace
+        first = workspace.model_id
     (tmp_path / "net.py").write_text(
         "from igd_ray.models.demo import demo_model\n\ndef net(hidden=1):\n    return demo_model()\n"
     )
     ids = set()
     for hidden in (1, 2):
         given = {"model": f"{tmp_path / 'net.py'}:net", "weights": str(WEIGHTS_FILE), "model_arg": {"hidden": hidden}}
-        with Study(settings_for(tmp_path / "r", **given)) as study:
-            ids.add(study.model_id)
+        with session_for(settings_for(tmp_path / "r", **given)) as session:
+            workspace = session.workspace
+            ids.add(workspace.model_id)
     assert len(ids | {first}) == 3
 
 
@@ -263,31 +270,36 @@ def test_a_model_without_a_penultimate_layer_can_be_attacked_undefended(tmp_path
 
 def test_a_replica_of_another_model_is_refused(tmp_path: Path) -> None:
     settings = settings_for(tmp_path / "results", defenses="none")
-    with Study(settings) as study:
-        unit = plan_evaluation_of(study, settings).plan.units[0]
-        source = type(study.source)("demo", None, {}, "0" * 32)
-        study.catalog.create()
-        context = Context(WorkerSetup(source, str(study.catalog.root), {"test": ImageArrays.of(study.test)}), "cpu")
+    with session_for(settings) as session:
+        workspace = session.workspace
+        unit = plan_evaluation(workspace).units[0]
+        source = type(workspace.source)("demo", None, {}, "0" * 32)
+        workspace.catalog.create()
+        context = Context(
+            WorkerSetup(source, str(workspace.catalog.root), {"test": ImageArrays.of(workspace.test)}), "cpu"
+        )
         report: UnitReport = execute(unit, context)
     assert report.error is not None
     assert "another model" in report.error
 
 
 def test_images_come_back_from_arrays_exactly(tmp_path: Path) -> None:
-    with Study(settings_for(tmp_path / "results")) as study:
-        arrays = ImageArrays.of(study.test)
+    with session_for(settings_for(tmp_path / "results")) as session:
+        workspace = session.workspace
+        arrays = ImageArrays.of(workspace.test)
         images, labels = arrays.slice(3, 9)
-        assert torch.equal(images, study.test.images[3:9])
-        assert torch.equal(labels, study.test.labels[3:9])
+        assert torch.equal(images, workspace.test.images[3:9])
+        assert torch.equal(labels, workspace.test.labels[3:9])
         images.zero_()
-        assert torch.equal(arrays.slice(3, 9)[0], study.test.images[3:9]), "a shard must be a copy"
+        assert torch.equal(arrays.slice(3, 9)[0], workspace.test.images[3:9]), "a shard must be a copy"
 
 
 def test_what_others_need_runs_first_then_the_dearest(tmp_path: Path) -> None:
     changes = {"defenses": "none,loir-8", "attacks": "clean,apgd-ce-5,apgd-ce-50,square-20,tr-apgd-ce-5,tr-apgd-cw-50"}
     settings = settings_for(tmp_path / "r", **changes, n=8, shard_size=8)
-    with Study(settings) as study:
-        units = plan_evaluation_of(study, settings).plan.units
+    with session_for(settings) as session:
+        workspace = session.workspace
+        units = plan_evaluation(workspace).units
     order = [(unit.kind, unit.defense.label, unit.attack.label) for unit in units if hasattr(unit, "attack")]
     attacking = [entry for entry in order if entry[0] != "review"]
     assert attacking == [

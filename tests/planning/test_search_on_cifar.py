@@ -6,14 +6,13 @@ import pytest
 import torch
 
 from igd_ray.catalog import run_query
-from igd_ray.planning.search import SearchOptions
-from igd_ray.planning.verbs import search
 from igd_ray.search import Setting
-from tests.planning.test_search import Counted, PassCounter, defended, predictions, study_in
+from igd_ray.verbs.search import search
+from tests.planning.test_search import Counted, PassCounter, defended, plan_of, predictions, session_in
 
 IMAGES = 2000
 # Three σ and four τ, by bisection over the 128 neurons.
-SPACE = SearchOptions(sigmas=(2 / 255, 4 / 255, 8 / 255), taus=(0.001, 0.01, 0.1, 1.0))
+SPACE = {"sigmas": (0.25, 0.5, 1.0), "taus": (0.001, 0.01, 0.1, 1.0)}
 
 
 @pytest.mark.slow
@@ -24,15 +23,17 @@ def test_three_sigmas_and_four_taus_cost_four_passes_and_seconds_and_predict_as_
     weights = f"{shared}/models/cifar10_resnet18_w16.safetensors"
     data = f"parquet:{shared}/data/cifar10/{{split}}.parquet"
     given = {**model, "weights": weights, "data": data, "n": 8, "probe_n": 500, "search_n": IMAGES}
-    with study_in(tmp_path / "results", **given) as study:
-        plan = study.plan_search(study.plan_ranking("loir"), tolerance=0.005, options=SPACE)
-        study.rank(plan.ranking)
+    with session_in(tmp_path / "results", **given) as session:
+        plan = plan_of(session, **SPACE)
+        session.rank(plan.ranking)
         # The executor's replica, which has ranked, counts from here on; the trials' replica from its start.
-        before, counted = PassCounter(study._started()._worker._context.model), Counted(monkeypatch)
-        (result,) = search(study, study.settings, [plan])
+        before, counted = PassCounter(session._started()._worker._context.model), Counted(monkeypatch)
+        (result,) = search(session, [plan])
         assert before.forwards + counted.images == (1 + 3) * IMAGES
         assert result.chosen is not None
-        (row,) = run_query(study.catalog, "SELECT count(*) AS trials, sum(seconds) AS seconds FROM trials").to_pylist()
+        (row,) = run_query(
+            session.workspace.catalog, "SELECT count(*) AS trials, sum(seconds) AS seconds FROM trials"
+        ).to_pylist()
         assert row["trials"] >= 3 * 4 * 7
         assert row["seconds"] <= 30
         chance = torch.Generator().manual_seed(0)
@@ -41,4 +42,4 @@ def test_three_sigmas_and_four_taus_cost_four_passes_and_seconds_and_predict_as_
             sigma, _tau, draws = plan.space.groups[int(torch.randint(3, (1,), generator=chance))]
             tau = float(10 ** (4 * torch.rand(1, generator=chance, dtype=torch.float64) - 3))
             setting = Setting(k, sigma, tau, draws)
-            assert torch.equal(predictions(study, plan, setting), defended(study, plan, setting)), setting
+            assert torch.equal(predictions(session, plan, setting), defended(session, plan, setting)), setting

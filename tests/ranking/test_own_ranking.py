@@ -16,13 +16,14 @@ from igd_ray.catalog import Catalog, run_query
 from igd_ray.cli import main
 from igd_ray.defenses.specs import parse_defense
 from igd_ray.errors import InputError
-from igd_ray.planning.workspace import Study
+from igd_ray.planning.rankings import plan_ranking
 from igd_ray.ranking import RANKINGS, Ranking, StatisticRanking, rank_neurons, ranking_class, register
 from igd_ray.ranking.code import code_digest
 from igd_ray.ranking.leave_one_out import LeaveOneOut
 from igd_ray.units.base import shards_of
 from igd_ray.units.ranking import read_ranking
 from tests.toys.runs import rows, settings_for
+from tests.toys.sessions import session_for
 
 FILE = "tests.toys.mean_activation"
 SMALL = ["--n", "12", "--probe-n", "200", "--search-n", "100", "--executor", "local", "--json"]
@@ -46,8 +47,9 @@ def test_it_is_ranked_by_its_name(catalog: Path, capsys: pytest.CaptureFixture[s
     assert main(["rank", "--method", "toy", "--catalog", str(catalog), *SMALL]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert {(row["method"], row["width"]) for row in printed} == {("toy", 64)}
-    with Study(settings_for(catalog)) as study:
-        probe, model = study.probe, study.model
+    with session_for(settings_for(catalog)) as session:
+        workspace = session.workspace
+        probe, model = workspace.probe, workspace.model
     inputs: list[torch.Tensor] = []
     handle = model.linear.register_forward_pre_hook(lambda _module, arguments: inputs.append(arguments[0]))
     model(probe.images)
@@ -83,18 +85,20 @@ def test_its_passes_are_counted_before_it_runs(tmp_path: Path, capsys: pytest.Ca
 def test_shards_of_any_size_give_its_scores(tmp_path: Path) -> None:
     found = []
     for size in (30, 200):
-        with Study(settings_for(tmp_path / str(size))) as study:
-            plan = replace(study.plan_ranking("toy"), shards=shards_of("probe", study.probe, size))
-            study.rank(plan)
-            found.append(read_ranking(study.catalog, plan.ranking_id).scores)
+        with session_for(settings_for(tmp_path / str(size))) as session:
+            workspace = session.workspace
+            plan = replace(plan_ranking(workspace, "toy"), shards=shards_of("probe", workspace.probe, size))
+            session.rank(plan)
+            found.append(read_ranking(workspace.catalog, plan.ranking_id).scores)
     torch.testing.assert_close(found[0], found[1], rtol=1e-6, atol=1e-9)
 
 
 def test_its_key_counts_its_code_and_the_package_s_own_do_not(toy: type[Ranking], tmp_path: Path) -> None:
     assert code_digest(LeaveOneOut) is None
-    with Study(settings_for(tmp_path / "results")) as study:
-        assert study.plan_ranking("toy").ranking.options == {"code": code_digest(toy)}
-        assert "code" not in study.plan_ranking("loir").ranking.options
+    with session_for(settings_for(tmp_path / "results")) as session:
+        workspace = session.workspace
+        assert plan_ranking(workspace, "toy").ranking.options == {"code": code_digest(toy)}
+        assert "code" not in plan_ranking(workspace, "loir").ranking.options
 
 
 def test_code_that_is_in_no_file_is_refused() -> None:

@@ -8,15 +8,14 @@ from safetensors.torch import load_file, save_file
 
 from igd_ray.execution.queue import ReadyQueue
 from igd_ray.models.demo import WEIGHTS_FILE
-from igd_ray.planning.evaluation import EvaluationPlan
-from igd_ray.planning.verbs import Evaluation, plan_evaluation_of
-from igd_ray.planning.workspace import Study
+from igd_ray.planning.evaluation import EvaluationPlan, plan_evaluation
 from igd_ray.units.attack import AttackUnit, TransferUnit
 from igd_ray.units.base import execute, is_done
 from igd_ray.units.judged import JudgedUnit
 from igd_ray.units.replica import Context, ImageArrays, WorkerSetup
 from igd_ray.units.threads import reproducible
 from tests.toys.runs import PassCounter, settings_for
+from tests.toys.sessions import session_for
 
 Passes = tuple[int, int]
 
@@ -25,13 +24,9 @@ Passes = tuple[int, int]
 class Prepared:
     """An evaluation that is planned, with its rankings, and a worker's context whose replica counts its passes."""
 
-    evaluation: Evaluation
+    plan: EvaluationPlan
     context: Context
     counter: PassCounter
-
-    @property
-    def plan(self) -> EvaluationPlan:
-        return self.evaluation.plan
 
     @property
     def units(self) -> list[JudgedUnit]:
@@ -70,14 +65,15 @@ class Prepared:
 def prepare(catalog: Path, **changes: object) -> Prepared:
     """Plan an evaluation and compute its rankings."""
     settings = settings_for(catalog, **changes)
-    with Study(settings) as study:
-        study.catalog.create()
-        evaluation = plan_evaluation_of(study, settings)
-        for ranking in evaluation.resolved.rankings.values():
-            study.rank(ranking)
-        setup = WorkerSetup(study.source, study.catalog.address, {"test": ImageArrays.of(study.test)})
+    with session_for(settings) as session:
+        workspace = session.workspace
+        workspace.catalog.create()
+        plan = plan_evaluation(workspace)
+        for ranking in plan.needed.rankings.values():
+            session.rank(ranking)
+        setup = WorkerSetup(workspace.source, workspace.catalog.address, {"test": ImageArrays.of(workspace.test)})
     context = Context(setup, "cpu")
-    return Prepared(evaluation, context, PassCounter(context.model))
+    return Prepared(plan, context, PassCounter(context.model))
 
 
 def model_that_is_always_wrong(folder: Path) -> dict[str, object]:

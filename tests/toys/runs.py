@@ -1,4 +1,4 @@
-"""Small studies on the embedded model, and what their catalogs hold."""
+"""Small evaluations of the embedded model, and what their catalogs hold."""
 
 from pathlib import Path
 
@@ -7,8 +7,10 @@ from torch import Tensor, nn
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.config import EvaluateSettings, load_settings
 from igd_ray.execution.run import RunSummary
-from igd_ray.planning.verbs import evaluate, plan_evaluation_of
-from igd_ray.planning.workspace import ExecutorFactory, Study
+from igd_ray.execution.session import ExecutorFactory
+from igd_ray.planning.evaluation import plan_evaluation
+from igd_ray.verbs.evaluate import evaluate
+from tests.toys.sessions import session_for
 
 # Columns in which equal rows may differ.
 UNEQUAL = ("seconds", "host", "attempt", "run_id")
@@ -31,8 +33,8 @@ def settings_for(catalog: Path | str, **changes: object) -> EvaluateSettings:
 def run_evaluation(catalog: Path | str, executor: ExecutorFactory | None = None, **changes: object) -> RunSummary:
     """Run a small evaluation, in this process by default."""
     settings = settings_for(catalog, **changes)
-    with Study(settings, executor=executor) as study:
-        return evaluate(study, settings, plan_evaluation_of(study, settings))
+    with session_for(settings, executor) as session:
+        return evaluate(session, plan_evaluation(session.workspace))
 
 
 def rows(catalog: Path | str, view: str = "outcomes") -> list[dict[str, object]]:

@@ -11,14 +11,14 @@ from igd_ray.checks import INFO, WARNING
 from igd_ray.data import load_images
 from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.models import load_model
-from igd_ray.planning.defenses import resolve_defenses
-from igd_ray.planning.workspace import Study
+from igd_ray.planning.defenses import needed_defenses
 from igd_ray.threat import Norm, ThreatModel
 from igd_ray.units.base import Shard, execute
 from igd_ray.units.inspection import GradientCheckUnit, InspectionUnit
 from igd_ray.units.replica import Context, ImageArrays, WorkerSetup
 from tests.toys.contexts import GivenModel, Threshold, shard
 from tests.toys.runs import PassCounter, settings_for
+from tests.toys.sessions import session_for
 
 NONE = DefenseSpec("none", "m")
 SMOOTHING = DefenseSpec("smoothing-only", "m", "smoothing-only", sigma=0.1, draws=1)
@@ -143,19 +143,20 @@ class TestGradientCheck:
 def test_gradient_checks_on_the_embedded_model_stay_within_their_bound(tmp_path: Path, label: str) -> None:
     arguments = {"hedge.steps": 2} if label == "hedge" else {}
     settings = settings_for(tmp_path / "results", defenses=label, sigma=0.05, draws=2, defense_arg=arguments)
-    with Study(settings) as study:
-        resolved = resolve_defenses(study, settings)
+    with session_for(settings) as session:
+        workspace = session.workspace
+        resolved = needed_defenses(workspace)
         for ranking in resolved.rankings.values():
-            study.rank(ranking)
+            session.rank(ranking)
         (defense,) = resolved.defenses
-        study.catalog.create()
-        unit = GradientCheckUnit(defense, Shard.of("test", study.test, 0, 3), ThreatModel(Norm.LINF, 0.1), 0)
+        workspace.catalog.create()
+        unit = GradientCheckUnit(defense, Shard.of("test", workspace.test, 0, 3), ThreatModel(Norm.LINF, 0.1), 0)
         context = Context(
-            WorkerSetup(study.source, str(study.catalog.root), {"test": ImageArrays.of(study.test)}), "cpu"
+            WorkerSetup(workspace.source, str(workspace.catalog.root), {"test": ImageArrays.of(workspace.test)}), "cpu"
         )
         counter = PassCounter(context.model)
         assert execute(unit, context).error is None
-    assert len(study.catalog.read("checks", unit.key)) == 2
+    assert len(workspace.catalog.read("checks", unit.key)) == 2
     forwards, backwards = unit.most_passes(10)
     assert 0 < counter.forwards <= forwards
     assert 0 < counter.backwards <= backwards

@@ -11,9 +11,8 @@ from igd_ray.attacks.registry import parse_attack
 from igd_ray.catalog import run_query
 from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.errors import InputError
-from igd_ray.planning.defenses import resolve_defenses
+from igd_ray.planning.defenses import needed_defenses
 from igd_ray.planning.evaluation import run_unit
-from igd_ray.planning.workspace import Study
 from igd_ray.threat import Norm, ThreatModel
 from igd_ray.units.attack import AttackUnit
 from igd_ray.units.base import Shard, execute
@@ -21,6 +20,7 @@ from igd_ray.units.noise import NOISE_DRAWS, NoiseUnit
 from igd_ray.units.replica import Context, ImageArrays, WorkerSetup
 from tests.toys.contexts import GivenModel, Threshold, shard
 from tests.toys.runs import PassCounter, settings_for
+from tests.toys.sessions import session_for
 
 SIGMA = 0.1
 SMOOTHING = DefenseSpec("smoothing-only", "m", "smoothing-only", sigma=SIGMA, draws=1)
@@ -118,18 +118,19 @@ def test_the_view_puts_the_parts_of_a_unit_together(tmp_path: Path) -> None:
 
 def test_on_the_embedded_model_within_its_bound(tmp_path: Path) -> None:
     settings = settings_for(tmp_path / "results", defenses="loir-8", sigma=0.15, draws=2)
-    with Study(settings) as study:
-        resolved = resolve_defenses(study, settings)
+    with session_for(settings) as session:
+        workspace = session.workspace
+        resolved = needed_defenses(workspace)
         (ranking,) = resolved.rankings.values()
-        study.rank(ranking)
+        session.rank(ranking)
         (defense,) = resolved.defenses
-        unit = NoiseUnit(defense, Shard.of("test", study.test, 0, 24), 0)
+        unit = NoiseUnit(defense, Shard.of("test", workspace.test, 0, 24), 0)
         context = Context(
-            WorkerSetup(study.source, str(study.catalog.root), {"test": ImageArrays.of(study.test)}), "cpu"
+            WorkerSetup(workspace.source, str(workspace.catalog.root), {"test": ImageArrays.of(workspace.test)}), "cpu"
         )
         counter = PassCounter(context.model)
         assert execute(unit, context).error is None
-    assert len(study.catalog.read("noise", unit.key)) == 24
+    assert len(workspace.catalog.read("noise", unit.key)) == 24
     forwards, backwards = unit.most_passes(10)
     assert 0 < counter.forwards <= forwards
     assert counter.backwards == backwards == 0

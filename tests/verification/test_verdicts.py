@@ -18,9 +18,7 @@ from igd_ray.catalog import SCHEMAS, Catalog
 from igd_ray.config import EvaluateSettings
 from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.errors import IgdError, InputError
-from igd_ray.planning.evaluation import Cell, EvaluationPlan
-from igd_ray.planning.verbs import plan_evaluation_of
-from igd_ray.planning.workspace import Study
+from igd_ray.planning.evaluation import Cell, EvaluationPlan, plan_evaluation
 from igd_ray.threat import Norm, ThreatModel
 from igd_ray.units.attack import AttackUnit, TransferUnit
 from igd_ray.units.base import Shard, execute
@@ -39,6 +37,7 @@ from igd_ray.verification.verdicts import (
     verify_unit,
 )
 from tests.toys.runs import run_evaluation, settings_for
+from tests.toys.sessions import session_for
 
 Row = dict[str, object]
 FEW = {
@@ -68,8 +67,9 @@ def catalog(finished: Path, tmp_path: Path) -> Path:
 
 def planned(catalog: Path, **changes: object) -> EvaluationPlan:
     settings = settings_for(catalog, **{**FEW, **changes})
-    with Study(settings) as study:
-        return plan_evaluation_of(study, settings).plan
+    with session_for(settings) as session:
+        workspace = session.workspace
+        return plan_evaluation(workspace)
 
 
 def verified(catalog: Path) -> dict[tuple[str, str, tuple[str, ...]], UnitCheck]:
@@ -77,11 +77,12 @@ def verified(catalog: Path) -> dict[tuple[str, str, tuple[str, ...]], UnitCheck]
     store = Catalog(catalog)
     run = find_run(store, None)
     settings = settings_of(run, {"catalog": str(catalog), **LOCAL})
-    with Study(settings) as study:
-        plan = plan_evaluation_of(study, settings).plan
-        require_same_run(study, run, plan)
+    with session_for(settings) as session:
+        workspace = session.workspace
+        plan = plan_evaluation(workspace)
+        require_same_run(workspace, run, plan)
         cells = finished_cells(store, plan)
-        checks = verify_cells(study, cells, device="cpu")
+        checks = verify_cells(workspace, cells, device="cpu")
     return {(*labels_of(cell), cell.unit.shard.ids): check for cell, check in zip(cells, checks, strict=True)}
 
 
@@ -157,9 +158,10 @@ def test_a_point_that_is_no_image_is_found(catalog: Path, pixel: float | None, r
 
 def test_a_broken_point_replaced_by_the_clean_image_is_found_with_the_margin_there(catalog: Path) -> None:
     unit, outcome = a_verdict(catalog, "none", "apgd-ce-5", "broken")
-    with Study(settings_for(catalog, **FEW)) as study:
-        clean = study.test.images[study.test.ids.index(str(outcome["image_id"]))]
-        top = study.model(clean[None])[0].topk(2).values
+    with session_for(settings_for(catalog, **FEW)) as session:
+        workspace = session.workspace
+        clean = workspace.test.images[workspace.test.ids.index(str(outcome["image_id"]))]
+        top = workspace.model(clean[None])[0].topk(2).values
 
     def replace_points(rows: list[Row]) -> None:
         for row in points_of(outcome["image_id"], rows):
@@ -283,9 +285,10 @@ def test_a_unit_that_was_split_is_judged_in_its_parts(finished: Path, tmp_path: 
 @pytest.fixture
 def context(tmp_path: Path) -> Context:
     settings = settings_for(tmp_path / "units", **{**FEW, "n": 24})
-    with Study(settings) as study:
-        study.catalog.create()
-        setup = WorkerSetup(study.source, study.catalog.address, {"test": ImageArrays.of(study.test)})
+    with session_for(settings) as session:
+        workspace = session.workspace
+        workspace.catalog.create()
+        setup = WorkerSetup(workspace.source, workspace.catalog.address, {"test": ImageArrays.of(workspace.test)})
         return Context(setup, "cpu")
 
 
@@ -453,8 +456,9 @@ def test_settings_that_go_only_with_others_do_not_stand_in_the_way() -> None:
 def test_another_plan_than_the_runs_is_refused(finished: Path, change: Row, message: str) -> None:
     run = find_run(Catalog(finished), None)
     settings = settings_for(finished, **{**FEW, **change})
-    with Study(settings) as study:
-        plan = plan_evaluation_of(study, settings).plan
+    with session_for(settings) as session:
+        workspace = session.workspace
+        plan = plan_evaluation(workspace)
         with pytest.raises(InputError, match=f"give run '{plan.run_id}' here: {message}") as caught:
-            require_same_run(study, run, plan)
+            require_same_run(workspace, run, plan)
     assert run.run_id in str(caught.value)
