@@ -71,7 +71,12 @@ class ConfidenceMaskingDefense(InterpretabilityGuidedDefense):
         return (1 - strength) + strength * super().mixed_masks(class_weights)
 
     def strength(self, class_weights: Tensor) -> Tensor:
-        """Return s, [B] in [0, 1], for class weights ỹ, [B, C]."""
+        """Return s, [B] in [0, 1], for class weights ỹ, [B, C].
+
+        >>> defense = ConfidenceMaskingDefense(nn.Flatten(), torch.eye(2), sigma=0.0, threshold=0.9)
+        >>> defense.strength(torch.tensor([[1.0, 0.0], [0.05, 0.95], [0.5, 0.5]]))
+        tensor([1.0000, 0.5000, 0.0000])
+        """
         confidence = class_weights.amax(dim=1)
         if self.threshold == 1:
             return torch.zeros_like(confidence)

@@ -58,6 +58,12 @@ class HedgeDefense(Defense):
 
     Raises:
         InputError: if a value is out of range, or a random start comes without a generator.
+
+    The first pixel is the logit of class 0, the second that of class 1; one step moves them apart:
+
+    >>> image = torch.tensor([0.6, 0.4]).view(1, 1, 1, 2)
+    >>> HedgeDefense(nn.Flatten(), epsilon=0.1, steps=1, step_size=0.05, random_start=False)(image)
+    tensor([[0.6500, 0.3500]])
     """
 
     def __init__(

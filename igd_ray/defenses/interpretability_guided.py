@@ -52,6 +52,14 @@ class InterpretabilityGuidedDefense(Smoothed):
 
     Raises:
         InputError: if a value is out of range, or σ > 0 comes without a generator.
+
+    Two pixels are the neurons, and the logits their identity. The first pass says class 0, whose mask keeps neuron 0:
+
+    >>> base = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False)).requires_grad_(False)
+    >>> _ = base[1].weight.copy_(torch.eye(2))
+    >>> image = torch.tensor([0.6, 0.4]).view(1, 1, 1, 2)
+    >>> InterpretabilityGuidedDefense(base, torch.eye(2), sigma=0.0)(image).round(decimals=4)
+    tensor([[0.6000, 0.0000]])
     """
 
     masks: Tensor

@@ -80,6 +80,13 @@ class SmoothingOnly(Smoothed):
 
     Raises:
         InputError: if a value is out of range, or σ > 0 comes without a generator.
+
+    The pixels are the logits; the mean over two draws of noise, 1 and 0, times σ = 0.1:
+
+    >>> defense = SmoothingOnly(nn.Flatten(), sigma=0.1, draws=2, generator=torch.Generator())
+    >>> image = torch.tensor([0.6, 0.4]).view(1, 1, 1, 2)
+    >>> defense(image, noise=torch.stack([torch.ones(1, 1, 1, 2), torch.zeros(1, 1, 1, 2)]))
+    tensor([[0.6500, 0.4500]])
     """
 
     def __init__(

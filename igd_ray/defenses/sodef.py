@@ -194,12 +194,22 @@ class SodefDefense(Defense):
 
 
 def sine_dynamics(z: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return f(z) = sin(−(W z + b)), [..., D]: the authors' one layer, which does not depend on time."""
+    """Return f(z) = sin(−(W z + b)), [..., D]: the authors' one layer, which does not depend on time.
+
+    >>> sine_dynamics(torch.tensor([0.5, -0.5]), torch.eye(2), torch.zeros(2))
+    tensor([-0.4794,  0.4794])
+    """
     return torch.sin(-functional.linear(z, weight, bias))
 
 
 def integrate(dynamics: Dynamics, z: Tensor, *, time: float, steps: int) -> Tensor:
-    """Return z(T), [B, D], of dz/dt = f(z) from z(0) = `z`, by `steps` equal Runge–Kutta steps."""
+    """Return z(T), [B, D], of dz/dt = f(z) from z(0) = `z`, by `steps` equal Runge–Kutta steps.
+
+    The solution of dz/dt = −z is z(0)·exp(−T), here exp(−1) = 0.3679:
+
+    >>> integrate(torch.neg, torch.ones(1, 1), time=1.0, steps=10)
+    tensor([[0.3679]])
+    """
     times = torch.linspace(0, time, steps + 1, dtype=z.dtype, device=z.device)
     solution: Tensor = odeint(
         lambda _time, state: dynamics(state),

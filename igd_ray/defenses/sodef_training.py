@@ -36,18 +36,31 @@ REPULSION_STEP_SIZE = 0.3
 
 
 def equilibrium_penalty(dynamics: Dynamics, z: Tensor) -> Tensor:
-    """Return mean (50 |f_i(z)|)² over states z [B, D]: zero where every state is an equilibrium."""
+    """Return mean (50 |f_i(z)|)² over states z [B, D]: zero where every state is an equilibrium.
+
+    >>> equilibrium_penalty(torch.neg, torch.tensor([[0.0, 0.02]]))
+    tensor(0.5000)
+    """
     return (EQUILIBRIUM_SCALE * dynamics(z)).square().mean()
 
 
 def jacobians(dynamics: Dynamics, z: Tensor) -> Tensor:
-    """Return J[b, i, j] = ∂f_i/∂z_j, [B, D, D], at states z [B, D]; gradients flow through it."""
+    """Return J[b, i, j] = ∂f_i/∂z_j, [B, D, D], at states z [B, D]; gradients flow through it.
+
+    >>> jacobians(torch.square, torch.tensor([[1.0, 3.0]]))
+    tensor([[[2., 0.],
+             [0., 6.]]])
+    """
     jacobian: Tensor = torch.func.vmap(torch.func.jacrev(dynamics))(z)
     return jacobian
 
 
 def diagonal_penalty(jacobian: Tensor) -> Tensor:
-    """Return mean exp(J_ii + 1) over Jacobians [B, D, D]: small where the diagonal is negative."""
+    """Return mean exp(J_ii + 1) over Jacobians [B, D, D]: small where the diagonal is negative.
+
+    >>> diagonal_penalty(torch.tensor([[[-1.0, 5.0], [5.0, -1.0]]]))
+    tensor(1.)
+    """
     return torch.exp(jacobian.diagonal(dim1=1, dim2=2) + MARGIN).mean()
 
 
@@ -55,6 +68,9 @@ def dominance_penalty(jacobian: Tensor) -> Tensor:
     """Return mean exp(0.1 (Σ_{i≠j} |J_ij| − |J_jj| + 1)) over the columns j of Jacobians [B, D, D].
 
     With a negative diagonal that dominates its columns, every eigenvalue has a negative real part (Gershgorin).
+
+    >>> dominance_penalty(torch.tensor([[[-3.0, 2.0], [2.0, -3.0]]]))
+    tensor(1.)
     """
     size = jacobian.abs()
     diagonal = size.diagonal(dim1=1, dim2=2)
@@ -62,7 +78,12 @@ def dominance_penalty(jacobian: Tensor) -> Tensor:
 
 
 def nearest_orthonormal(weight: Tensor) -> Tensor:
-    """Return the matrix nearest to `weight` [D, N] with orthonormal rows (D ≤ N) or columns (D > N)."""
+    """Return the matrix nearest to `weight` [D, N] with orthonormal rows (D ≤ N) or columns (D > N).
+
+    >>> nearest_orthonormal(torch.tensor([[3.0, 0.0], [0.0, 0.5]])).round(decimals=4)
+    tensor([[1., 0.],
+            [0., 1.]])
+    """
     left, _, right = torch.linalg.svd(weight, full_matrices=False)
     nearest: Tensor = left @ right
     return nearest
@@ -73,6 +94,12 @@ def distant_rows(classes: int, dimensions: int, *, generator: torch.Generator) -
 
     From a random start the rows repel each other. With few classes, as in CIFAR-10, they end as a regular simplex:
     every cosine is −1/(C − 1), which no arrangement beats. The authors read such a matrix from a file.
+
+    >>> rows = distant_rows(3, 2, generator=torch.Generator().manual_seed(0))
+    >>> (rows @ rows.T).round(decimals=3)
+    tensor([[ 1.0000, -0.5000, -0.5000],
+            [-0.5000,  1.0000, -0.5000],
+            [-0.5000, -0.5000,  1.0000]])
     """
     rows = torch.randn(classes, dimensions, generator=generator, dtype=torch.float64)
     rows = functional.normalize(rows)
