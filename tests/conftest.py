@@ -6,6 +6,7 @@ import pyarrow.fs
 import pytest
 import torch
 from hypothesis import settings
+from obstore.store import LocalStore
 
 # How long an example takes says how busy the machine is.
 settings.register_profile("patient", deadline=None)
@@ -36,5 +37,9 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def stand_in(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
         return pyarrow.fs.SubTreeFileSystem(str(tmp_path), pyarrow.fs.LocalFileSystem()), uri.partition("://")[2]
 
-    monkeypatch.setattr("igd_ray.catalog.places.filesystem_of", stand_in)
+    def creating(uri: str) -> LocalStore:
+        return LocalStore(tmp_path / uri.partition("://")[2], mkdir=True)
+
+    monkeypatch.setattr("igd_ray.catalog.buckets.filesystem_of", stand_in)
+    monkeypatch.setattr("igd_ray.catalog.buckets.creating_store_of", creating)
     return tmp_path / "bucket"

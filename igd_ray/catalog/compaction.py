@@ -1,36 +1,51 @@
-"""Merging small files into few: what counts changes at one moment, and nothing that a reader has opened goes away."""
+"""Merging small files into few: what counts changes at one moment, and nothing that a reader needs goes away.
 
-import hashlib
-import io
+First merged files are written, which do not count yet. Then one entry of the log (`igd_ray.catalog.merged`) announces
+them, and the small files count no more. Killed at any point, either the small files count or the merged ones, never
+both. Several merges may run at once: only one writes the entry, the others throw away what they made.
+"""
+
 import secrets
-import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from igd_ray.catalog.merged import INDEX, merged_name, number_of
+from igd_ray.catalog.rows import same_rows
 from igd_ray.catalog.schemas import SCHEMAS
+from igd_ray.catalog.sealed import sealed_parquet
 from igd_ray.catalog.sources import KEY_COLUMNS, MERGED
-from igd_ray.catalog.store import Catalog, UnreadableError
-from igd_ray.errors import IgdError, first_line
+from igd_ray.catalog.store import Catalog
+from igd_ray.catalog.tables import QUARANTINE, UnreadableError, require_own
+from igd_ray.errors import IgdError
 
-INDEX = "compacted"
+# Rows of a row group, of whole results: few enough to be skipped, many enough to be packed well.
+ROWS_OF_A_GROUP = 100_000
 
-# A merged file has hardly more than this, uncompressed.
-MOST_BYTES = 256 * 2**20
+# A merged file with this many rows, or bytes, is not merged again.
+ROWS_OF_A_FILE = 1_000_000
+BYTES_OF_A_FILE = 2**28
+
+# This many smaller merged files of a table are merged into one.
+MERGED_FILES = 8
+
+# Each result has large rows, and a row group of its own.
+LARGE = {"adversarials", "arrays"}
+
+# What is asked about together lies together: the columns of a result's first row by which results are sorted.
+SORTED_BY = ("model", "dataset", "norm", "epsilon", "method", "defense", "attack", "image_id")
 
 # A query that listed files before a merged one was there has started to read after this long.
 SECONDS_TO_SETTLE = 2.0
 
-# The note of a compaction, and after how long without a sign it is taken for one that a killed compaction left.
-NOTE = "compaction-"
-SECONDS_TO_STALE = 3600.0
+# How often a merge begins anew when another has come first.
+TRIES = 3
 
 # A session that has not written for this long has ended.
 SESSION_ENDED = timedelta(hours=1)
@@ -45,85 +60,116 @@ class Compaction:
     deleted: int
 
 
-def compact(catalog: Catalog, *, keep_seconds: float, settle_seconds: float = SECONDS_TO_SETTLE) -> Compaction:
+class Result(NamedTuple):
+    """A result to be merged."""
+
+    key: str
+    rows: pa.Table
+
+
+@dataclass
+class _Batch:
+    """Merged files that one entry announces."""
+
+    number: int
+    files: list[str] = field(default_factory=list)
+    rows: list[dict[str, object]] = field(default_factory=list)
+    written: float = 0.0
+
+
+def compact(
+    catalog: Catalog, *, keep_seconds: float, settle_seconds: float = SECONDS_TO_SETTLE, least: int = 2
+) -> Compaction:
     """Merge the small files of every table, and delete those that were merged at least `keep_seconds` ago.
 
-    First a merged file is written; rows in it do not count yet. Then a file in the table `compacted` announces it, and
-    the small ones count no more. Killed at any point, either the small files count or the merged one, never both.
-    A merged file is never deleted: one that nothing announces may be all that is left of a damaged announcement's.
+    Args:
+        catalog: where.
+        keep_seconds: how long what was merged stays for whoever reads it without igd-ray.
+        settle_seconds: how long a merged file is there before it is announced.
+        least: small files of a table that are worth merging.
 
     Raises:
-        IgdError: if another compaction is at work, or a merged file does not hold what went into it, or a file cannot
-            be read or written.
+        IgdError: if other merges came first again and again, or a merged file does not hold what went into it, or a
+            file cannot be read or written.
     """
-    with _alone(catalog) as still_alone:
-        deleted = _delete_merged(catalog, keep_seconds)
-        results = files = 0
+    for file in catalog.tables.names(INDEX):
+        if not catalog.tables.is_sound(INDEX, file):
+            catalog.tables.set_aside(INDEX, file)
+    deleted = _delete_merged(catalog, keep_seconds)
+    for _ in range(TRIES):
+        batch = _Batch(catalog.merged.next_number())
+        catalog.merged.forget()
         for table in SCHEMAS:
             if table != INDEX:
-                for group in _groups(catalog, table):
-                    still_alone()
-                    name, rows = _merge(catalog, table, group, settle_seconds)
-                    still_alone()
-                    catalog.commit(INDEX, name, rows)
-                    results, files = results + len(rows), files + 1
-    return Compaction(results, files, deleted)
+                _merge_table(catalog, table, batch, least)
+        if not batch.rows:
+            break
+        time.sleep(max(0.0, batch.written + settle_seconds - time.monotonic()))
+        if catalog.merged.append(batch.number, batch.rows):
+            break
+        for file in batch.files:
+            catalog.place.delete(file)
+    else:
+        raise IgdError(f"other merges of {catalog} came first {TRIES} times; nothing is lost, run the command again")
+    return Compaction(len(batch.rows), len(batch.files), deleted)
 
 
-@contextmanager
-def _alone(catalog: Catalog) -> Iterator[Callable[[], None]]:
-    """Keep other compactions out, which could merge the same results; yield what checks and shows that this one lives.
-
-    Each writes a note and then looks for those of others. Of two at once, one sees the other's at least, in an object
-    store, too; it, or both, give up.
-
-    Raises:
-        IgdError: if another is at work, or took this one for dead.
-    """
-    note = f"{NOTE}{secrets.token_hex(6)}"
-
-    def still_alone() -> None:
-        if catalog.read_note(note) is None:
-            raise IgdError(f"this compaction of {catalog} stood still and another one has begun; nothing is lost")
-        catalog.write_note(note, "")
-
-    catalog.write_note(note, "")
-    try:
-        for other, age in catalog.notes().items():
-            if other.startswith(NOTE) and other != note:
-                if age < SECONDS_TO_STALE:
-                    raise IgdError(
-                        f"another compaction of {catalog} is at work; wait for it, or delete {catalog}/.{other} if it "
-                        "was killed"
-                    )
-                catalog.delete_note(other)
-        yield still_alone
-    finally:
-        catalog.delete_note(note)
-
-
-def _groups(catalog: Catalog, table: str) -> Iterator[dict[str, pa.Table]]:
-    """Yield results that are to be merged into one file."""
+def _merge_table(catalog: Catalog, table: str, batch: _Batch, least: int) -> None:
+    """Write merged files of what is small in `table`, and note them in `batch`."""
     single = catalog.unmerged(table)
     if table == "adversarials":
-        # An attempt that was interrupted writes its points again.
+        # Points without verdicts are of an attempt that is not finished.
         single &= catalog.keys("outcomes")
-    group: dict[str, pa.Table] = {}
-    size = 0
-    for key in sorted(single):
-        rows = catalog.read_if_whole(table, key)
-        if rows is None or (table == "attempts" and _may_be_written_again(rows)):
-            continue
-        if table in KEY_COLUMNS and set(rows[KEY_COLUMNS[table]].to_pylist()) - {key}:
-            print(f"{catalog}/{table}/{key}.parquet holds a result of another name: not read", file=sys.stderr)
-            continue
-        group[key] = rows
-        size += rows.nbytes
-        if size > MOST_BYTES:
-            yield group
-            group, size = {}, 0
-    if len(group) > 1:
-        yield group
+        single = {key for key in single if catalog.finish_unit((table, "outcomes"), key)}
+    small = [
+        file
+        for file in catalog.merged.files(table)
+        if table not in LARGE and _rows(catalog, table, file) < ROWS_OF_A_FILE
+    ]
+    again = small if len(small) >= MERGED_FILES else []
+    if len(single) < least and not again:
+        return
+    if len(single) + len(again) < 2:
+        return
+    for results in _files_worth(_results(catalog, table, sorted(single), again)):
+        if len(results) > 1:
+            _write(catalog, table, results, batch)
+
+
+def _rows(catalog: Catalog, table: str, file: str) -> int:
+    try:
+        return catalog.tables.load(table, file, lambda parquet: int(parquet.metadata.num_rows))
+    except (FileNotFoundError, UnreadableError):
+        return ROWS_OF_A_FILE
+
+
+def _results(catalog: Catalog, table: str, single: Sequence[str], merged: Sequence[str]) -> Iterator[Result]:
+    """Yield the results of small files and of merged ones; damaged files are set aside."""
+
+    def read(key: str) -> pa.Table | None:
+        file = f"{key}.parquet"
+        try:
+            return catalog.tables.load(table, file, lambda parquet: _own_rows(table, file, parquet))
+        except (FileNotFoundError, UnreadableError):
+            return None
+
+    with ThreadPoolExecutor(4) as threads:
+        for key, rows in zip(single, threads.map(read, single), strict=True):
+            if rows is None:
+                if not catalog.tables.is_sound(table, f"{key}.parquet"):
+                    catalog.tables.set_aside(table, f"{key}.parquet")
+            elif table != "attempts" or not _may_be_written_again(rows):
+                yield Result(key, rows)
+    places = catalog.merged.of(table)
+    for key in sorted(key for key, where in places.items() if where.file in merged):
+        merged_rows = catalog.read_if_whole(table, key)
+        if merged_rows is not None:
+            yield Result(key, merged_rows)
+
+
+def _own_rows(table: str, file: str, parquet: pq.ParquetFile) -> pa.Table:
+    require_own(table, file, parquet)
+    return parquet.read()
 
 
 def _may_be_written_again(attempts: pa.Table) -> bool:
@@ -131,93 +177,109 @@ def _may_be_written_again(attempts: pa.Table) -> bool:
     return not seen or max(seen) > datetime.now(UTC) - SESSION_ENDED
 
 
-def _merge(
-    catalog: Catalog, table: str, group: Mapping[str, pa.Table], settle_seconds: float
-) -> tuple[str, list[dict[str, object]]]:
-    """Write the merged file of `group`, a row group a result, and verify it; return the announcement's key and rows."""
-    digest = hashlib.sha256("\n".join([table, *group]).encode()).hexdigest()[:32]
-    file = f"{MERGED}{digest}.parquet"
-    row_groups: dict[str, int | None] = {}
-    buffer = io.BytesIO()
-    with pq.ParquetWriter(buffer, SCHEMAS[table], compression="zstd") as writer:
-        number = 0
-        for key, rows in group.items():
-            row_groups[key] = None
-            if len(rows):
-                writer.write_table(rows, row_group_size=len(rows))
-                row_groups[key], number = number, number + 1
-    catalog.place.write(f"{table}/{file}", buffer.getvalue())
-    time.sleep(settle_seconds)
-    if len(_held(catalog, table, file, row_groups, group.get)) < len(group):
-        raise IgdError(f"{catalog}/{table}/{file} does not hold what was written; nothing was replaced")
-    return f"{table}-{digest}", [
-        {"table_name": table, "key": key, "file": file, "row_group": row_group} for key, row_group in row_groups.items()
+def _files_worth(results: Iterable[Result]) -> Iterator[list[Result]]:
+    """Yield results for one file each."""
+    file: list[Result] = []
+    size = rows = 0
+    for result in results:
+        file.append(result)
+        size, rows = size + result.rows.nbytes, rows + len(result.rows)
+        if size > BYTES_OF_A_FILE or rows > ROWS_OF_A_FILE:
+            yield file
+            file, size, rows = [], 0, 0
+    yield file
+
+
+def _groups(table: str, results: Sequence[Result]) -> Iterator[list[Result]]:
+    """Yield the results of each row group, in order; one without rows is in none."""
+    filled = [result for result in results if len(result.rows)]
+    if table not in KEY_COLUMNS or table in LARGE:
+        yield from ([result] for result in filled)
+        return
+    group: list[Result] = []
+    rows = 0
+    for result in sorted(filled, key=_order):
+        group.append(result)
+        rows += len(result.rows)
+        if rows >= ROWS_OF_A_GROUP:
+            yield group
+            group, rows = [], 0
+    if group:
+        yield group
+
+
+def _order(result: Result) -> tuple[tuple[bool, str], ...]:
+    names = [name for name in SORTED_BY if name in result.rows.column_names]
+    (first,) = result.rows.select(names).slice(0, 1).to_pylist()
+    return (*((value is not None, str(value)) for value in first.values()), (True, result.key))
+
+
+def _write(catalog: Catalog, table: str, results: Sequence[Result], batch: _Batch) -> None:
+    """Write a merged file, verify that it holds what went into it, and note it."""
+    file = merged_name(batch.number, secrets.token_hex(8))
+    name = f"{table}/{file}"
+    groups = list(_groups(table, results))
+    tables = [pa.concat_tables(result.rows for result in group) for group in groups]
+    catalog.place.write(name, sealed_parquet(name, tables, SCHEMAS[table]))
+    batch.files.append(name)
+    batch.written = time.monotonic()
+
+    def differs(parquet: pq.ParquetFile) -> bool:
+        return parquet.num_row_groups != len(tables) or not all(
+            same_rows(parquet.read_row_group(number), rows) for number, rows in enumerate(tables)
+        )
+
+    try:
+        wrong = catalog.tables.load(table, file, differs)
+    except (FileNotFoundError, UnreadableError):
+        wrong = True
+    if wrong:
+        raise IgdError(f"{catalog}/{name} does not hold what was written; nothing was replaced")
+    places: dict[str, int | None] = dict.fromkeys(result.key for result in results)
+    places |= {result.key: number for number, group in enumerate(groups) for result in group}
+    batch.rows += [
+        {"table_name": table, "key": key, "file": file, "row_group": row_group} for key, row_group in places.items()
     ]
 
 
 def _delete_merged(catalog: Catalog, keep_seconds: float) -> int:
-    """Delete small files that have not counted for `keep_seconds`, each if the merged file that counts has its rows."""
-    small = {table: catalog.single_keys(table) for table in SCHEMAS}
-    replaced: dict[tuple[str, str], dict[str, int | None]] = defaultdict(dict)
-    for name in catalog.keys(INDEX):
-        if catalog.place.age(f"{INDEX}/{name}.parquet") < keep_seconds:
+    """Delete files that have not counted for `keep_seconds`, each if what counts instead is undamaged."""
+    log, deleted = catalog.merged, 0
+    kept = {number for number in log.numbers() if catalog.place.age(f"{INDEX}/{number:08d}.parquet") < keep_seconds}
+    for table in SCHEMAS:
+        if table == INDEX:
             continue
-        announcement = catalog.read_if_whole(INDEX, name)
-        for row in [] if announcement is None else announcement.to_pylist():
-            table, key, file, row_group = (row[column] for column in SCHEMAS[INDEX].names)
-            if key in small[table] and catalog.merged().get((table, key)) == (file, row_group):
-                replaced[table, file][key] = row_group
-    deleted = 0
-    for (table, file), row_groups in replaced.items():
-        for key in _held(catalog, table, file, row_groups, partial(_rows, catalog, table)):
-            catalog.place.delete(f"{table}/{key}.parquet")
-            deleted += 1
+        places = log.of(table)
+        young = {where.file for where in places.values() if number_of(where.file) in kept}
+        sound = set()
+        for file in {where.file for where in places.values()} - young:
+            if catalog.tables.is_sound(table, file):
+                sound.add(file)
+            else:
+                catalog.tables.set_aside(table, file)
+                log.forget()
+        places = log.of(table)
+        for key in catalog.tables.keys(table):
+            if key in places and places[key].file in sound:
+                catalog.place.delete(f"{table}/{key}.parquet")
+                deleted += 1
+        _delete_abandoned(catalog, table, kept)
     return deleted
 
 
-def _rows(catalog: Catalog, table: str, key: str) -> pa.Table | None:
-    """Return the rows of a small file, which need not count; None if it is gone or damaged."""
-    try:
-        return catalog.load(table, f"{table}/{key}.parquet", pq.ParquetFile.read)
-    except (FileNotFoundError, UnreadableError):
-        return None
-
-
-def _held(
-    catalog: Catalog,
-    table: str,
-    file: str,
-    row_groups: Mapping[str, int | None],
-    rows_of: Callable[[str], pa.Table | None],
-) -> list[str]:
-    """Return the keys of `row_groups`, of a merged file, where it has exactly the rows `rows_of` the key.
-
-    Raises:
-        IgdError: if the file cannot be read.
-    """
-
-    def equal(merged: pq.ParquetFile) -> list[str]:
-        return [key for key, number in row_groups.items() if _equal(_row_group(merged, number), rows_of(key))]
-
-    try:
-        return catalog.load(table, f"{table}/{file}", equal)
-    except (FileNotFoundError, UnreadableError) as error:
-        raise IgdError(
-            f"{catalog}/{table}/{file} is damaged ({first_line(error)}), no small file was deleted for it; move it "
-            "away, and the small files that are still there count again"
-        ) from error
-
-
-def _row_group(merged: pq.ParquetFile, number: int | None) -> pa.Table:
-    return merged.schema_arrow.empty_table() if number is None else merged.read_row_group(number)
-
-
-def _equal(merged: pa.Table, rows: pa.Table | None) -> bool:
-    # As bytes NaN equals itself.
-    return rows is not None and (merged.equals(rows) or _bytes(merged) == _bytes(rows))
-
-
-def _bytes(rows: pa.Table) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(rows.combine_chunks(), buffer)
-    return buffer.getvalue()
+def _delete_abandoned(catalog: Catalog, table: str, kept: set[int]) -> None:
+    """Delete the merged files of `table` that never counted and never will, or whose results are in later ones."""
+    log = catalog.merged
+    counting = {where.file for where in log.of(table).values()}
+    numbers = set(log.numbers())
+    spoiled = {name.removesuffix(".parquet") for name in catalog.place.names(f"{QUARANTINE}/{INDEX}")}
+    for file in catalog.tables.names(table):
+        number = number_of(file) if file.startswith(MERGED) else None
+        if number is None or number not in numbers or number in kept or file in counting or f"{number:08d}" in spoiled:
+            continue
+        announced = log.announced(number)
+        if announced is None or catalog.tables.is_left_out(table, file):
+            continue
+        later = max(numbers)
+        if f"{table}/{file}" not in announced or later not in kept:
+            catalog.place.delete(f"{table}/{file}")

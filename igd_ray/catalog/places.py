@@ -1,20 +1,18 @@
 """Where a catalog's files are: in a folder, or in a bucket of an object store."""
 
 import contextlib
+import os
+import stat
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Protocol
 
-import pyarrow as pa
-import pyarrow.fs
-import pyarrow.parquet as pq
-
-from igd_ray.catalog.files import cannot_write, write_whole
-from igd_ray.errors import IgdError, InputError, first_line
-
-# The object stores that pyarrow speaks to.
-SCHEMES = ("s3", "gs")
+from igd_ray.catalog.buckets import SCHEMES, Bucket
+from igd_ray.catalog.files import cannot_write, create_whole, write_whole
+from igd_ray.catalog.sealed import Source
+from igd_ray.errors import InputError
 
 
 class Place(Protocol):
@@ -33,6 +31,17 @@ class Place(Protocol):
         """
         ...
 
+    def create(self, name: str, content: bytes) -> bool:
+        """Write a file unless there is one; of several that try at once, on any node, exactly one succeeds.
+
+        Returns:
+            True if this call wrote it.
+
+        Raises:
+            IgdError: if it cannot be written; nothing half-written is left.
+        """
+        ...
+
     def read(self, name: str) -> bytes:
         """Return a file's content.
 
@@ -41,11 +50,11 @@ class Place(Protocol):
         """
         ...
 
-    def open_parquet(self, name: str) -> pq.ParquetFile:
-        """Open a Parquet file, whose end is read now and the rest when asked for.
+    def open(self, name: str) -> Source:
+        """Open a file, of which parts are read when asked for.
 
         Raises:
-            OSError, pyarrow.ArrowException: if there is none, or it is half-written.
+            OSError: if there is none, or it cannot be read.
         """
         ...
 
@@ -91,10 +100,11 @@ class Place(Protocol):
 
 
 class Folder:
-    """A place on a local or mounted disk."""
+    """A place on a local or mounted disk. Nothing is reached through symbolic links below its root."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._said: set[str] = set()
 
     @property
     def address(self) -> str:
@@ -103,19 +113,27 @@ class Folder:
 
     def write(self, name: str, content: bytes) -> None:
         """Write by a temporary name, fsync and rename."""
-        write_whole(self.root / name, content)
+        write_whole(self._path(name), content)
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Write by a temporary name, fsync and hard link."""
+        return create_whole(self._path(name), content)
 
     def read(self, name: str) -> bytes:
         """Return a file's content."""
-        return (self.root / name).read_bytes()
+        with contextlib.closing(self.open(name)) as source:
+            return source.read_at(0, source.size)
 
-    def open_parquet(self, name: str) -> pq.ParquetFile:
-        """Open a Parquet file."""
-        return pq.ParquetFile(self.root / name)
+    def open(self, name: str) -> Source:
+        """Open a file."""
+        return _File(self._path(name))
 
     def exists(self, name: str) -> bool:
         """Tell whether there is a file of this name."""
-        return (self.root / name).exists()
+        try:
+            return stat.S_ISREG(self._path(name).lstat().st_mode)
+        except (OSError, InputError):
+            return False
 
     def is_used(self) -> bool:
         """Tell whether the folder holds anything that is not hidden."""
@@ -124,127 +142,96 @@ class Folder:
         return self.root.is_dir() and any(not path.name.startswith(".") for path in self.root.iterdir())
 
     def names(self, folder: str) -> list[str]:
-        """Return the names of the files in `folder`."""
+        """Return the names of the files in `folder`; what is a link or a folder is said on stderr once."""
+        path = self.root / folder
+        if folder and path.is_symlink():
+            self._say(f"{path} is a symbolic link: not read; a catalog's tables are folders of its own")
+            return []
+        names = []
         try:
-            return sorted(path.name for path in (self.root / folder).iterdir() if path.is_file())
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    if entry.is_file(follow_symlinks=False):
+                        names.append(entry.name)
+                    elif folder and not entry.name.startswith("."):
+                        what = "a symbolic link" if entry.is_symlink() else "not a file"
+                        self._say(f"{path / entry.name} is {what}: not read")
         except (FileNotFoundError, NotADirectoryError):
             return []
+        return sorted(names)
+
+    def _say(self, line: str) -> None:
+        if line not in self._said:
+            self._said.add(line)
+            print(line, file=sys.stderr)
 
     def age(self, name: str) -> float:
         """Return how many seconds ago a file was written."""
         try:
-            return time.time() - (self.root / name).stat().st_mtime
+            return time.time() - self._path(name).lstat().st_mtime
         except OSError:
             return 0.0
 
     def delete(self, name: str) -> None:
         """Delete a file."""
         with contextlib.suppress(OSError):
-            (self.root / name).unlink()
+            self._path(name).unlink()
 
     def move(self, name: str, target: str) -> None:
         """Rename a file."""
-        (self.root / target).parent.mkdir(parents=True, exist_ok=True)
-        (self.root / name).rename(self.root / target)
+        self._path(target).parent.mkdir(parents=True, exist_ok=True)
+        self._path(name).rename(self._path(target))
 
     def make(self, folders: Sequence[str]) -> None:
         """Make folders."""
         try:
             for folder in folders:
-                (self.root / folder).mkdir(parents=True, exist_ok=True)
+                self._path(f"{folder}/_".lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(self.root, error) from error
 
+    def _path(self, name: str) -> Path:
+        """Return where the file `name` is.
 
-class Bucket:
-    """A place in an object store: a write is seen when it is complete, so files get their names at once.
-
-    Args:
-        uri: as ``s3://BUCKET/results``.
-
-    Raises:
-        InputError: if pyarrow has no such filesystem.
-    """
-
-    def __init__(self, uri: str) -> None:
-        self._uri = uri.rstrip("/")
-        try:
-            self.filesystem, self.base = filesystem_of(self._uri)
-        except (OSError, pa.ArrowException, ValueError) as error:
-            raise InputError(f"the catalog {uri} cannot be used: {first_line(error)}") from error
-
-    @property
-    def address(self) -> str:
-        """The URI."""
-        return self._uri
-
-    def write(self, name: str, content: bytes) -> None:
-        """Write the object."""
-        try:
-            with self.filesystem.open_output_stream(self._path(name)) as stream:
-                stream.write(content)
-        except (OSError, pa.ArrowException) as error:
-            raise IgdError(
-                f"cannot write {self._uri}/{name}: {first_line(error)}; everything committed before is intact"
-            ) from error
-
-    def read(self, name: str) -> bytes:
-        """Return an object's content."""
-        with self.filesystem.open_input_file(self._path(name)) as file:
-            content: bytes = file.read()
-        return content
-
-    def open_parquet(self, name: str) -> pq.ParquetFile:
-        """Open a Parquet object."""
-        return pq.ParquetFile(self.filesystem.open_input_file(self._path(name)))
-
-    def exists(self, name: str) -> bool:
-        """Tell whether there is an object of this name."""
-        (info,) = self.filesystem.get_file_info([self._path(name)])
-        return bool(info.type == pyarrow.fs.FileType.File)
-
-    def is_used(self) -> bool:
-        """Tell whether there are objects that are not hidden."""
-        found = self.filesystem.get_file_info(pyarrow.fs.FileSelector(self.base, allow_not_found=True))
-        return any(not PurePosixPath(info.path).name.startswith(".") for info in found)
-
-    def names(self, folder: str) -> list[str]:
-        """Return the names of the objects under `folder`."""
-        selector = pyarrow.fs.FileSelector(self._path(folder), allow_not_found=True)
-        found = self.filesystem.get_file_info(selector)
-        return sorted(PurePosixPath(info.path).name for info in found if info.type == pyarrow.fs.FileType.File)
-
-    def age(self, name: str) -> float:
-        """Return how many seconds ago an object was written."""
-        (info,) = self.filesystem.get_file_info([self._path(name)])
-        return 0.0 if info.mtime is None else time.time() - info.mtime.timestamp()
-
-    def delete(self, name: str) -> None:
-        """Delete an object."""
-        with contextlib.suppress(OSError, pa.ArrowException):
-            self.filesystem.delete_file(self._path(name))
-
-    def move(self, name: str, target: str) -> None:
-        """Copy an object and delete it: an object store has no rename."""
-        self.filesystem.create_dir(str(PurePosixPath(self._path(target)).parent), recursive=True)
-        self.filesystem.move(self._path(name), self._path(target))
-
-    def make(self, folders: Sequence[str]) -> None:
-        """Make folders, which stand for nothing in an object store, but do where one is emulated."""
-        try:
-            for folder in folders:
-                self.filesystem.create_dir(self._path(folder), recursive=True)
-        except (OSError, pa.ArrowException) as error:
-            raise IgdError(f"cannot write {self._uri}: {first_line(error)}") from error
-
-    def _path(self, name: str) -> str:
-        return f"{self.base}/{name}" if name else self.base
+        Raises:
+            InputError: if it would be outside, or behind a symbolic link.
+        """
+        parts = PurePosixPath(name).parts
+        if name.startswith("/") or ".." in parts:
+            raise InputError(f"{name!r} is outside the catalog {self.root}")
+        folder = self.root
+        for part in parts[:-1]:
+            folder = folder / part
+            if folder.is_symlink():
+                raise InputError(f"{folder} is a symbolic link; a catalog's tables are folders of its own: replace it")
+        return self.root / name
 
 
-def filesystem_of(uri: str) -> tuple[Any, str]:
-    """Return pyarrow's filesystem for `uri`, and the path in it."""
-    filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
-    return filesystem, str(path)
+class _File:
+    """A file on a disk, open for reading."""
+
+    def __init__(self, path: Path) -> None:
+        # Not blocking: what turns out to be a pipe would wait for a writer.
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        status = os.fstat(self._descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(self._descriptor)
+            raise FileNotFoundError(f"{path} is not a file")
+        self.size = status.st_size
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Return `length` bytes from `offset` on."""
+        parts = []
+        while length > 0 and (part := os.pread(self._descriptor, length, offset)):
+            parts.append(part)
+            offset, length = offset + len(part), length - len(part)
+        return b"".join(parts)
+
+    def close(self) -> None:
+        """Close it, once: its number may be another file's afterwards."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
 
 def place_of(root: str | Path) -> Place:

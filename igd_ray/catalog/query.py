@@ -6,15 +6,17 @@ from typing import TypeVar
 
 import duckdb
 import pyarrow as pa
-import pyarrow.dataset
 
-from igd_ray.catalog.places import Bucket
+from igd_ray.catalog.duckdb_files import PROTOCOL, CatalogFiles
 from igd_ray.catalog.schemas import SCHEMAS
-from igd_ray.catalog.sources import as_pattern, view_statements
+from igd_ray.catalog.sources import view_statements
 from igd_ray.catalog.store import Catalog
-from igd_ray.errors import InputError
+from igd_ray.errors import IgdError, InputError
 
 Answer = TypeVar("Answer")
+
+# How often a question is asked anew, each time because other files are found to be damaged or gone.
+TRIES = 40
 
 # What may stand before an explained statement: words, and no comments, so that nothing but DuckDB's parser reads those.
 _EXPLAIN = re.compile(r"\s*EXPLAIN\s+(?:ANALYZE\s+|\([\w\s,]*\)\s*)?", re.IGNORECASE | re.ASCII)
@@ -26,36 +28,30 @@ SELECT DISTINCT value ->> '$' FROM (SELECT json_serialize_sql($1::VARCHAR) AS pa
 WHERE key = 'type' AND ends_with(value ->> '$', '_NODE')"""
 
 
-def connect(catalog: Catalog) -> duckdb.DuckDBPyConnection:
+def connect(catalog: Catalog, files: CatalogFiles | None = None) -> duckdb.DuckDBPyConnection:
     """Return an in-memory DuckDB connection with every view over `catalog`, shut off from all other files.
+
+    Args:
+        catalog: whose.
+        files: through which the connection reads, and which knows what went wrong.
 
     Raises:
         InputError: if `catalog` is not there, or is of another schema version.
         IgdError: if what was merged cannot be read.
-        duckdb.Error: if a file is half-written.
+        duckdb.Error: if a file cannot be read, is damaged, or was merged and deleted in between.
     """
     catalog.check()
-    catalog.merged()  # sets aside what announces a merged file that is gone, before SQL goes by it
+    files = files or CatalogFiles(catalog)
     # An empty temporary folder: DuckDB would allow reading and writing there.
     connection = duckdb.connect(":memory:", config={"temp_directory": "", "python_enable_replacements": False})
     try:
         connection.execute("SET TimeZone = 'UTC'")
-        root, place = catalog.address, catalog.place
-        remote: dict[str, pa.Table | pyarrow.dataset.Dataset] = {
-            table: SCHEMAS[table].empty_table() for table in SCHEMAS if not _is_there(catalog, table)
-        }
-        folders = []
-        if isinstance(place, Bucket):
-            # DuckDB has no way to an object store of its own here: pyarrow reads.
-            remote |= {table: _dataset(catalog, place, table) for table in SCHEMAS if table not in remote}
-        else:
-            # DuckDB compares the pattern of a path, not only what it matches, to the allowed folders.
-            folders = [f"'{_quoted(folder)}'" for folder in sorted({root, as_pattern(root)})]
-        for table, rows in remote.items():
-            connection.register(f"remote_{table}", rows)
-        connection.execute(view_statements(root, remote))
+        connection.register_filesystem(files)
+        for table in SCHEMAS:
+            connection.execute(f"CREATE VIEW remote_{table} AS {files.relation(table)}")
+        connection.execute(view_statements(catalog.address, SCHEMAS))
         for setting in (
-            f"allowed_directories = [{', '.join(folders)}]",
+            f"allowed_directories = ['{PROTOCOL}://']",
             "autoinstall_known_extensions = false",
             "autoload_known_extensions = false",
             "enable_external_access = false",
@@ -68,37 +64,24 @@ def connect(catalog: Catalog) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def _is_there(catalog: Catalog, table: str) -> bool:
-    """Tell whether `catalog` has a file of `table`: one that was made before there was such a table has none."""
-    return bool(catalog.names(table))
-
-
-def _dataset(catalog: Catalog, place: Bucket, table: str) -> pyarrow.dataset.Dataset:
-    form = pyarrow.dataset.ParquetFileFormat()
-    files = [
-        form.make_fragment(f"{place.base}/{table}/{name}", place.filesystem, row_groups=groups)
-        for name, groups in catalog.files(table).items()
-    ]
-    return pyarrow.dataset.FileSystemDataset(files, SCHEMAS[table], form, place.filesystem)
-
-
 def ask(catalog: Catalog, question: Callable[[duckdb.DuckDBPyConnection], Answer]) -> Answer:
-    """Return what `question` finds over `catalog`; half-written and foreign files are set aside, not fatal.
+    """Return what `question` finds over `catalog`; damaged files are said on stderr and left out.
+
+    It is asked again where a file was found damaged, or was merged and deleted in between.
 
     Raises:
         InputError: if there is no catalog of this schema version, or for what DuckDB refuses.
         IgdError: if a file cannot be read, which may pass.
     """
-    for again in (True, False):
-        connected = False
+    for _ in range(TRIES):
+        files = CatalogFiles(catalog)
         try:
-            with connect(catalog) as connection:
-                connected = True
+            with connect(catalog, files) as connection:
                 return question(connection)
         except (duckdb.Error, pa.ArrowException, OSError) as error:
-            if _is_about_the_statement(error, connected) or not again or not catalog.quarantine():
-                raise _one_line(error) from error
-    raise AssertionError("unreachable")
+            if not files.can_do_better():
+                raise _told(error) from error
+    raise IgdError(f"files of {catalog} went away {TRIES} times while they were read; ask again")
 
 
 def run_query(catalog: Catalog, sql: str) -> pa.Table:
@@ -113,13 +96,6 @@ def run_query(catalog: Catalog, sql: str) -> pa.Table:
         return connection.sql(sql).to_arrow_table()
 
     return ask(catalog, question)
-
-
-def _is_about_the_statement(error: Exception, connected: bool) -> bool:
-    # An unknown column may be one that a foreign file has not, but only until the views are made.
-    return isinstance(error, duckdb.ParserException | duckdb.CatalogException | duckdb.PermissionException) or (
-        connected and isinstance(error, duckdb.BinderException)
-    )
 
 
 def _require_reading(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
@@ -140,11 +116,9 @@ def _require_reading(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
     raise InputError(f"the SQL must be one SELECT or EXPLAIN SELECT statement, not {came}")
 
 
-def _one_line(error: Exception) -> InputError:
+def _told(error: Exception) -> IgdError:
     """Return `error` with DuckDB's hint, which is on its next lines, but without the excerpt of the statement."""
-    message = str(error).split("\nLINE ")[0]
-    return InputError(f"SQL: {' '.join(message.split())}")
-
-
-def _quoted(text: str) -> str:
-    return text.replace("'", "''")
+    message = " ".join(str(error).split("\nLINE ")[0].split())
+    if isinstance(error, OSError | duckdb.IOException):
+        return IgdError(f"cannot read the catalog: {message}; try again")
+    return InputError(f"SQL: {message}")

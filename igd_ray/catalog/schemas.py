@@ -6,7 +6,10 @@ from types import MappingProxyType
 import pyarrow as pa
 
 # A change of any schema below raises this number; a catalog of another version is refused, never guessed at.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+
+# The version before, of the same columns in files without seals: it is read, and written to as the new one.
+UNSEALED_VERSION = 2
 
 
 def _required(name: str, kind: pa.DataType) -> pa.Field:

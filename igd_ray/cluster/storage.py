@@ -97,9 +97,13 @@ class CatalogKeeper:
         """Return a result."""
         return self._catalog.read(table, key)
 
-    def commit(self, table: str, key: str, rows: pa.Table | Sequence[Mapping[str, object]], replace: bool) -> bool:
-        """Commit a result."""
-        return self._catalog.commit(table, key, rows, replace=replace)
+    def commit_unit(self, key: str, rows: Mapping[str, pa.Table | Sequence[Mapping[str, object]]]) -> bool:
+        """Commit a unit's rows."""
+        return self._catalog.commit_unit(key, rows)
+
+    def finish_unit(self, tables: Sequence[str], key: str) -> bool:
+        """Finish what an interrupted commit began; tell whether the unit is committed."""
+        return self._catalog.finish_unit(tables, key)
 
 
 class KeptCatalog(Catalog):
@@ -117,11 +121,13 @@ class KeptCatalog(Catalog):
         """Return the rows of the result `key` of `table`."""
         return self._ask("read", table, key)
 
-    def commit(
-        self, table: str, key: str, rows: pa.Table | Sequence[Mapping[str, object]], *, replace: bool = False
-    ) -> bool:
-        """Make the driver's node write `rows` as the result `key` of `table`, once."""
-        return bool(self._ask("commit", table, key, rows, replace))
+    def commit_unit(self, key: str, rows: Mapping[str, pa.Table | Sequence[Mapping[str, object]]]) -> bool:
+        """Make the driver's node write a unit's rows, all of them or none."""
+        return bool(self._ask("commit_unit", key, rows))
+
+    def finish_unit(self, tables: Sequence[str], key: str) -> bool:
+        """Make the driver's node finish what an interrupted commit began; tell whether the unit is committed."""
+        return bool(self._ask("finish_unit", tables, key))
 
     def _ask(self, method: str, *arguments: object) -> Any:
         import ray

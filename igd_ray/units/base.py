@@ -167,9 +167,9 @@ class BrokenWorkerError(Exception):
 
 
 def execute(unit: Unit, context: Context, attempt: int = 1) -> UnitReport:
-    """Compute and commit `unit`, its last table last.
+    """Compute and commit `unit`, unless it is committed or an interrupted attempt only has to be finished.
 
-    What an interrupted attempt left in the tables before is written again, so that all rows are of one attempt.
+    Where several workers compute one unit, all of its rows are of the first that commits.
     An exception becomes a report: an error is an error, and other units go on.
 
     Raises:
@@ -179,13 +179,10 @@ def execute(unit: Unit, context: Context, attempt: int = 1) -> UnitReport:
     error = None
     out_of_memory = False
     try:
-        if not is_done(context.catalog, unit):
-            tables = unit.compute(context)
-            for table in unit.tables:
-                rows = tables[table]
-                if "attempt" in SCHEMAS[table].names:
-                    rows = [{**row, "attempt": attempt} for row in rows]
-                context.catalog.commit(table, unit.key, rows, replace=table != unit.tables[-1])
+        if not context.catalog.finish_unit(unit.tables, unit.key):
+            computed = unit.compute(context)
+            rows = {table: _numbered(table, computed[table], attempt) for table in unit.tables}
+            context.catalog.commit_unit(unit.key, rows)
     except BrokenWorkerError:
         raise
     except Exception as exception:  # any failure of the science is the unit's, not the worker's
@@ -193,6 +190,11 @@ def execute(unit: Unit, context: Context, attempt: int = 1) -> UnitReport:
         out_of_memory = is_out_of_memory(exception)
     seconds = time.perf_counter() - started
     return UnitReport(unit.key, unit.kind, len(unit.shard.ids), seconds, error, attempt, out_of_memory)
+
+
+def _numbered(table: str, rows: Rows, attempt: int) -> Rows:
+    """Return `rows` with the number of the attempt, where `table` has it."""
+    return [{**row, "attempt": attempt} for row in rows] if "attempt" in SCHEMAS[table].names else rows
 
 
 def is_out_of_memory(error: Exception) -> bool:

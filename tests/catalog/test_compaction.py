@@ -1,16 +1,14 @@
 """`igd compact`: the same answers from fewer files, at every moment and wherever it is killed."""
 
 import errno
-import os
 import threading
 from pathlib import Path
 
 import duckdb
-import pyarrow.fs
 import pytest
 
 from igd_ray.catalog import SCHEMAS, Catalog, ask, run_query
-from igd_ray.catalog.compaction import Compaction, _merge, compact
+from igd_ray.catalog.compaction import Compaction, compact
 from igd_ray.catalog.places import Folder
 from igd_ray.cli import main
 from igd_ray.errors import IgdError
@@ -77,7 +75,7 @@ def test_what_is_merged_is_committed_and_new_results_join(filled: Catalog) -> No
 
 @pytest.mark.parametrize(
     ("step", "call"),
-    [("write", 1), ("write", 3), ("write", 7), ("commit", 1), ("commit", 2), ("delete", 2)],
+    [("write", 1), ("write", 2), ("append", 1), ("delete", 2)],
 )
 def test_wherever_it_is_killed_nothing_is_lost_or_doubled(
     filled: Catalog, monkeypatch: pytest.MonkeyPatch, step: str, call: int
@@ -85,7 +83,11 @@ def test_wherever_it_is_killed_nothing_is_lost_or_doubled(
     before = answers(filled)
     if step == "delete":
         compact(filled, keep_seconds=0, settle_seconds=0)
-    place = {"write": "places.Folder.write", "commit": "store.Catalog.commit", "delete": "places.Folder.delete"}[step]
+    place = {
+        "write": "places.Folder.write",
+        "append": "merged.MergedResults.append",
+        "delete": "places.Folder.delete",
+    }[step]
     target = f"igd_ray.catalog.{place}"
     module, name, method = target.rsplit(".", 2)
     import importlib
@@ -152,20 +154,21 @@ def test_a_damaged_announcement_costs_no_merged_file(filled: Catalog, capsys: py
     before = answers(filled)
     merge(filled)
     merge(filled)
-    (announcement,) = (filled.root / "compacted").glob("outcomes-*.parquet")
+    (announcement,) = (filled.root / "compacted").glob("0*.parquet")
     (merged,) = (filled.root / "outcomes").glob("_merged-*.parquet")
     content = announcement.read_bytes()
     announcement.write_bytes(content[:100])
     assert not Catalog(filled.root).has("outcomes", UNITS[0]), "it is computed anew"
-    assert f"{filled}/compacted/{announcement.name} was half-written" in capsys.readouterr().err
+    assert f"{filled}/compacted/{announcement.name} is damaged" in capsys.readouterr().err
     merge(filled)
     merge(filled)
     assert merged.exists()
+    assert (filled.root / "quarantine" / "compacted" / announcement.name).read_bytes() == content[:100]
     announcement.write_bytes(content)  # restored from a copy
     assert answers(Catalog(filled.root)) == before
 
 
-@pytest.mark.parametrize("damage", ["gone", "half", "unread"])
+@pytest.mark.parametrize("damage", ["gone", "half", "changed", "unread"])
 def test_without_a_sound_merged_file_no_small_one_is_deleted(
     filled: Catalog, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
@@ -177,50 +180,33 @@ def test_without_a_sound_merged_file_no_small_one_is_deleted(
             merged.unlink()
         elif damage == "half":
             merged.write_bytes(merged.read_bytes()[:-9])
+        elif damage == "changed":
+            content = merged.read_bytes()
+            merged.write_bytes(content[:40] + bytes([content[40] ^ 1]) + content[41:])
         else:
             unreadable(patched, merged.name)
             with pytest.raises(IgdError, match=r"cannot read .*; try again"):
                 merge(filled)
-            assert len(small_files(filled, "outcomes")) == 12
+    assert len(small_files(filled, "outcomes")) >= 12
+    assert answers(Catalog(filled.root)) == before, "the small files count again"
     if damage != "unread":
-        # The small files count again, and are merged again.
         assert merge(filled).results == 12
     assert answers(Catalog(filled.root)) == before
     merge(filled)
-    assert small_files(filled, "outcomes") == []
     assert answers(Catalog(filled.root)) == before
+    assert small_files(filled, "outcomes") == [name for name in small_files(filled, "outcomes") if name[0] == "_"]
 
 
 def unreadable(monkeypatch: pytest.MonkeyPatch, file: str) -> None:
     """Have every reading of files of this name fail."""
-    for method in ("open_parquet", "read"):
-        whole = getattr(Folder, method)
+    whole = Folder.open
 
-        def failing(self: Folder, name: str, whole=whole) -> object:  # type: ignore[no-untyped-def]
-            if name.endswith(file):
-                raise OSError(errno.EIO, "Input/output error")
-            return whole(self, name)
+    def failing(self: Folder, name: str) -> object:
+        if name.endswith(file):
+            raise OSError(errno.EIO, "Input/output error")
+        return whole(self, name)
 
-        monkeypatch.setattr(Folder, method, failing)
-
-
-def test_a_damaged_row_group_keeps_the_small_files(filled: Catalog) -> None:
-    merge(filled)
-    (merged,) = (filled.root / "outcomes").glob("_merged-*.parquet")
-    content = merged.read_bytes()
-    merged.write_bytes(content[:4] + b"\xff" * 60 + content[64:])
-    with pytest.raises(IgdError, match=r"_merged-.*is damaged .*no small file was deleted for it; move it away"):
-        merge(filled)
-    assert len(small_files(filled, "outcomes")) == 12
-
-
-def test_a_small_file_with_other_rows_than_were_merged_is_kept(filled: Catalog) -> None:
-    merge(filled)
-    add = [row("checks", run_id="run", check="y", severity="info", message="m")]
-    filled.commit("checks", "other", add)
-    (filled.root / "checks" / "other.parquet").rename(filled.root / "checks" / "with-rows.parquet")
-    assert merge(filled).deleted == 13
-    assert small_files(filled, "checks") == ["with-rows.parquet"]
+    monkeypatch.setattr(Folder, "open", failing)
 
 
 def test_rows_with_nan_are_merged_too(filled: Catalog) -> None:
@@ -229,86 +215,67 @@ def test_rows_with_nan_are_merged_too(filled: Catalog) -> None:
         filled.commit("checks", key, [row("checks", check="x", severity="info", message="m", value=float("nan"))])
     assert merge(filled).results == 18
     assert merge(filled).deleted == 18
+    assert len(filled.read("checks", "a")) == 1
 
 
-def test_each_group_is_announced_before_the_next_is_merged(filled: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
-    order: list[str] = []
-    write = Folder.write
-
-    def noted(self: Folder, name: str, content: bytes) -> None:
-        order.append(name.partition("/")[0])
-        write(self, name, content)
-
-    monkeypatch.setattr(Folder, "write", noted)
-    merge(filled)
-    assert [name for name in order if not name.startswith(".")] == ["outcomes", "compacted", "checks", "compacted"]
-
-
-def test_two_compactions_at_once_count_nothing_twice(filled: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
-    refused = []
+def test_of_two_merges_at_once_one_counts(filled: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other finds its number taken, throws away what it made, and begins anew."""
+    late = []
 
     def meanwhile(_: float) -> None:
-        add_outcomes(filled, f"late-{len(refused)}", "none", "aa-late", {"a": "robust"})
-        with pytest.raises(IgdError, match=r"another compaction of .* is at work; wait for it, or delete") as caught:
-            merge(filled)
-        refused.append(caught)
+        if not late:
+            late.append("late")
+            add_outcomes(filled, "late", "none", "aa-late", {"a": "robust"})
+            assert merge(filled).results == 15
 
     monkeypatch.setattr("time.sleep", meanwhile)
-    merge(filled)
+    assert merge(filled).results == 0
     monkeypatch.undo()
-    assert len(refused) == 2
-    merge(filled)
-    merge(filled)
-    assert not filled.notes()
+    assert filled.merged.numbers() == [1]
+    assert len(list((filled.root / "outcomes").glob("_merged-*"))) == 1
     assert run_query(filled, "SELECT count(*) AS n FROM outcomes").to_pylist() == [{"n": 24}]
-    assert run_query(filled, "SELECT count(*) AS n FROM stored_outcomes").to_pylist() == [{"n": 26}]
+    assert run_query(filled, "SELECT count(*) AS n FROM stored_outcomes").to_pylist() == [{"n": 25}]
 
 
-def test_one_that_stood_still_for_long_gives_up(filled: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_was_killed_leaves_what_the_next_removes(filled: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(_: float) -> None:
+        raise KeyboardInterrupt
+
     before = answers(filled)
-
-    def meanwhile(_: float) -> None:
-        monkeypatch.undo()
-        (note,) = filled.root.glob(".compaction-*")
-        os.utime(note, (1, 1))
-        assert merge(filled).files == 2
-
-    monkeypatch.setattr("time.sleep", meanwhile)
-    with pytest.raises(IgdError, match="stood still and another one has begun"):
+    monkeypatch.setattr("time.sleep", killed)
+    with pytest.raises(KeyboardInterrupt):
         merge(filled)
-    assert answers(filled) == answers(Catalog(filled.root)) == before
-    assert not filled.notes()
+    monkeypatch.undo()
+    (abandoned,) = (filled.root / "outcomes").glob("_merged-*")
+    merge(filled)
+    assert abandoned.exists(), "until its number is taken it may still be announced"
+    merge(filled)
+    assert not abandoned.exists()
+    assert answers(Catalog(filled.root)) == before
 
 
-@pytest.mark.parametrize("storage", ["folder", "bucket"])
-def test_a_result_in_two_merged_files_counts_once(
-    filled: Catalog, monkeypatch: pytest.MonkeyPatch, storage: str
-) -> None:
-    before = answers(filled)
-    for keys in (UNITS[:7], UNITS[5:]):
-        group = {key: filled.read("outcomes", key) for key in keys}
-        name, rows = _merge(filled, "outcomes", group, 0)
-        filled.commit("compacted", name, rows)
-    for name in small_files(filled, "outcomes"):
-        (filled.root / "outcomes" / name).unlink()
-    root: str | Path = filled.root
-    if storage == "bucket":
-
-        def stand_in(_: str) -> tuple[pyarrow.fs.FileSystem, str]:
-            return pyarrow.fs.SubTreeFileSystem(str(filled.root.parent), pyarrow.fs.LocalFileSystem()), "results"
-
-        monkeypatch.setattr("igd_ray.catalog.places.filesystem_of", stand_in)
-        root = "s3://bucket/results"
-    assert answers(Catalog(root)) == before
+def test_many_merged_files_become_one(filled: Catalog) -> None:
+    add_plan(
+        filled, {f"more-{index}-{half}": ("none", f"m-{index}", "ab") for index in range(9) for half in "ab"}, "two"
+    )
+    for index in range(9):
+        for half in "ab":
+            add_outcomes(filled, f"more-{index}-{half}", "none", f"m-{index}", {half: "robust"})
+        before = answers(filled)
+        merge(filled)
+        assert answers(Catalog(filled.root)) == before
+    merge(filled)
+    assert len(list((filled.root / "outcomes").glob("_merged-*"))) < 8
+    assert answers(Catalog(filled.root)) == before
 
 
-def test_a_copy_under_another_name_is_not_merged(filled: Catalog, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_copy_under_another_name_is_set_aside(filled: Catalog, capsys: pytest.CaptureFixture[str]) -> None:
     before = run_query(filled, "FROM stored_outcomes ORDER BY ALL")
     outcomes = filled.root / "outcomes"
     (outcomes / "a-copy.parquet").write_bytes((outcomes / f"{UNITS[0]}.parquet").read_bytes())
     merge(filled)
-    assert f"{filled}/outcomes/a-copy.parquet holds a result of another name: not read" in capsys.readouterr().err
-    assert small_files(filled, "outcomes")[0] == "a-copy.parquet"
+    assert f"{filled}/outcomes/a-copy.parquet was damaged: now in quarantine" in capsys.readouterr().err
+    assert not (outcomes / "a-copy.parquet").exists()
     assert run_query(filled, "FROM stored_outcomes ORDER BY ALL").equals(before)
 
 
@@ -318,9 +285,9 @@ def test_junk_in_any_table_does_not_stop_it(filled: Catalog, capsys: pytest.Capt
     assert merge(filled).results == 14
     assert merge(filled).deleted == 14
     said = capsys.readouterr().err
-    # Points count only with outcomes, and are not looked at without.
-    for table in set(SCHEMAS) - {"adversarials"}:
-        assert f"{filled}/{table}/z.parquet was half-written" in said
+    # A single file is not worth merging, and points are not looked at without outcomes.
+    for table in ("outcomes", "checks", "runs", "compacted"):
+        assert f"{filled}/{table}/z.parquet was damaged" in said
 
 
 def test_the_verb_says_what_it_did(filled: Catalog, capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,7 +62,7 @@ def test_in_an_object_store_too(older: Catalog, monkeypatch: pytest.MonkeyPatch)
     def stand_in(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
         return pyarrow.fs.SubTreeFileSystem(str(folder), pyarrow.fs.LocalFileSystem()), Path(uri).name
 
-    monkeypatch.setattr("igd_ray.catalog.places.filesystem_of", stand_in)
+    monkeypatch.setattr("igd_ray.catalog.buckets.filesystem_of", stand_in)
     shutil.rmtree(older.root / "noise")
     stored = Catalog("s3://bucket/results")
     assert run_query(stored, "FROM noise_failures").num_rows == 0

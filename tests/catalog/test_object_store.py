@@ -52,11 +52,11 @@ def test_queries_reach_nothing_else(catalog: Catalog, tmp_path: Path) -> None:
         run_query(catalog, f"COPY (SELECT 1) TO '{tmp_path / 'x.csv'}'")
 
 
-def test_a_damaged_object_is_set_aside(catalog: Catalog, bucket: Path) -> None:
+def test_a_damaged_object_is_left_out(catalog: Catalog, bucket: Path) -> None:
     fill(catalog)
     (bucket / "results" / "outcomes" / "z.parquet").write_bytes(b"junk")
     assert run_query(catalog, "SELECT count(*) AS n FROM outcomes").to_pylist() == [{"n": 4}]
-    assert (bucket / "results" / "quarantine" / "outcomes" / "z.parquet").read_bytes() == b"junk"
+    assert (bucket / "results" / "outcomes" / "z.parquet").read_bytes() == b"junk"
 
 
 def test_notes_tell_who_shares_the_storage(catalog: Catalog) -> None:
@@ -67,13 +67,15 @@ def test_notes_tell_who_shares_the_storage(catalog: Catalog) -> None:
 
 
 def test_what_cannot_be_written_is_one_line(catalog: Catalog, bucket: Path) -> None:
-    # Where a folder of that name is, no object can be.
-    (bucket / "results" / "checks" / "a.parquet").mkdir()
+    # Where a file of that name is, no folder can be, nor an object in it.
+    (bucket / "results" / "checks" / "_empty.parquet").unlink()
+    (bucket / "results" / "checks").rmdir()
+    (bucket / "results" / "checks").touch()
     with pytest.raises(IgdError, match=r"cannot write s3://bucket/results/checks/a\.parquet: .*is intact") as caught:
         catalog.commit("checks", "a", [])
     assert "\n" not in str(caught.value)
 
 
 def test_a_path_for_files_must_be_given(catalog: Catalog) -> None:
-    with pytest.raises(InputError, match="is no folder of this machine"):
+    with pytest.raises(InputError, match="is not a folder of this machine"):
         _ = catalog.root

@@ -11,7 +11,7 @@ import pyarrow.fs
 import pytest
 
 from igd_ray.catalog import Catalog, run_query
-from igd_ray.catalog.places import Bucket
+from igd_ray.catalog.buckets import Bucket
 from igd_ray.cli import main
 from igd_ray.errors import IgdError, InputError
 from tests.toys.catalog_rows import add_outcomes, add_plan, add_run
@@ -108,7 +108,7 @@ def filled(uri: str) -> Catalog:
     return catalog
 
 
-def test_a_half_written_object_is_set_aside_and_can_be_written_anew(
+def test_a_half_written_object_is_left_out_and_replaced(
     store: pyarrow.fs.FileSystem, uri: str, filled: Catalog
 ) -> None:
     whole = filled.read("outcomes", "v")
@@ -116,15 +116,18 @@ def test_a_half_written_object_is_set_aside_and_can_be_written_anew(
     content = place.read("outcomes/v.parquet")
     place.write("outcomes/v.parquet", content[: len(content) // 2])
     assert run_query(filled, "SELECT count(*) AS n FROM outcomes").to_pylist() == [{"n": 2}]
-    assert place.read("quarantine/outcomes/v.parquet") == content[: len(content) // 2]
-    assert filled.keys("outcomes") == {"u"}
+    with pytest.raises(InputError, match="is damaged"):
+        filled.read("outcomes", "v")
     assert filled.commit("outcomes", "v", whole)
+    assert place.read("quarantine/outcomes/v.parquet") == content[: len(content) // 2]
     assert filled.read("outcomes", "v").equals(whole)
 
-    place.write("outcomes/v.parquet", b"junk")
-    with pytest.raises(InputError, match="half-written"):
-        filled.read("outcomes", "v")
-    assert filled.keys("outcomes") == {"u"}
+
+def test_of_two_writers_of_one_object_one_wins(store: pyarrow.fs.FileSystem, uri: str, filled: Catalog) -> None:
+    assert filled.place.create("outcomes/first.parquet", b"first")
+    assert filled.place.create("outcomes/first.parquet", b"first"), "the same put, repeated because its answer was lost"
+    assert not filled.place.create("outcomes/first.parquet", b"second")
+    assert filled.place.read("outcomes/first.parquet") == b"first"
 
 
 def test_an_upload_that_was_never_completed_is_no_object(

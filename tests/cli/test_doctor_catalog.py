@@ -36,7 +36,7 @@ def test_a_bucket_that_is_not_there(look: Look, bucket: Path) -> None:
 
 
 def test_a_bucket_that_keeps_what_it_should_delete(look: Look, bucket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("igd_ray.catalog.places.Bucket.delete", lambda _place, _name: None)
+    monkeypatch.setattr("igd_ray.catalog.buckets.Bucket.delete", lambda _place, _name: None)
     state, found, advice = look("s3://bucket")
     assert state == "problem"
     assert "cannot be deleted" in found
@@ -47,7 +47,7 @@ def test_a_bucket_without_a_filesystem(look: Look, monkeypatch: pytest.MonkeyPat
     def refused(_uri: str) -> None:
         raise OSError("no such host")
 
-    monkeypatch.setattr("igd_ray.catalog.places.filesystem_of", refused)
+    monkeypatch.setattr("igd_ray.catalog.buckets.filesystem_of", refused)
     state, found, advice = look("s3://bucket")
     assert (state, "no such host" in found, advice != "") == ("problem", True, True)
 

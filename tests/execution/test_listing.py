@@ -6,14 +6,15 @@ from pathlib import Path
 import pytest
 
 from igd_ray.catalog import SCHEMAS, Catalog
-from igd_ray.catalog.places import Bucket, Folder
+from igd_ray.catalog.buckets import Bucket
+from igd_ray.catalog.places import Folder
 from igd_ray.execution.attempts import AttemptLog
 from igd_ray.execution.halving import Halving
 from igd_ray.execution.run import pending
 from igd_ray.units.base import Rows, Shard, Unit
 from igd_ray.units.replica import Context
 
-READING = ("exists", "read", "open_parquet", "names", "age")
+READING = ("exists", "read", "open", "names", "age")
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def test_a_truncated_result_is_pending(catalog: Catalog, capsys: pytest.CaptureF
     path = catalog.root / "adversarials" / f"{UNITS[7].key}.parquet"
     path.write_bytes(path.read_bytes()[:-5])
     assert pending(catalog, UNITS[:50]) == [UNITS[7]]
-    assert f"adversarials/{UNITS[7].key}.parquet was half-written" in capsys.readouterr().err
+    assert f"adversarials/{UNITS[7].key}.parquet is damaged" in capsys.readouterr().err
 
 
 def test_junk_among_the_attempts_does_not_stop_a_run(catalog: Catalog, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,6 +122,7 @@ def test_junk_among_the_attempts_does_not_stop_a_run(catalog: Catalog, capsys: p
     first.close()
     catalog.place.write("attempts/junk.parquet", b"junk")
     assert AttemptLog(catalog).start(UNITS[60], worker=1, host="h") == 2
-    assert "attempts/junk.parquet was half-written" in capsys.readouterr().err
-    assert catalog.place.read("quarantine/attempts/junk.parquet") == b"junk"
-    assert SCHEMAS["attempts"].names == catalog.read("attempts", min(catalog.keys("attempts"))).column_names
+    assert "attempts/junk.parquet is damaged" in capsys.readouterr().err
+    assert catalog.place.read("attempts/junk.parquet") == b"junk", "reading moves nothing"
+    (session,) = catalog.keys("attempts") - {"junk"}
+    assert SCHEMAS["attempts"].names == catalog.read("attempts", session).column_names

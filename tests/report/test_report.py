@@ -188,8 +188,8 @@ def test_a_half_written_result_is_set_aside_and_the_report_written(
     add_run(catalog)
     (catalog.root / "outcomes" / "z.parquet").write_bytes(b"PAR1 junk")
     assert _report(catalog)
-    assert "outcomes/z.parquet was half-written" in capsys.readouterr().err
-    assert (catalog.root / "quarantine" / "outcomes" / "z.parquet").exists()
+    assert "outcomes/z.parquet is damaged, not read" in capsys.readouterr().err
+    assert (catalog.root / "outcomes" / "z.parquet").exists()
 
 
 def test_a_place_that_cannot_be_written_is_one_line(filled: Catalog, tmp_path: Path) -> None:
