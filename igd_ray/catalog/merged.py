@@ -59,6 +59,10 @@ class MergedResults:
             IgdError: if an entry cannot be read, which may pass.
         """
         self._refresh()
+        return self.known(table)
+
+    def known(self, table: str) -> Mapping[str, Where]:
+        """Return the same by the entries that were there when `of` was last asked, without listing them anew."""
         found = self._of.get(table)
         if found is None or any(self._tables.is_left_out(table, file) for file in self._files.get(table, ())):
             found = self._of[table] = self._resolve(table)
@@ -143,6 +147,8 @@ class MergedResults:
         """Return where the results of `table` are, the latest entry first whose file is there and undamaged."""
         rows = [(key, where) for name in self._known or () for key, where in self._rows(name, table)]
         self._all[table] = rows
+        if not rows:
+            return {}
         present = set(self._tables.names(table))
         sound = {
             file: file in present and not self._tables.is_left_out(table, file)

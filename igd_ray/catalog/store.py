@@ -268,7 +268,8 @@ class Catalog:
             IgdError: if a file cannot be read.
         """
         # In this order: a small file is deleted only after it is merged.
-        single, merged, split = self.tables.keys(table), self.merged.of(table), self.keys("splits")
+        single, split, merged = self.tables.keys(table), self.tables.keys("splits"), self.merged.of(table)
+        split |= self.merged.known("splits").keys()
 
         @cache
         def sound(file: str) -> bool:

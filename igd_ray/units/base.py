@@ -74,7 +74,7 @@ class Unit(ABC):
 
     1. `key` tells whether the unit is done: every table of `tables` holds rows under it.
     2. `needs` tells when it may run: the units with these keys are done.
-    3. `compute` runs on a worker and returns the rows of each table, which `execute` commits, the last table last.
+    3. `compute` runs on a worker and returns the rows of each table, which `execute` commits, all or none of them.
     4. Where memory is too small for it, `halved` gives the units that run instead.
 
     `most_passes`, `family` and `title` serve estimates, schedules and people; no result depends on them.

@@ -261,9 +261,8 @@ def test_many_merged_files_become_one(filled: Catalog) -> None:
     for index in range(9):
         for half in "ab":
             add_outcomes(filled, f"more-{index}-{half}", "none", f"m-{index}", {half: "robust"})
-        before = answers(filled)
         merge(filled)
-        assert answers(Catalog(filled.root)) == before
+    before = answers(filled)
     merge(filled)
     assert len(list((filled.root / "outcomes").glob("_merged-*"))) < 8
     assert answers(Catalog(filled.root)) == before
