@@ -355,14 +355,14 @@ class EvaluateSettings(WorkspaceSettings):
         super().check()
         for attack in expand_attacks(self.attacks):
             parse_attack(attack)
-        defense_arguments(self.defense_arg)
         labels = [parse_defense(defense) for defense in self.defenses]
+        defense_arguments(self.defense_arg, [label.label for label in labels if label.own])
         noisy = any(label.registered.takes_noise for label in labels)
         if noisy:
             _ = self.noise
         for name in self.defense_arg:
             kind = name.partition(".")[0]
-            if kind not in {label.kind for label in labels}:
+            if kind not in {label.argument_prefix for label in labels}:
                 raise InputError(f"--defense-arg {name}: no defense of the run takes it; add {kind} to --defenses")
         # Rankings that exist already, and those of searches, come by their ids.
         if not self.ranking and not self.from_search:

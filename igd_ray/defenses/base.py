@@ -7,6 +7,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from igd_ray.defenses.registry import NONE, DefenseKind, Parts, register
+from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.errors import InputError
 
 
@@ -71,3 +73,14 @@ def require_steps(steps: int, step_size: float) -> None:
         raise InputError(f"steps must be at least 0, not {steps}")
     if not 0 <= step_size < math.inf:
         raise InputError(f"step_size must be at least 0 and finite, in [0, 1] pixel units, not {step_size:g}")
+
+
+@register
+class Undefended(DefenseKind):
+    """`none`: the base model itself, which every defense is compared with."""
+
+    name = NONE
+
+    def build(self, spec: DefenseSpec, parts: Parts) -> nn.Module:
+        """Return the base model itself."""
+        return parts.model

@@ -173,10 +173,14 @@ class TwoPassKind(DefenseKind):
 
     takes_noise = True
     takes_temperature = True
-    has_two_passes = True
 
     # The module.
     defense: type[InterpretabilityGuidedDefense] = InterpretabilityGuidedDefense
+
+    @property
+    def has_two_passes(self) -> bool:
+        """Return that it offers both."""
+        return True
 
     def layer(self, run: Run) -> Layer | None:
         """Return the run's layer."""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -14,7 +15,9 @@ from igd_ray.threat import ThreatModel, parse_fraction
 
 if TYPE_CHECKING:
     from igd_ray.defenses.sodef import SodefTraining
-    from igd_ray.defenses.specs import DefenseSpec
+    from igd_ray.defenses.specs import DefenseLabel, DefenseSpec
+
+NONE = "none"
 
 Argument = bool | int | float
 Arguments = Mapping[str, Argument | str]
@@ -45,6 +48,9 @@ class DefensePasses(NamedTuple):
     gradient_backwards: int = 1
 
 
+ONE_PASS = DefensePasses()
+
+
 @dataclass(frozen=True)
 class Parts:
     """What a defense is built from.
@@ -54,12 +60,16 @@ class Parts:
         generator: where all randomness of the defense comes from.
         scores: of its ranking, [C, N]; None for kinds without one.
         trained: the arrays of its training, by name; None for kinds that are not trained.
+        probe: labelled training images; None for kinds that ask for none.
+        class_names: one a class; none for kinds that do not ask for them.
     """
 
     model: nn.Module
     generator: torch.Generator
     scores: Tensor | None = None
     trained: Mapping[str, Tensor] | None = None
+    probe: "ProbeImages | None" = None
+    class_names: tuple[str, ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -67,8 +77,20 @@ class Parts:
         return next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
 
 
+class ProbeImages(NamedTuple):
+    """Labelled training images: float32 [n, C, H, W] in [0, 1] and int64 [n], on the base model's device."""
+
+    images: Tensor
+    labels: Tensor
+
+
 class Run(Protocol):
     """What a run tells the defenses that it plans."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The base model, in this process."""
+        ...
 
     @property
     def threat(self) -> ThreatModel:
@@ -86,6 +108,18 @@ class Run(Protocol):
 
     def train_sodef(self, settings: "SodefTraining") -> str:
         """Have SODEF trained before the evaluation; return the training's id."""
+        ...
+
+    def probe(self) -> tuple[ProbeImages, str]:
+        """Return the labelled training images, which workers bring along from now on, and their fingerprint."""
+        ...
+
+    def examples(self, n: int) -> tuple[Tensor, Tensor]:
+        """Return the first `n` evaluated images and their labels, or all where there are not so many."""
+        ...
+
+    def bring_code(self, file: Path) -> None:
+        """Have workers import `file`, with the modules beside it."""
         ...
 
 
@@ -107,8 +141,9 @@ class DefenseKind:
             def build(self, spec, parts):
                 return QuantisingDefense(parts.model, **dict(spec.arguments))
 
-    A run uses it in this order: `forms` reads a label, `arguments` checks `--defense-arg`, `settle` and `layer` make
-    the settings complete, `is_random` and `passes` plan attacks, and `build` makes the module on a worker.
+    A run uses it in this order: `forms` reads a label, `arguments` checks `--defense-arg`, `prepared`, `settle`,
+    `layer` and `ranking` make the settings complete, `is_random` and `passes` plan attacks, and `build` makes the
+    module on a worker.
 
     Attributes:
         name: the kind's name in keys, and before the dot of `--defense-arg NAME.ARGUMENT=VALUE`.
@@ -116,7 +151,6 @@ class DefenseKind:
             raises InputError for a value out of range.
         takes_noise: whether σ and draws are settings of it.
         takes_temperature: whether τ is a setting of it.
-        has_two_passes: whether its module offers both passes to adaptive attacks, see `igd_ray.attacks.adaptive`.
         is_trained: whether it needs a training.
     """
 
@@ -124,12 +158,34 @@ class DefenseKind:
     arguments: ClassVar[type] = NoArguments
     takes_noise: ClassVar[bool] = False
     takes_temperature: ClassVar[bool] = False
-    has_two_passes: ClassVar[bool] = False
     is_trained: ClassVar[bool] = False
+
+    @property
+    def has_two_passes(self) -> bool:
+        """Whether its module offers both passes to adaptive attacks, see `igd_ray.attacks.adaptive`."""
+        return False
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether gradients of its loss are of use to attacks."""
+        return True
+
+    @property
+    def asks(self) -> tuple[str, ...]:
+        """What its module is built from beside model, ranking and training: "probe", "class_names"."""
+        return ()
 
     def forms(self) -> Mapping[str, Form]:
         """Return what labels of this kind look like: NAME, or NAME-K where the form has a ranking."""
         return {self.name: Form()}
+
+    def prepared(self, arguments: Mapping[str, object], run: Run) -> "tuple[DefenseKind, Arguments]":
+        """Return the kind that a run's defense is of, and all of its arguments, given those of `--defense-arg`.
+
+        Raises:
+            InputError: if the defense does not go with the run.
+        """
+        return self, self.settle(checked_arguments(self, arguments), run)
 
     def settle(self, arguments: Arguments, run: Run) -> Arguments:
         """Return the arguments that the defense is built from, given those of `--defense-arg`, checked.
@@ -143,6 +199,10 @@ class DefenseKind:
         """Return the layer that it works on; by default none."""
         return None
 
+    def ranking(self, label: "DefenseLabel", arguments: Arguments) -> str | None:
+        """Return the method of the ranking that it needs; by default that of the label's K."""
+        return label.method
+
     def is_random(self, spec: "DefenseSpec") -> bool:
         """Return whether two calls may differ; by default with σ > 0."""
         return bool(spec.sigma)
@@ -153,7 +213,7 @@ class DefenseKind:
 
     def passes(self, spec: "DefenseSpec") -> DefensePasses:
         """Return what a query and a gradient cost; by default one pass each."""
-        return DefensePasses()
+        return ONE_PASS
 
     def build(self, spec: "DefenseSpec", parts: Parts) -> nn.Module:
         """Return the defended model, [0, 1] images to logits."""
@@ -220,6 +280,12 @@ def all_forms() -> Iterator[tuple[str, Form, DefenseKind]]:
     """Yield every name of labels, with its form and kind: first those that end in a number."""
     forms = [(name, form, kind) for kind in KINDS.values() for name, form in kind.forms().items()]
     yield from sorted(forms, key=lambda each: each[1].method is None)
+
+
+def known_defenses() -> list[str]:
+    """Return every form of label."""
+    forms = [name if form.method is None else f"{name}-K" for name, form, _ in all_forms()]
+    return [NONE, *(form for form in forms if form != NONE)]
 
 
 def as_settings(arguments: Arguments) -> dict[str, Any]:

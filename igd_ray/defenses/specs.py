@@ -1,28 +1,30 @@
 """Defense labels, and the settings that a label stands for together with σ, τ, draws, a layer and arguments."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
+from igd_ray.defenses.own import OwnDefense, parse_own
 from igd_ray.defenses.registry import (
     KINDS,
+    NONE,
     Argument,
     DefenseKind,
     DefensePasses,
     Parts,
+    ProbeImages,
     all_forms,
     checked_arguments,
     default_arguments,
+    known_defenses,
 )
 from igd_ray.errors import InputError, did_you_mean
 from igd_ray.identity import content_hash
 from igd_ray.models.anatomy.layers import Layer
 from igd_ray.ranking.code import code_digest
-
-NONE = "none"
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class DefenseLabel:
         method: the ranking that its masks come from, if it has any.
         number: how many neurons its masks keep, or drop.
         drops: whether they are dropped.
+        own: the defense in a file that it names.
     """
 
     label: str
@@ -42,11 +45,17 @@ class DefenseLabel:
     method: str | None = None
     number: int | None = None
     drops: bool = False
+    own: OwnDefense | None = None
 
     @property
     def registered(self) -> DefenseKind:
         """The kind of defense."""
-        return KINDS[self.kind]
+        return self.own or KINDS[self.kind]
+
+    @property
+    def argument_prefix(self) -> str:
+        """What stands before the dot of `--defense-arg`: the kind, or the label of a defense in a file."""
+        return self.label if self.own else self.kind
 
     def kept(self, width: int, layer: str) -> int | None:
         """Return k, how many of `width` neurons its masks keep; None without masks.
@@ -64,11 +73,14 @@ class DefenseLabel:
 
 
 def parse_defense(label: str) -> DefenseLabel:
-    """Return what `label` asks for: `none`, `loir-50`, `random-drop-10`, `hedge`, …
+    """Return what `label` asks for: `none`, `loir-50`, `random-drop-10`, `hedge`, `mine=FILE.py:factory`, …
 
     Raises:
         InputError: if there is no such defense, naming close matches.
     """
+    if "=" in label:
+        own = parse_own(label)
+        return DefenseLabel(own.label, own.name, own=own)
     beginning, _, number = label.rpartition("-")
     for name, form, kind in all_forms():
         if form.method is None and name == label:
@@ -77,35 +89,45 @@ def parse_defense(label: str) -> DefenseLabel:
             return DefenseLabel(label, kind.name, form.method, int(number), form.drops)
     forms = known_defenses()
     raise InputError(
-        f"unknown defense {label!r}; known: {', '.join(forms)}, K a number of neurons{did_you_mean(label, forms)}"
+        f"unknown defense {label!r}; known: {', '.join(forms)}, K a number of neurons, and your own as "
+        f"NAME=FILE.py:factory{did_you_mean(label, forms)}"
     )
 
 
-def known_defenses() -> list[str]:
-    """Return every form of label."""
-    forms = [name if form.method is None else f"{name}-K" for name, form, _ in all_forms()]
-    return [NONE, *(form for form in forms if form != NONE)]
+def given_arguments(given: Mapping[str, object], own: Collection[str] = ()) -> dict[str, dict[str, object]]:
+    """Return the arguments that are `given`, by what stands before their dots, and by name.
+
+    Args:
+        given: by full name, such as "hedge.steps".
+        own: the labels of defenses in files, which know their arguments themselves.
+
+    Raises:
+        InputError: if no defense has such an argument.
+    """
+    known = [f"{kind.name}.{name}" for kind in KINDS.values() for name in default_arguments(kind.arguments)]
+    found: dict[str, dict[str, object]] = {}
+    for full_name, value in given.items():
+        prefix, _, name = full_name.partition(".")
+        if prefix not in own and full_name not in known:
+            raise InputError(
+                f"no defense has the argument {full_name!r}; known: {', '.join(known)}{did_you_mean(full_name, known)}"
+            )
+        found.setdefault(prefix, {})[name] = value
+    return found
 
 
-def defense_arguments(given: Mapping[str, object]) -> dict[str, dict[str, Argument]]:
+def defense_arguments(given: Mapping[str, object], own: Collection[str] = ()) -> dict[str, dict[str, Argument]]:
     """Return the arguments of every kind of defense: its authors' values, replaced by those `given`.
 
     Args:
         given: by "kind.name", such as "hedge.steps".
+        own: the labels of defenses in files, which know their arguments themselves.
 
     Raises:
         InputError: if there is no such argument, or the value is of another type or out of range.
     """
-    known = [f"{kind.name}.{name}" for kind in KINDS.values() for name in default_arguments(kind.arguments)]
-    of_kind: dict[str, dict[str, object]] = {name: {} for name in KINDS}
-    for full_name, value in given.items():
-        if full_name not in known:
-            raise InputError(
-                f"no defense has the argument {full_name!r}; known: {', '.join(known)}{did_you_mean(full_name, known)}"
-            )
-        kind, _, name = full_name.partition(".")
-        of_kind[kind][name] = value
-    return {name: checked_arguments(KINDS[name], values) for name, values in of_kind.items()}
+    found = given_arguments(given, own)
+    return {name: checked_arguments(kind, found.get(name, {})) for name, kind in KINDS.items()}
 
 
 @dataclass(frozen=True)
@@ -118,6 +140,7 @@ class DefenseSpec:
         kind: the name of the kind of defense.
         k, sigma, tau, draws, layer, ranking_id: None where the kind has no such setting.
         arguments: the kind's own settings, by name.
+        own: the defense in a file, where it is one; `arguments` hold what tells it from others.
     """
 
     label: str
@@ -130,11 +153,12 @@ class DefenseSpec:
     layer: Layer | None = None
     ranking_id: str | None = None
     arguments: tuple[tuple[str, Argument | str], ...] = ()
+    own: DefenseKind | None = field(default=None, compare=False)
 
     @property
     def registered(self) -> DefenseKind:
         """The kind of defense."""
-        return KINDS[self.kind]
+        return self.own or KINDS[self.kind]
 
     @property
     def defense_id(self) -> str:
@@ -188,6 +212,8 @@ class DefenseSpec:
         *,
         scores: Tensor | None = None,
         trained: Mapping[str, Tensor] | None = None,
+        probe: ProbeImages | None = None,
+        class_names: tuple[str, ...] = (),
     ) -> nn.Module:
         """Return the defended model: `model` itself, or a defense around it that takes its noise from `generator`.
 
@@ -196,5 +222,6 @@ class DefenseSpec:
             generator: where all randomness comes from.
             scores: [C, N], for kinds with masks.
             trained: the arrays of its training, for kinds that are trained.
+            probe, class_names: for kinds that ask for them.
         """
-        return self.registered.build(self, Parts(model, generator, scores, trained))
+        return self.registered.build(self, Parts(model, generator, scores, trained, probe, class_names))

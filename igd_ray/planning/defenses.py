@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from torch import Tensor, nn
 
 from igd_ray.config import EvaluateSettings
-from igd_ray.defenses.registry import Argument
+from igd_ray.defenses.registry import ProbeImages
 from igd_ray.defenses.sodef import SodefTraining
-from igd_ray.defenses.specs import DefenseLabel, DefenseSpec, defense_arguments, parse_defense
+from igd_ray.defenses.specs import DefenseLabel, DefenseSpec, given_arguments, parse_defense
 from igd_ray.errors import InputError
 from igd_ray.models import Layer
 from igd_ray.planning.rankings import RankingPlan, plan_ranking, require_fit
@@ -52,7 +55,7 @@ def needed_defenses(workspace: Workspace[EvaluateSettings]) -> NeededDefenses:
     settings = workspace.settings
     labels = [parse_defense(label) for label in dict.fromkeys(settings.defenses)]
     given = _given_rankings(workspace, labels, needed.notes)
-    arguments = defense_arguments(settings.defense_arg)
+    arguments = given_arguments(settings.defense_arg, [label.label for label in labels if label.own])
     for label in labels:
         needed.defenses.append(_resolve(workspace, label, given, arguments, needed))
     needed.defenses += [_from_search(workspace, search_id, needed.notes) for search_id in settings.from_search]
@@ -89,17 +92,32 @@ class _Run:
         self.needed.notes.append(f"sodef: trained on {len(self.workspace.probe)} images of the split {TRAIN!r}")
         return training.training_id
 
+    @property
+    def model(self) -> nn.Module:
+        return self.workspace.model
+
+    def probe(self) -> tuple[ProbeImages, str]:
+        probe = self.workspace.probe
+        return ProbeImages(probe.images, probe.labels), probe.fingerprint
+
+    def examples(self, n: int) -> tuple[Tensor, Tensor]:
+        return next(iter(self.workspace.test.select(slice(0, n)).batches(n)))
+
+    def bring_code(self, file: Path) -> None:
+        self.workspace.bring_code(file)
+
 
 def _resolve(
     workspace: Workspace[EvaluateSettings],
     label: DefenseLabel,
     given: Mapping[str, str],
-    arguments: Mapping[str, dict[str, Argument]],
+    arguments: Mapping[str, Mapping[str, object]],
     needed: NeededDefenses,
 ) -> DefenseSpec:
-    run, kind, settings = _Run(workspace, needed), label.registered, workspace.settings
-    own = kind.settle(arguments[label.kind], run)
+    run, settings = _Run(workspace, needed), workspace.settings
+    kind, own = label.registered.prepared(arguments.get(label.argument_prefix, {}), run)
     noise = settings.noise if kind.takes_noise else None
+    method = kind.ranking(label, own)
     return DefenseSpec(
         label=label.label,
         model_id=workspace.model_id,
@@ -109,8 +127,9 @@ def _resolve(
         tau=settings.tau if kind.takes_temperature else None,
         draws=None if noise is None else settings.draws if noise else 1,
         layer=kind.layer(run),
-        ranking_id=_ranking_id(workspace, label.method, given, needed) if label.method else None,
+        ranking_id=_ranking_id(workspace, method, given, needed) if method else None,
         arguments=tuple(sorted(own.items())),
+        own=kind if label.own else None,
     )
 
 

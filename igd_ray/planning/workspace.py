@@ -96,6 +96,7 @@ class Workspace(Generic[S]):
         self.catalog.check_usable()
         self.uses: set[str] = set()
         self._arrays: dict[str, ImageArrays] = {}
+        self.code: set[Path] = set()
         window = Window(TEST_IMAGES, capped=True) if settings.n is None else Window(settings.n)
         names = self._class_names(settings.classes)
         self._test = load_window(settings.data, split=settings.split, window=window, class_names=names)
@@ -236,6 +237,10 @@ class Workspace(Generic[S]):
         """What rankings are of."""
         return RankedModel(self.source.label, self.model_id, self.settings.data, self.layer, tuple(self.class_names))
 
+    def bring_code(self, file: Path) -> None:
+        """Have workers import `file`, code of the user's, before their first unit."""
+        self.code.add(file)
+
     def worker_setup(self) -> WorkerSetup:
         """Return what workers are built from, with the image sets used so far.
 
@@ -249,6 +254,7 @@ class Workspace(Generic[S]):
             catalog=self.catalog.address,
             images={name: self._arrays[name] for name in sorted(self.uses - {CLIP})},
             clip=replace(self.clip, identity=self.loaded_clip.identity) if CLIP in self.uses else None,
+            code=tuple(sorted(self.code)),
         )
 
     @staticmethod

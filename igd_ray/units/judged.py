@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from igd_ray.attacks.base import even_shares
 from igd_ray.attacks.counting import CountedTarget
 from igd_ray.attacks.registry import NamedAttack
+from igd_ray.defenses.registry import ProbeImages
 from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.identity import content_hash, derive_seed
 from igd_ray.judging import Verdict, judge
@@ -252,7 +253,10 @@ def build_defense(defense: DefenseSpec, context: Context, generator: torch.Gener
     """Return the defended replica of `context`, taking its noise from `generator`."""
     scores = read_ranking(context.catalog, defense.ranking_id).scores if defense.ranking_id else None
     trained = load_trained(context.catalog, defense.training_id) if defense.training_id else None
-    return defense.build(context.model, generator, scores=scores, trained=trained)
+    probe = ProbeImages(*context.all_images("probe")) if "probe" in defense.registered.asks else None
+    return defense.build(
+        context.model, generator, scores=scores, trained=trained, probe=probe, class_names=context.class_names
+    )
 
 
 def clean_predictions(

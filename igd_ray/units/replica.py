@@ -16,6 +16,7 @@ from igd_ray.data import LabeledImages
 from igd_ray.errors import IgdError, InputError
 from igd_ray.models import load_model, model_fingerprint, model_sources
 from igd_ray.models.checkpoints import OWN, file_and_part
+from igd_ray.models.sources import import_sources
 
 if TYPE_CHECKING:
     from igd_ray.models.clip import Clip
@@ -164,12 +165,14 @@ class WorkerSetup:
         catalog: the folder of the catalog, an absolute path.
         images: the image sets by name: "probe", "search", "test".
         clip: the CLIP model, where a ranking needs one.
+        code: files of the user's that units need imported: rankings and defenses of their own.
     """
 
     model: ModelSource
     catalog: str
     images: dict[str, ImageArrays] = field(repr=False)
     clip: ClipSource | None = None
+    code: tuple[Path, ...] = ()
 
     def without_images(self) -> "WorkerSetup":
         """Return a copy that holds no images, for sending them on their own."""
@@ -188,6 +191,7 @@ class WorkerSetup:
             groups.append((Path(clip.weights) if clip.weights else Path(clip.spec).with_suffix(".safetensors"),))
         elif clip is not None and clip.weights is not None:
             groups.append((Path(clip.weights),))
+        groups += [tuple(model_sources(file).values()) for file in self.code]
         return tuple(dict.fromkeys(groups))
 
     def with_files(self, places: Mapping[Path, Path]) -> "WorkerSetup":
@@ -204,7 +208,7 @@ class WorkerSetup:
             clip = replace(clip, spec=str(places[Path(clip.spec)]), weights=str(places[weights]))
         elif clip is not None and clip.weights is not None:
             clip = replace(clip, weights=str(places[Path(clip.weights)]))
-        return replace(self, model=model, clip=clip)
+        return replace(self, model=model, clip=clip, code=tuple(places[file] for file in self.code))
 
 
 class Context:
@@ -214,6 +218,8 @@ class Context:
         self.setup = setup
         self.device = device
         self.catalog = catalog or Catalog(setup.catalog)
+        for file in setup.code:
+            import_sources(file)
         self._model: nn.Module | None = None
         self._clip: Clip | None = None
 
@@ -237,3 +243,12 @@ class Context:
         """Return images and labels `start`…`stop` of the set `name`, on this worker's device."""
         images, labels = self.setup.images[name].slice(start, stop)
         return images.to(self.device), labels.to(self.device)
+
+    def all_images(self, name: str) -> tuple[Tensor, Tensor]:
+        """Return all images and labels of the set `name`, on this worker's device."""
+        return self.images(name, 0, len(self.setup.images[name].labels))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name a class."""
+        return next(iter(self.setup.images.values())).class_names
