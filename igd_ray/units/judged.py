@@ -253,10 +253,10 @@ def build_defense(defense: DefenseSpec, context: Context, generator: torch.Gener
     """Return the defended replica of `context`, taking its noise from `generator`."""
     scores = read_ranking(context.catalog, defense.ranking_id).scores if defense.ranking_id else None
     trained = load_trained(context.catalog, defense.training_id) if defense.training_id else None
-    probe = ProbeImages(*context.all_images("probe")) if "probe" in defense.registered.asks else None
-    return defense.build(
-        context.model, generator, scores=scores, trained=trained, probe=probe, class_names=context.class_names
-    )
+    asks = defense.registered.asks
+    probe = ProbeImages(*context.all_images("probe")) if "probe" in asks else None
+    class_names = context.class_names if "class_names" in asks else ()
+    return defense.build(context.model, generator, scores=scores, trained=trained, probe=probe, class_names=class_names)
 
 
 def clean_predictions(

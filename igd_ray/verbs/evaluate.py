@@ -33,7 +33,9 @@ from igd_ray.verbs.output import show
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument(
-        "--defenses", help=f"with commas: {', '.join(known_defenses())}; K a number of neurons (default: none)"
+        "--defenses",
+        help=f"with commas: {', '.join(known_defenses())}; K a number of neurons; NAME=FILE.py:factory is your own "
+        "(default: none)",
     )
     parser.add_argument(
         "--attacks",

@@ -96,7 +96,7 @@ def add_defense_arguments(parser: argparse.ArgumentParser) -> None:
         "--defense-arg",
         action="append",
         metavar="NAME=VALUE",
-        help="an argument of a defense, such as hedge.steps=10 or confidence.threshold=0.8; may be repeated",
+        help="an argument of a defense, such as hedge.steps=10 or, of your own, mine.steps=3; may be repeated",
     )
 
 

@@ -141,7 +141,18 @@ def _take_along(values: dict[str, object], folder: Path) -> dict[str, object]:
     file, separator, factory = str(values.get("model", "")).rpartition(":")
     if separator and file.endswith(".py"):
         values["model"] = f"{_copy(list(model_sources(Path(file)).values()), folder)}:{factory}"
+    if "defenses" in values:
+        entries = values["defenses"]
+        listed = entries if isinstance(entries, list) else str(entries).split(",")
+        values["defenses"] = ",".join(_with_code(str(entry).strip(), folder) for entry in listed)
     return values
+
+
+def _with_code(entry: str, folder: Path) -> str:
+    """Return a defense's label, or NAME=FILE.py:factory with a copy of the file and of the modules beside it."""
+    name, equals, spec = entry.partition("=")
+    file, _, factory = spec.rpartition(":")
+    return f"{name}={_copy(list(model_sources(Path(file)).values()), folder)}:{factory}" if equals else entry
 
 
 def _copy(files: Sequence[Path], folder: Path) -> str:

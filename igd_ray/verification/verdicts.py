@@ -143,6 +143,11 @@ def settings_of(run: StoredRun, given: Mapping[str, object]) -> EvaluateSettings
         raise InputError(
             f"the model of run {run.run_id!r} is code, {settings.model!r}; if you trust that file, name it with --model"
         )
+    if "defenses" not in given and any("=" in label for label in settings.defenses):
+        raise InputError(
+            f"defenses of run {run.run_id!r} are code; if you trust their files, name the run's defenses where they are "
+            f"now: --defenses {','.join(settings.defenses)}"
+        )
     return settings
 
 

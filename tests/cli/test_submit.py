@@ -46,6 +46,23 @@ def test_modules_beside_the_factory_go_along_beside_it(tmp_path: Path) -> None:
     }
 
 
+def test_defenses_in_files_go_along(tmp_path: Path) -> None:
+    here, folder = tmp_path / "here", tmp_path / "job"
+    here.mkdir()
+    folder.mkdir()
+    for name, text in {"mine.py": "import parts\n", "parts.py": "# parts\n"}.items():
+        (here / name).write_text(text)
+    defenses = f"none,mine={here / 'mine.py'}:factory,hedge"
+    stage("evaluate", ["--defenses", defenses, "--catalog=/shared/results"], folder)
+    none, mine, hedge = yaml.safe_load((folder / "settings.yaml").read_text())["defenses"].split(",")
+    assert (none, hedge) == ("none", "hedge")
+    label, _, spec = mine.partition("=")
+    file, _, factory = spec.partition(":")
+    assert (label, factory, Path(file).is_absolute()) == ("mine", "factory", False)
+    assert (folder / file).read_text() == "import parts\n"
+    assert (folder / file).with_name("parts.py").read_text() == "# parts\n"
+
+
 def test_a_verification_takes_its_flags_and_files_along(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text("# a model")
     folder = tmp_path / "job"

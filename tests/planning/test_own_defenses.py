@@ -8,6 +8,7 @@ import pytest
 from igd_ray.planning.verbs import plan_evaluation_of
 
 from igd_ray.catalog import Catalog, run_query
+from igd_ray.cli import main
 from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.errors import InputError
 from igd_ray.planning.workspace import Study
@@ -80,6 +81,24 @@ def test_rows_say_which_code_it_was_and_count_its_passes(tmp_path: Path) -> None
     checks = run_query(Catalog(tmp_path / "results"), 'SELECT defense, "check", severity FROM checks').to_pylist()
     severities = {(row["defense"], row["check"]): row["severity"] for row in checks}
     assert severities["small", "randomised"] == "warning"
+
+
+def test_its_points_are_verified_where_its_file_is_named(
+    tmp_path: Path, a_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    catalog, defenses = str(tmp_path / "results"), f"none,mine={a_file}:factory"
+    run_evaluation(catalog, defenses=defenses, attacks="apgd-ce-3,tr-apgd-ce-3", n=8)
+    assert main(["verify", "--catalog", catalog]) == 2
+    assert f"if you trust their files, name the run's defenses where they are now: --defenses {defenses}" in (
+        capsys.readouterr().err
+    )
+    moved = a_file.rename(tmp_path / "moved.py")
+    here = ["verify", "--catalog", catalog, "--defenses", f"none,mine={moved}:factory"]
+    assert main(here) == 0
+    assert "all 32 verdicts hold" in capsys.readouterr().out
+    moved.write_text(moved.read_text().replace("0.25", "0.5"))
+    assert main(here) == 2
+    assert "give run" in capsys.readouterr().err
 
 
 def test_its_identity_is_code_arguments_and_what_it_asked_for(tmp_path: Path, a_file: Path) -> None:
