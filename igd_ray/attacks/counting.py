@@ -101,6 +101,9 @@ class CountedTarget(nn.Module):
             images = _ContiguousGradient.apply(images)  # type: ignore[no-untyped-call]
         logits = logits_of(images.contiguous())
         self._check_logits(logits, len(images))
+        if images.requires_grad and torch.is_grad_enabled() and not logits.requires_grad:
+            # A target that stops gradients has the gradient 0, which attacks and checks take for what it is.
+            logits = logits + 0 * images.flatten(1).sum(dim=1, keepdim=True)
         if self._awaited == len(images):
             self.first_look, self._awaited = logits.detach().argmax(dim=1), None
         if logits.requires_grad:

@@ -55,10 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     moved = parser.add_argument_group("settings that are the run's unless given")
     moved.add_argument("--model", help="where the model is now; a Python file must be named here")
     moved.add_argument("--weights", metavar="FILE", help="where its weights are now")
-    moved.add_argument(
-        "--defenses",
-        help="the run's defenses, with commas: files of your own, NAME=FILE.py:factory, must be named here",
-    )
+    moved.add_argument("--defenses", help="all of the run's; defenses in Python files must be named here")
     moved.add_argument("--data", help="where the data is now")
     moved.add_argument("--classes", metavar="FILE", help="where the class names are now")
     moved.add_argument("--clip", help="where the CLIP model is now, for CD-IR")

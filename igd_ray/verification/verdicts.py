@@ -145,8 +145,8 @@ def settings_of(run: StoredRun, given: Mapping[str, object]) -> EvaluateSettings
         )
     if "defenses" not in given and any("=" in label for label in settings.defenses):
         raise InputError(
-            f"defenses of run {run.run_id!r} are code; if you trust their files, name the run's defenses where they are "
-            f"now: --defenses {','.join(settings.defenses)}"
+            f"defenses of run {run.run_id!r} are code; if you trust their files, name the run's defenses, where they "
+            f"are now: --defenses {','.join(settings.defenses)}"
         )
     return settings
 

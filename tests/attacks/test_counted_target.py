@@ -88,6 +88,21 @@ def test_an_answer_that_is_no_logits_is_refused_whoever_asks(requires_grad: bool
             target(images)
 
 
+def test_a_target_that_stops_gradients_has_the_gradient_zero() -> None:
+    module, images = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), torch.rand(5, 1, 2, 2, requires_grad=True)
+
+    class Stopping(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return module(x.detach().round()).detach()
+
+    logits = CountedTarget(Stopping())(images)
+    assert torch.equal(logits, module(images.round()))
+    (gradient,) = torch.autograd.grad(logits.sum(), [images])
+    assert torch.equal(gradient, torch.zeros(5, 1, 2, 2))
+    with torch.no_grad():
+        assert not CountedTarget(Stopping())(images).requires_grad
+
+
 def test_the_number_of_classes_costs_one_image_once(model: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
     target = CountedTarget(model)
     assert [target.num_classes(digits[0]) for _ in range(3)] == [10, 10, 10]

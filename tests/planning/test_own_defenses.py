@@ -89,7 +89,7 @@ def test_its_points_are_verified_where_its_file_is_named(
     catalog, defenses = str(tmp_path / "results"), f"none,mine={a_file}:factory"
     run_evaluation(catalog, defenses=defenses, attacks="apgd-ce-3,tr-apgd-ce-3", n=8)
     assert main(["verify", "--catalog", catalog]) == 2
-    assert f"if you trust their files, name the run's defenses where they are now: --defenses {defenses}" in (
+    assert f"if you trust their files, name the run's defenses, where they are now: --defenses {defenses}" in (
         capsys.readouterr().err
     )
     moved = a_file.rename(tmp_path / "moved.py")
