@@ -7,8 +7,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from igd_ray.defenses.registry import NONE, DefenseKind, Parts, register
-from igd_ray.defenses.specs import DefenseSpec
+from igd_ray.defenses.registry import DefenseKind, Parts, register
+from igd_ray.defenses.specs import NONE, DefenseSpec
 from igd_ray.errors import InputError
 
 

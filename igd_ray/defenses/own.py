@@ -26,7 +26,6 @@ from igd_ray.defenses.registry import (
     Parts,
     Run,
     converted,
-    known_defenses,
 )
 from igd_ray.errors import InputError, did_you_mean
 from igd_ray.identity import content_hash
@@ -263,7 +262,7 @@ def parse_own(entry: str) -> OwnDefense:
     """Return the defense that `entry`, NAME=FILE.py:factory, names; nothing is read.
 
     Raises:
-        InputError: if it is not of that form, or the name is taken.
+        InputError: if it is not of that form.
     """
     name, _, spec = entry.partition("=")
     file, colon, factory = spec.rpartition(":")
@@ -273,8 +272,6 @@ def parse_own(entry: str) -> OwnDefense:
         raise InputError(
             f"--defenses {entry}: a name has letters, digits, _ and -, and must not end like loir-50; choose another"
         )
-    if name in known_defenses() or f"{name}-K" in known_defenses():
-        raise InputError(f"--defenses {entry}: {name!r} is one of this package's own defenses; choose another name")
     return OwnDefense(name, str(Path(file).resolve()), factory)
 
 

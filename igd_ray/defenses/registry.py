@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from igd_ray.defenses.sodef import SodefTraining
     from igd_ray.defenses.specs import DefenseLabel, DefenseSpec
 
-NONE = "none"
-
 Argument = bool | int | float
 Arguments = Mapping[str, Argument | str]
 
@@ -280,12 +278,6 @@ def all_forms() -> Iterator[tuple[str, Form, DefenseKind]]:
     """Yield every name of labels, with its form and kind: first those that end in a number."""
     forms = [(name, form, kind) for kind in KINDS.values() for name, form in kind.forms().items()]
     yield from sorted(forms, key=lambda each: each[1].method is None)
-
-
-def known_defenses() -> list[str]:
-    """Return every form of label."""
-    forms = [name if form.method is None else f"{name}-K" for name, form, _ in all_forms()]
-    return [NONE, *(form for form in forms if form != NONE)]
 
 
 def as_settings(arguments: Arguments) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from igd_ray.defenses.own import OwnDefense, parse_own
 from igd_ray.defenses.registry import (
     KINDS,
-    NONE,
     Argument,
     DefenseKind,
     DefensePasses,
@@ -19,12 +18,13 @@ from igd_ray.defenses.registry import (
     all_forms,
     checked_arguments,
     default_arguments,
-    known_defenses,
 )
 from igd_ray.errors import InputError, did_you_mean
 from igd_ray.identity import content_hash
 from igd_ray.models.anatomy.layers import Layer
 from igd_ray.ranking.code import code_digest
+
+NONE = "none"
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,10 @@ def parse_defense(label: str) -> DefenseLabel:
     """
     if "=" in label:
         own = parse_own(label)
+        if own.label in {name for name, _, _ in all_forms()}:
+            raise InputError(
+                f"--defenses {label}: {own.label!r} is one of this package's own defenses; choose another name"
+            )
         return DefenseLabel(own.label, own.name, own=own)
     beginning, _, number = label.rpartition("-")
     for name, form, kind in all_forms():
@@ -92,6 +96,12 @@ def parse_defense(label: str) -> DefenseLabel:
         f"unknown defense {label!r}; known: {', '.join(forms)}, K a number of neurons, and your own as "
         f"NAME=FILE.py:factory{did_you_mean(label, forms)}"
     )
+
+
+def known_defenses() -> list[str]:
+    """Return every form of label."""
+    forms = [name if form.method is None else f"{name}-K" for name, form, _ in all_forms()]
+    return [NONE, *(form for form in forms if form != NONE)]
 
 
 def given_arguments(given: Mapping[str, object], own: Collection[str] = ()) -> dict[str, dict[str, object]]:

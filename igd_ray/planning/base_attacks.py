@@ -9,8 +9,7 @@ from igd_ray.attacks.auto_attack import AutoAttack
 from igd_ray.attacks.base import Attack
 from igd_ray.attacks.registry import NamedAttack, parse_attack
 from igd_ray.attacks.transfer import TransferEOT
-from igd_ray.defenses.registry import NONE
-from igd_ray.defenses.specs import DefenseSpec
+from igd_ray.defenses.specs import NONE, DefenseSpec
 from igd_ray.threat import ThreatModel
 from igd_ray.units.attack import AttackUnit
 from igd_ray.units.base import Shard

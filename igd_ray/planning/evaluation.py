@@ -9,8 +9,7 @@ from igd_ray.attacks.base import QUERY
 from igd_ray.attacks.registry import RANDOMISED, NamedAttack, expand_attacks, parse_attack
 from igd_ray.checks import LARGE_EPSILON_FACTOR
 from igd_ray.config import EvaluateSettings
-from igd_ray.defenses.registry import NONE
-from igd_ray.defenses.specs import DefenseSpec
+from igd_ray.defenses.specs import NONE, DefenseSpec
 from igd_ray.identity import unit_key
 from igd_ray.planning.audit import AuditPlanner
 from igd_ray.planning.base_attacks import FIRST_STAGE, BaseAttacks

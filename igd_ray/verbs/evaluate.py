@@ -7,7 +7,7 @@ import pyarrow as pa
 from igd_ray.attacks.registry import known_attacks
 from igd_ray.catalog import Catalog, ask, run_query
 from igd_ray.config import EvaluateSettings, load_settings
-from igd_ray.defenses.registry import known_defenses
+from igd_ray.defenses.specs import known_defenses
 from igd_ray.execution.comparisons import commit_comparisons
 from igd_ray.execution.run import RunSummary, commit_run, require_all
 from igd_ray.execution.session import Session

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from igd_ray.catalog import Catalog
-from igd_ray.defenses.registry import KINDS, known_defenses, register
-from igd_ray.defenses.specs import defense_arguments, parse_defense
+from igd_ray.defenses.registry import KINDS, register
+from igd_ray.defenses.specs import defense_arguments, known_defenses, parse_defense
 from igd_ray.errors import InputError
 from igd_ray.planning.cost import costs
 from igd_ray.planning.evaluation import plan_evaluation

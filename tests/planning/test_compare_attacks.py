@@ -8,8 +8,7 @@ import pytest
 from igd_ray.attacks.registry import parse_attack
 from igd_ray.catalog import Catalog
 from igd_ray.catalog.schemas import SCHEMAS
-from igd_ray.defenses.registry import NONE
-from igd_ray.defenses.specs import DefenseSpec
+from igd_ray.defenses.specs import NONE, DefenseSpec
 from igd_ray.planning.evaluation import Cell, compare_attacks
 from igd_ray.units.attack import AttackUnit, TransferUnit
 from igd_ray.units.base import Shard

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from igd_ray.planning.verbs import plan_evaluation_of
 
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.cli import main
 from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.errors import InputError
-from igd_ray.planning.workspace import Study
+from igd_ray.planning.defenses import needed_defenses
+from igd_ray.planning.workspace import Workspace
 from tests.toys.runs import rows, run_evaluation, settings_for
 
 FOLDER = Path(__file__).parents[1] / "toys" / "own_defenses"
@@ -22,9 +22,7 @@ VERDICT = ("image_id", "status", "clean_prediction", "adversarial_prediction", "
 
 def planned(tmp_path: Path, **changes: object) -> DefenseSpec:
     """The last defense of a small evaluation."""
-    settings = settings_for(tmp_path / "results", **changes)
-    with Study(settings) as study:
-        return plan_evaluation_of(study, settings).resolved.defenses[-1]
+    return needed_defenses(Workspace(settings_for(tmp_path / "results", **changes))).defenses[-1]
 
 
 @pytest.fixture
