@@ -61,7 +61,7 @@ def paired_interval(gained: int, lost: int, images: int) -> tuple[float, float]:
 def images_needed(gained: int, lost: int, images: int) -> int | None:
     """Return the number of images at which the difference, if its shares stay, gives p < `SIGNIFICANCE`.
 
-    None where there is no difference, and where the number exceeds a million.
+    None if `gained` equals `lost`, and if the number exceeds a million.
 
     Args:
         gained, lost, images: as in `paired_interval`.

@@ -26,8 +26,8 @@ def decode_image(encoded: bytes, where: str) -> npt.NDArray[np.uint8]:
     """Return the pixels of a BMP, JPEG, PNG or WebP file, uint8 [C, H, W] contiguous; C is 1 for grey, else 3.
 
     Raises:
-        InputError: naming `where`, if the bytes are no such image, are cut off, hold more pixels than Pillow's
-            limit against decompression bombs, or have more than 8 bits a channel.
+        InputError: naming `where`, if the bytes are not such an image, are cut off, hold more pixels than Pillow's
+            limit against decompression bombs, or have more than 8 bits per channel.
     """
     # Pillow's decoders meet hostile bytes with errors of many types (OSError, SyntaxError, struct.error,
     # DecompressionBombError, …), and a new release may add some: whichever it is, the image is unreadable.
@@ -44,7 +44,7 @@ def decode_image(encoded: bytes, where: str) -> npt.NDArray[np.uint8]:
         target = TARGET_MODES.get(image.mode)
         if target is None:
             raise InputError(
-                f"{where}: expected 8 bits a channel, got an image of mode {image.mode!r}; convert it to RGB"
+                f"{where}: expected 8 bits per channel, got an image of mode {image.mode!r}; convert it to RGB"
             )
         try:
             pixels = np.asarray(image if image.mode == target else image.convert(target))

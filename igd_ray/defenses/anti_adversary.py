@@ -70,12 +70,12 @@ class AntiAdversaryDefense(Defense):
 
     @property
     def forward_passes(self) -> int:
-        """One pass a step, the first of which also predicts the class, and the last."""
+        """One pass per step, the first of which also predicts the class, and the last pass."""
         return self.steps + 1
 
     @property
     def inner_backward_passes(self) -> int:
-        """One pass a step."""
+        """One pass per step."""
         return self.steps
 
     @property
@@ -116,7 +116,7 @@ class AntiAdversaryKind(DefenseKind):
     arguments = AntiAdversaryArguments
 
     def passes(self, spec: DefenseSpec) -> DefensePasses:
-        """Return a pass of both kinds a step, and one for the logits at x + γ."""
+        """Return a forward and a backward pass per step, and one of each for the logits at x + γ."""
         steps = int(dict(spec.arguments)["steps"])
         return DefensePasses(steps + 1, steps, 1)
 

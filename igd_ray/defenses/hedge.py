@@ -97,12 +97,12 @@ class HedgeDefense(Defense):
 
     @property
     def forward_passes(self) -> int:
-        """One pass a step, and the last."""
+        """One pass per step, and the last pass."""
         return self.steps + 1
 
     @property
     def inner_backward_passes(self) -> int:
-        """One pass a step."""
+        """One pass per step."""
         return self.steps
 
     @property

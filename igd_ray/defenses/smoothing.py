@@ -96,7 +96,7 @@ class SmoothingOnly(Smoothed):
 
     @property
     def forward_passes(self) -> int:
-        """One pass a draw."""
+        """One pass per draw."""
         return self.draws
 
     def forward(self, x: Tensor, *, noise: Tensor | None = None) -> Tensor:
@@ -116,7 +116,7 @@ class SmoothingOnlyKind(DefenseKind):
     takes_noise = True
 
     def passes(self, spec: DefenseSpec) -> DefensePasses:
-        """Return one pass a draw."""
+        """Return one pass per draw."""
         draws = (spec.draws or 1) if spec.sigma else 1
         return DefensePasses(draws, 0, draws)
 

@@ -1,4 +1,4 @@
-"""The record of every lease of a unit to a worker, kept up to date while a run runs."""
+"""Records every lease of a unit to a worker in the catalog, while a run computes."""
 
 import time
 import uuid
@@ -11,23 +11,23 @@ from igd_ray.units.base import Unit, UnitReport
 
 TABLE = "attempts"
 
-# Writing takes at most this share of the driver's time, however slow the storage is.
+# Most of the driver's time that writing may take, as a share, however slow the storage is.
 SHARE_OF_TIME = 0.05
 
-# What runs is confirmed this often; the view `attempts` takes it for lost after two minutes.
+# A running attempt is confirmed this often. After two minutes without that, the view `attempts` shows it as lost.
 SECONDS_BETWEEN_SIGNS = 30.0
 
-# Attempts of one file, which is written anew whenever one starts or ends; full ones stay as they are.
+# Most attempts per file. The newest file is written again whenever an attempt starts or ends; full files stay.
 ROWS_OF_A_FILE = 2000
 
 
 def outcome_of(report: UnitReport, parts: Sequence[Unit]) -> str:
-    """Return how an attempt ended that has a report, and that led to `parts`."""
+    """Return the outcome of an attempt from its `report` and the `parts` that replace its unit."""
     return "split" if parts else "done" if report.error is None else "error"
 
 
 class AttemptLog:
-    """One executor's attempts, in files of their own."""
+    """The attempts of one executor, in files that only it writes."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
@@ -41,7 +41,7 @@ class AttemptLog:
         self._cost = 0.0
 
     def start(self, unit: Unit, *, worker: int, host: str) -> int:
-        """Note that `unit` starts on the process `worker` of `host`; return the number of this attempt, from 1."""
+        """Record that `unit` starts on the process `worker` of `host`; return the number of this attempt, from 1."""
         if self._earlier is None:
             self._earlier = self._count()
         self._earlier[unit.key] += 1
@@ -62,7 +62,7 @@ class AttemptLog:
         return attempt
 
     def end(self, key: str, outcome: str, error: str | None = None) -> int:
-        """Note how the running attempt at the unit `key` ended; return its number."""
+        """Record how the running attempt at the unit `key` ended; return its number."""
         row = self._running.pop(key)
         self._ended.append({**row, "ended_at": datetime.now(UTC), "outcome": outcome, "error": error})
         self._dirty = True
@@ -71,19 +71,19 @@ class AttemptLog:
 
     @property
     def seconds_until_due(self) -> float:
-        """How long until `flush_if_due` writes."""
+        """Seconds until `flush_if_due` writes."""
         if len(self._ended) >= ROWS_OF_A_FILE:
             return 0.0
         pause = self._cost / SHARE_OF_TIME if self._dirty else SECONDS_BETWEEN_SIGNS
         return max(0.0, self._written + pause - time.monotonic())
 
     def flush_if_due(self) -> None:
-        """Write what changed, unless that was just done; confirm what runs from time to time."""
+        """Write what has changed, unless the last write is too recent; confirm running attempts from time to time."""
         if (self._dirty or self._running) and self.seconds_until_due == 0.0:
             self.flush()
 
     def flush(self) -> None:
-        """Write what this session's newest file holds.
+        """Write the newest file of this session.
 
         Raises:
             IgdError: if it cannot be written.
@@ -100,7 +100,7 @@ class AttemptLog:
         self._cost = self._written - started
 
     def close(self) -> None:
-        """Note that what still runs is lost, and write all."""
+        """Record running attempts as lost, and write everything."""
         for key in list(self._running):
             self.end(key, "lost")
         if self._dirty:
@@ -112,7 +112,7 @@ class AttemptLog:
             self._catalog.commit(TABLE, key, [{**row, "seen_at": now} for row in rows], replace=True)
 
     def _count(self) -> Counter[str]:
-        """Return how often each unit was tried by sessions before."""
+        """Return the number of attempts of earlier sessions at each unit."""
         counts: Counter[str] = Counter()
         for key in self._catalog.keys(TABLE):
             rows = self._catalog.read_if_whole(TABLE, key)

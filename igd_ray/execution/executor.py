@@ -1,4 +1,4 @@
-"""Where units run: the interface, and its in-process twin."""
+"""Executors: the interface, and the executor in this process."""
 
 import os
 from collections.abc import Callable, Generator, Sequence
@@ -21,16 +21,16 @@ from igd_ray.units.replica import WorkerSetup
 
 
 class Executor(Protocol):
-    """Runs units, each after those that it needs, and reports each when it is committed or has failed."""
+    """Runs units, each after those that it needs, and yields a report for each that is committed or has failed."""
 
     def __enter__(self) -> Self:
-        """Start what is needed."""
+        """Start the workers."""
         ...
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop what was started; committed units stay."""
+        """Stop the workers; committed units stay."""
         ...
 
     def run(self, units: Sequence[Unit]) -> Generator[UnitReport, None, None]:
@@ -45,7 +45,7 @@ class Executor(Protocol):
         ...
 
     def search(self, source: ObjectiveSource, sampler: Sampler, record: Record) -> None:
-        """Run the trials that `sampler` asks for, and `record` each in this process before its answer counts."""
+        """Run the trials that `sampler` proposes, and `record` each in this process before the sampler is told."""
         ...
 
 
@@ -58,18 +58,18 @@ class LocalExecutor:
         self._worker: Worker | None = None
 
     def __enter__(self) -> Self:
-        """Make the worker; it loads its replica with the first unit."""
+        """Make the worker, which loads its replica with the first unit."""
         self._worker = Worker(self._setup, self._device)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let go of the replica."""
+        """Release the replica."""
         self._worker = None
 
     def run(self, units: Sequence[Unit]) -> Generator[UnitReport, None, None]:
-        """Run `units` in the order given, as far as what they need allows."""
+        """Run `units` in their order, each after those that it needs."""
         assert self._worker is not None
         catalog = Catalog(self._setup.catalog)
         halving, log = Halving(catalog), AttemptLog(catalog)

@@ -1,23 +1,23 @@
-"""Units that memory was too small for run as smaller ones; the catalog remembers."""
+"""Splits units that do not fit into memory, and records the parts in the catalog."""
 
 from igd_ray.catalog import Catalog
 from igd_ray.units.base import Unit
 
 
 class Halving:
-    """Replaces units by smaller ones where memory was too small before, in this run or an earlier one.
+    """Replaces units by parts where such a unit ran out of memory before, in this run or an earlier one.
 
-    A part has a key, and so seeds, of its own: its rows are those of a run with smaller shards.
+    A part has its own key, and so its own seeds: its rows are those of a run with smaller shards.
     """
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
-        # Listed once: in an object store each look costs as much as a small unit.
+        # Listed once: in an object store each request costs as much as a small unit.
         self._halved: set[str] | None = None
         self._most_images: dict[str, int] = {}
 
     def fitting(self, unit: Unit) -> list[Unit]:
-        """Return `unit`, or the parts that stand for it."""
+        """Return `unit`, or the parts that replace it."""
         if self._halved is None:
             self._halved = self._catalog.keys("splits")
         known = unit.key in self._halved
@@ -28,7 +28,7 @@ class Halving:
         return [unit] if not parts else [small for part in parts for small in self.fitting(part)]
 
     def halve(self, unit: Unit) -> list[Unit]:
-        """Return the parts of a unit that ran out of memory, smaller from now on with all of its kind; or nothing."""
+        """Return the parts of a unit that ran out of memory, [] if it cannot be split; later units are split alike."""
         parts = self._divide(unit, commit=True)
         if parts:
             self._most_images[unit.family] = max(len(part.shard.ids) for part in parts)

@@ -1,4 +1,4 @@
-"""Progress of a set of units: a bar with rate and time left on a terminal, plain lines otherwise."""
+"""Shows the progress of a set of units: a bar on a terminal, lines of text otherwise."""
 
 import sys
 import time
@@ -11,12 +11,12 @@ from rich.progress import Progress as Bar
 
 from igd_ray.units.base import UnitReport
 
-# Without a terminal, one line at most this often.
+# Shortest time between two lines, without a terminal.
 SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Shows on standard error how many units are done, at which rate, and how long the rest will take."""
+    """Shows on standard error how many units are done, the rate, and the time left."""
 
     def __init__(self, title: str, *, done: int, total: int) -> None:
         self._title = title
@@ -58,7 +58,7 @@ class Progress:
             self._say(self._line())
 
     def advance(self, report: UnitReport) -> None:
-        """Count one more unit, or the parts that stand for it from now on."""
+        """Count one more unit, or the parts that replace it."""
         if report.parts:
             self._total += report.parts - 1
         else:

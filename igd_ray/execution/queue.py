@@ -1,4 +1,4 @@
-"""What is left to do, in which order: a unit becomes ready when all that it needs is done."""
+"""The queue of units: a unit becomes ready when all units that it needs are done."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from heapq import heappop, heappush
 from igd_ray.errors import IgdError
 from igd_ray.units.base import Unit, UnitReport
 
-# A worker looks this far ahead for a unit like the one it has just run; further would upset the order.
+# How far ahead in the queue a worker may take a unit of the family that it ran last.
 LOOK_AHEAD = 8
 
 SOURCE_FAILED = "its source unit failed"
@@ -19,9 +19,9 @@ class Blocked:
 
     Attributes:
         unit: the unit.
-        order: its place among those that are ready, once it is.
-        open: how many units it waits for.
-        divided: it does not wait to run, but for its parts to be done.
+        order: its place among the ready units, once it is ready.
+        open: number of units that it waits for.
+        divided: whether it was replaced by its parts, and waits only for these.
     """
 
     unit: Unit
@@ -31,13 +31,13 @@ class Blocked:
 
 
 class ReadyQueue:
-    """Units that wait, each until the units that it needs are done; the first ones given are the first to run.
+    """A queue in the order of `units`, in which each unit waits until the units that it needs are done.
 
-    A needed key that is of none of the units counts as done. A unit taken is running until it is put back, replaced,
-    done or failed.
+    A needed key that belongs to none of the units counts as done. A unit that was taken is running until it is put
+    back, replaced, done or failed.
 
     Args:
-        units: what is to be run; each key counts once.
+        units: the units to run; each key counts once.
     """
 
     def __init__(self, units: Iterable[Unit]) -> None:
@@ -46,20 +46,20 @@ class ReadyQueue:
             unique.setdefault(unit.key, unit)
         self._unfinished = set(unique)
         self._ready: list[tuple[int, Unit]] = []
-        # The places among those that are ready that running units had.
+        # The places that running units had among the ready ones.
         self._running: dict[str, int] = {}
-        # Who waits for a key.
+        # The units that wait for each key.
         self._dependents: dict[str, list[Blocked]] = {}
         self._first, self._last = 0, len(unique)
         for order, unit in enumerate(unique.values()):
             self._add(unit, order)
 
     def __bool__(self) -> bool:
-        """Tell whether a unit waits or runs."""
+        """Return whether a unit waits or runs."""
         return bool(self._unfinished)
 
     def take(self, last: str = "") -> Unit | None:
-        """Return the first ready unit, or one soon after it of the family `last`; None while running ones hold all up.
+        """Return the first ready unit, or a near one of the family `last`; None while all units wait for running ones.
 
         Raises:
             IgdError: if units wait that can never run.
@@ -79,7 +79,7 @@ class ReadyQueue:
         return unit
 
     def put_back(self, unit: Unit, *, last: bool) -> None:
-        """Have a running unit wait again: in its former place, as the first ones are the long ones, or as the last."""
+        """Put a running unit back: in its former place, because long units come first, or in the last place."""
         order = self._running.pop(unit.key)
         if last:
             self._last += 1
@@ -87,7 +87,7 @@ class ReadyQueue:
         heappush(self._ready, (order, unit))
 
     def replace(self, unit: Unit, parts: Sequence[Unit]) -> None:
-        """Have `parts` wait in the place of a running unit, before all others; it is done when they all are."""
+        """Put `parts` before all others in place of a running unit, which is done when all parts are."""
         del self._running[unit.key]
         new = {part.key: part for part in parts if part.key not in self._unfinished}
         self._unfinished |= new.keys()
@@ -98,14 +98,14 @@ class ReadyQueue:
         self._block(Blocked(unit, self._first, len(keys), divided=True), keys)
 
     def done(self, key: str) -> None:
-        """Note that a running unit is done: what waited for nothing else is ready."""
+        """Mark a running unit as done; units that waited for nothing else become ready."""
         del self._running[key]
         settled = [key]
         while settled:
             key = settled.pop()
             self._unfinished.remove(key)
             for blocked in self._dependents.pop(key, ()):
-                # What failed is never subtracted, so that a doomed unit does not come to zero.
+                # A failed unit is never subtracted, so that a unit that needs it never becomes ready.
                 blocked.open -= 1
                 if blocked.open:
                     continue
@@ -115,7 +115,7 @@ class ReadyQueue:
                     heappush(self._ready, (blocked.order, blocked.unit))
 
     def failed(self, key: str) -> list[Unit]:
-        """Note that a running unit failed; return the waiting ones that can therefore never run, now removed."""
+        """Mark a running unit as failed; remove and return the waiting units that can therefore never run."""
         del self._running[key]
         doomed = []
         lost = [key]
@@ -131,7 +131,7 @@ class ReadyQueue:
         return doomed
 
     def settle(self, report: UnitReport) -> Iterator[UnitReport]:
-        """Note how a running unit ended; yield its `report` and those of the units that can therefore never run."""
+        """Mark a running unit as ended; yield its `report`, and reports of the units that can therefore never run."""
         doomed = []
         if report.error is None:
             self.done(report.key)

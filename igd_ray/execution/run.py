@@ -1,4 +1,4 @@
-"""Run planned units: those already committed are not run again, those that fail are recorded as failures."""
+"""Runs planned units: skips committed units, and records those that fail."""
 
 import json
 import uuid
@@ -16,13 +16,13 @@ from igd_ray.planning.evaluation import run_unit
 from igd_ray.planning.workspace import AnyWorkspace
 from igd_ray.units.base import Unit, UnitReport, host_name
 
-# Where a run runs changes nothing of what it computes.
+# Settings of where a run computes, which change none of its results.
 PLACE = {"catalog", "executor", "actors", "device", "unit_timeout"}
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """How a set of units ended: how many were there before, ran now, failed."""
+    """Numbers of units of a run: committed before, computed now, failed."""
 
     reused: int
     computed: int
@@ -58,7 +58,7 @@ def run_units(executor: Executor, catalog: Catalog, units: Sequence[Unit], *, ti
     reused = planned - len(waiting)
     failed: list[UnitReport] = []
     computed = 0
-    # Closed whatever happens, so that leases end now rather than when Python tidies up.
+    # Closed in any case, so that leases end now rather than when the generator is collected.
     with Progress(title, done=reused, total=planned) as progress, closing(executor.run(waiting)) as reports:
         for report in reports:
             progress.advance(report)
@@ -73,8 +73,8 @@ def run_units(executor: Executor, catalog: Catalog, units: Sequence[Unit], *, ti
 
 
 def record_failure(catalog: Catalog, report: UnitReport) -> None:
-    """Commit the failure, so that the images it covers show as errors until the unit succeeds."""
-    # Each failure is an event of its own, so its file name must not meet an earlier one's.
+    """Commit the failure, so that the images of the unit count as errors until it succeeds."""
+    # Each failure is a separate event, so its file needs a name of its own.
     catalog.commit(
         "failures",
         f"{report.key}-{uuid.uuid4().hex[:8]}",
@@ -113,7 +113,7 @@ def commit_run(
     units: Sequence[Mapping[str, object]],
     notes: Sequence[str] = (),
 ) -> None:
-    """Commit the run `run_id` and the rows of its `units` before it computes, so that what is unfinished shows.
+    """Commit the run `run_id` and the rows of its `units` before it computes, so that unfinished units show.
 
     Args:
         workspace: the model, the data and the settings.

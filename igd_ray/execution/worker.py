@@ -1,4 +1,4 @@
-"""The worker: a model replica that runs units. A plain class; the cluster makes it remote where it places it."""
+"""The worker: runs units on a model replica. A plain class, which the cluster wraps in an actor."""
 
 from dataclasses import replace
 
@@ -18,14 +18,14 @@ class Worker:
 
     @property
     def device(self) -> str:
-        """Where the replica is."""
+        """The device of the replica."""
         return self._context.device
 
     def run(self, unit: Unit, attempt: int = 1) -> UnitReport:
-        """Compute and commit `unit`, tried for the `attempt`-th time."""
+        """Compute and commit `unit`; `attempt` counts from 1."""
         on_gpu = self.device.startswith("cuda")
         if on_gpu:
-            # What earlier units, or a failed attempt, left cached counts for nothing and stands in nobody's way.
+            # Free the memory that earlier units or a failed attempt left cached, and measure this unit alone.
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         with reproducible():

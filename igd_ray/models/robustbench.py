@@ -93,7 +93,7 @@ def _downloaded(entry: Entry) -> list[Path]:
     names = [f"{entry.name}.pt"]
     if len(downloads) > 1:
         names = [f"{entry.name}.pt_m{index}.pt" for index in range(len(downloads))]
-    # Progress is no result.
+    # Progress is not part of the result.
     with contextlib.redirect_stdout(sys.stderr):
         return [fetched(folder / name, download) for name, download in zip(names, downloads, strict=True)]
 

@@ -317,7 +317,7 @@ REFUSED: dict[str, tuple[Make, str, str]] = {
             f / "a.parquet", image=[{"bytes": encoded(np.full((8, 8), 40_000, np.uint16)), "path": None}] * ROWS
         ),
         "parquet:a.parquet",
-        "expected 8 bits a channel, got an image of mode 'I;16'",
+        "expected 8 bits per channel, got an image of mode 'I;16'",
     ),
     "GIF": (
         lambda f: table(f / "a.parquet", image=structs("GIF")),

@@ -419,7 +419,7 @@ def test_other_modes_of_eight_bits_become_grey_or_colour(mode: str, kind: str, c
 
 
 def test_sixteen_bits_are_refused_instead_of_clipped() -> None:
-    with pytest.raises(InputError, match="here: expected 8 bits a channel, got an image of mode 'I;16'"):
+    with pytest.raises(InputError, match="here: expected 8 bits per channel, got an image of mode 'I;16'"):
         decode_image(encode(np.full((4, 4), 40_000, dtype=np.uint16)), "here")
 
 
