@@ -9,13 +9,14 @@ from igd_ray.attacks.registry import parse_attack
 from igd_ray.catalog import Catalog
 from igd_ray.catalog.schemas import SCHEMAS
 from igd_ray.defenses.specs import NONE, DefenseSpec
-from igd_ray.planning.evaluation import Cell, compare_attacks
+from igd_ray.execution.comparisons import compare_attacks
+from igd_ray.planning.evaluation import Cell
 from igd_ray.units.attack import AttackUnit, TransferUnit
 from igd_ray.units.base import Shard
 from tests.toys.runs import settings_for
 
 IMAGES = Shard("test", 0, 12, tuple(f"image-{number}" for number in range(12)), "digest")
-DEFENSE = DefenseSpec("loir-2", "model", "loir", k=2)
+DEFENSE = DefenseSpec("loir-2", "model", "masking", k=2)
 
 # Outcomes of the twelve images: R robust, B broken, N broken by noise alone at distance 0, S skipped.
 STATUSES = {"R": "robust", "B": "broken", "N": "broken", "S": "skipped"}
