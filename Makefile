@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Worker processes of pytest; the tests that start Ray run one after another behind them.
 JOBS ?= 2
 
-.PHONY: demo test test-slow check lock format clean
+.PHONY: demo test test-slow check check-gpu lock format clean
 
 demo: $(READY)
 	@$(BIN)/igd demo
@@ -24,6 +24,13 @@ check: $(READY)
 	@$(BIN)/ruff format --check igd_ray jobs tests
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+
+# On a machine with a GPU: the contracts there, equal verdicts on CPU and GPU, and how fast gradients are. It sets up
+# nothing where there is no $(VENV), so that it runs with what such a machine has.
+ON_GPU := $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+check-gpu:
+	@$(ON_GPU) -m pytest -q -p no:cacheprovider tests/gpu tests/defenses/test_defense_contract.py -k "cuda or other_device or robust"
+	@$(ON_GPU) -m tests.gpu.rates
 
 # Resolves the newest packages that pyproject.toml allows, for every platform and Python it supports.
 lock: $(READY)
