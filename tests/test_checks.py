@@ -33,6 +33,7 @@ from igd_ray.defenses import InterpretabilityGuidedDefense, class_masks
 from igd_ray.errors import IgdError, InputError
 from igd_ray.models import load_model
 from igd_ray.threat import Norm, ThreatModel
+from tests.toys.models import Threshold
 
 
 @pytest.fixture(scope="module")
@@ -352,18 +353,6 @@ class TestStoredPoints:
         finding = check_stored_points(parts)
         assert (finding.severity, finding.value) == (WARNING, 0.25)
         assert "5 of 9 stored points" in finding.message
-
-
-class Threshold(nn.Module):
-    """Class 1 where the first pixel exceeds `at`, otherwise class 0."""
-
-    def __init__(self, at: float) -> None:
-        super().__init__()
-        self.at = at
-
-    def forward(self, images: Tensor) -> Tensor:
-        over = images[:, 0, 0, 0] - self.at
-        return torch.stack([-over, over], dim=1)
 
 
 def rounding(target: nn.Module, points: Tensor, labels: Tensor) -> Finding:

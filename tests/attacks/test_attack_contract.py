@@ -27,7 +27,9 @@ from igd_ray.attacks import (
 from igd_ray.attacks.base import GRADIENT, QUERY
 from igd_ray.errors import InputError
 from igd_ray.threat import Norm, ThreatModel
-from tests.toys.pass_counter import PassCounter
+from tests.toys.attacking import run_attack
+from tests.toys.counting import PassCounter, hooks_of
+from tests.toys.models import FirstClasses
 
 # AutoAttack's constructor takes no budget; these replace its stages here. The published ones are compared with
 # pyautoattack in tests/parity.
@@ -113,10 +115,6 @@ def labels(digits: tuple[Tensor, Tensor]) -> Tensor:
     return labels
 
 
-def run(attack: Attack, model: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int = 0):
-    return attack(model, images, labels, threat=threat, generator=Generator().manual_seed(seed))
-
-
 @pytest.fixture(scope="module")
 def results(model: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel) -> dict[str, AttackResult]:
     return {}
@@ -126,7 +124,7 @@ def results(model: nn.Module, images: Tensor, labels: Tensor, threat: ThreatMode
 def result(attack: Attack, results, model, images, labels, threat) -> AttackResult:
     """The attack on the demo model with seed 0, computed once."""
     if repr(attack) not in results:
-        results[repr(attack)] = run(attack, model, images, labels, threat)
+        results[repr(attack)] = run_attack(attack, model, images, labels, threat)
     return results[repr(attack)]
 
 
@@ -226,7 +224,7 @@ def test_the_seed_alone_decides(
 def test_another_seed_gives_other_points(
     attack: Attack, result: AttackResult, model: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel
 ) -> None:
-    assert not torch.equal(run(attack, model, images, labels, threat, seed=1).adversarial, result.adversarial)
+    assert not torch.equal(run_attack(attack, model, images, labels, threat, seed=1).adversarial, result.adversarial)
 
 
 @every_attack
@@ -235,13 +233,13 @@ def test_nothing_outside_is_changed(
 ) -> None:
     global_state = torch.random.get_rng_state()
     before = images.clone(), labels.clone(), {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    run(attack, model, images, labels, threat)
+    run_attack(attack, model, images, labels, threat)
     assert torch.equal(torch.random.get_rng_state(), global_state)
     assert torch.equal(images, before[0])
     assert torch.equal(labels, before[1])
     assert all(torch.equal(tensor, before[2][name]) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert hooks_of(model) == 0
 
 
 class Grey(nn.Module):
@@ -264,11 +262,11 @@ def test_memory_layout_does_not_matter(
     plain = images.expand(-1, 3, -1, -1).contiguous()
     strided = torch.stack([plain, torch.zeros_like(plain)], dim=1)[:, 0]
     expanded = images.expand(-1, 3, -1, -1)
-    expected = run(attack, Grey(model), plain, labels, threat)
+    expected = run_attack(attack, Grey(model), plain, labels, threat)
     assert expected.found.any()
     for other in (plain.to(memory_format=torch.channels_last), strided, expanded):
         assert not other.is_contiguous()
-        assert_equal(expected, run(attack, Grey(model), other, labels, threat))
+        assert_equal(expected, run_attack(attack, Grey(model), other, labels, threat))
 
 
 @every_attack
@@ -279,7 +277,7 @@ def test_the_strides_of_a_single_channel_do_not_matter(
     for strides in ((64, 64, 8, 1), (64, 1, 8, 1)):
         other = images.flatten().as_strided(images.shape, strides)
         assert other.is_contiguous()
-        assert_equal(result, run(attack, model, other, labels, threat))
+        assert_equal(result, run_attack(attack, model, other, labels, threat))
 
 
 @every_attack
@@ -287,7 +285,7 @@ def test_the_strides_of_a_single_channel_do_not_matter(
 def test_one_image_is_a_batch(
     attack: Attack, row: int, model: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel
 ) -> None:
-    alone = run(attack, model, images[row : row + 1], labels[row : row + 1], threat)
+    alone = run_attack(attack, model, images[row : row + 1], labels[row : row + 1], threat)
     assert alone.adversarial.shape == (1, 1, 8, 8)
     assert torch.equal(alone.broken, model(alone.adversarial).argmax(dim=1) != labels[row : row + 1])
 
@@ -296,7 +294,7 @@ def test_one_image_is_a_batch(
 def test_a_batch_that_is_misclassified_throughout_is_broken_throughout(
     attack: Attack, model: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel
 ) -> None:
-    wrong = run(attack, model, images[MISLABELLED], labels[MISLABELLED], threat)
+    wrong = run_attack(attack, model, images[MISLABELLED], labels[MISLABELLED], threat)
     assert wrong.broken.all()
 
 
@@ -308,7 +306,7 @@ def test_a_pixel_that_is_none_is_refused(
     damaged = images.clone()
     damaged[5, 0, 2, 2] = value
     with pytest.raises(InputError, match=r"pixels must lie in \[0, 1\] and not be NaN"):
-        run(attack, model, damaged, labels, threat)
+        run_attack(attack, model, damaged, labels, threat)
 
 
 @every_attack
@@ -317,7 +315,7 @@ def test_images_of_another_type_are_refused(
     attack: Attack, dtype: torch.dtype, model: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel
 ) -> None:
     with pytest.raises(InputError, match=r"expected float"):
-        run(attack, model, images.to(dtype), labels, threat)
+        run_attack(attack, model, images.to(dtype), labels, threat)
 
 
 @every_attack
@@ -325,9 +323,9 @@ def test_images_of_another_shape_are_refused(
     attack: Attack, model: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel
 ) -> None:
     with pytest.raises(InputError, match=r"expected float images \[n, C, H, W\]"):
-        run(attack, model, images[0], labels[:1], threat)
+        run_attack(attack, model, images[0], labels[:1], threat)
     with pytest.raises(InputError, match=r"at least one image"):
-        run(attack, model, images[:0], labels[:0], threat)
+        run_attack(attack, model, images[:0], labels[:0], threat)
 
 
 @every_attack
@@ -336,12 +334,12 @@ def test_labels_that_are_none_are_refused(
 ) -> None:
     for wrong in (labels.int(), labels.float(), labels[:-1], labels[:, None]):
         with pytest.raises(InputError, match=r"expected int64 labels \[12\]"):
-            run(attack, model, images, wrong, threat)
+            run_attack(attack, model, images, wrong, threat)
     for value in (-1, -100, 10):  # −100 is the label that PyTorch's cross-entropy ignores
         wrong = labels.clone()
         wrong[4] = value
         with pytest.raises(InputError, match=r"labels must lie in 0…9, the model's classes"):
-            run(attack, model, images, wrong, threat)
+            run_attack(attack, model, images, wrong, threat)
 
 
 def assert_counts(attack: Attack, target: nn.Module, result: AttackResult, counter: PassCounter, passes: int) -> None:
@@ -367,7 +365,7 @@ def test_counts_are_the_passes_that_the_base_model_ran(
     attack: Attack, model: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel
 ) -> None:
     with PassCounter(model.conv1) as counter:
-        result = run(attack, model, images, labels, threat)
+        result = run_attack(attack, model, images, labels, threat)
     assert_counts(attack, model, result, counter, passes=1)
 
 
@@ -376,7 +374,7 @@ def test_counts_of_one_image_stay_within_the_bound(
     attack: Attack, model: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel
 ) -> None:
     with PassCounter(model.conv1) as counter:
-        result = run(attack, model, images[:1], labels[:1], threat)
+        result = run_attack(attack, model, images[:1], labels[:1], threat)
     assert_counts(attack, model, result, counter, passes=1)
 
 
@@ -394,7 +392,7 @@ def test_counts_on_a_defense_are_passes_of_its_base_model(
 ) -> None:
     target = defended(**settings)
     with PassCounter(model.conv1) as counter:
-        result = run(attack, target, images, labels, threat)
+        result = run_attack(attack, target, images, labels, threat)
     assert_counts(attack, target, result, counter, passes)
 
 
@@ -404,12 +402,12 @@ def test_a_random_defense_keeps_the_contract_and_its_noise_moves_on(
 ) -> None:
     target = defended(sigma=0.07)
     global_state, noise_state = torch.random.get_rng_state(), target.generator.get_state()
-    result = run(attack, target, images, labels, threat)
+    result = run_attack(attack, target, images, labels, threat)
     assert torch.equal(torch.random.get_rng_state(), global_state)
     assert not torch.equal(target.generator.get_state(), noise_state)
     assert (result.adversarial - images).abs().max() <= threat.epsilon + 1e-6
     # The same noise and the same seed give the same result; the noise is the defense's, never the attack's.
-    assert_equal(result, run(attack, defended(sigma=0.07), images, labels, threat))
+    assert_equal(result, run_attack(attack, defended(sigma=0.07), images, labels, threat))
 
 
 @every_attack
@@ -417,14 +415,14 @@ def test_a_deterministic_defense_is_judged_by_its_own_answers(
     attack: Attack, defended, images: Tensor, labels: Tensor, threat: ThreatModel
 ) -> None:
     target = defended(sigma=0.0)
-    result = run(attack, target, images, labels, threat)
+    result = run_attack(attack, target, images, labels, threat)
     assert torch.equal(result.broken, target(result.adversarial).argmax(dim=1) != labels)
 
 
 @attacks(without=(RayS,))
 def test_the_l2_ball_holds_as_well(attack: Attack, model: nn.Module, images: Tensor, labels: Tensor) -> None:
     threat = ThreatModel(Norm.L2, 0.8)
-    result = run(attack, model, images, labels, threat)
+    result = run_attack(attack, model, images, labels, threat)
     lengths = (result.adversarial - images).double().flatten(1).square().sum(dim=1).sqrt()
     assert lengths.max() <= 0.8 + 1e-6
     assert torch.allclose(result.distance.double(), lengths, atol=1e-6)
@@ -434,7 +432,7 @@ def test_the_l2_ball_holds_as_well(attack: Attack, model: nn.Module, images: Ten
 def test_rays_refuses_the_l2_ball(model: nn.Module, images: Tensor, labels: Tensor) -> None:
     for refused in (
         lambda: RayS(3).check(10, Norm.L2),
-        lambda: run(RayS(3), model, images, labels, ThreatModel(Norm.L2, 0.8)),
+        lambda: run_attack(RayS(3), model, images, labels, ThreatModel(Norm.L2, 0.8)),
     ):
         with pytest.raises(InputError, match="RayS searches balls of the norm linf only, not l2"):
             refused()
@@ -442,7 +440,7 @@ def test_rays_refuses_the_l2_ball(model: nn.Module, images: Tensor, labels: Tens
 
 def test_a_random_target_is_not_taken_for_a_deterministic_one(defended, images, labels, threat) -> None:
     with pytest.raises(AttackError, match="two passes over the same images differ by"):
-        run(TransferEOT(steps=2), defended(sigma=0.07), images, labels, threat)
+        run_attack(TransferEOT(steps=2), defended(sigma=0.07), images, labels, threat)
 
 
 def test_an_ensemble_works_in_the_ways_of_its_stages() -> None:
@@ -485,17 +483,6 @@ def test_no_two_attacks_have_the_same_settings() -> None:
     assert len(set(settings)) == len(ATTACKS)
 
 
-class FewClasses(nn.Module):
-    """The first classes of the base model."""
-
-    def __init__(self, model: nn.Module, classes: int) -> None:
-        super().__init__()
-        self.model, self.classes = model, classes
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.model(images)[:, : self.classes]
-
-
 @pytest.mark.parametrize(
     ("attack", "needs"),
     [
@@ -522,7 +509,7 @@ def test_classes_that_a_loss_needs(attack: Attack, needs: int, model: nn.Module,
     labels = torch.zeros(len(images), dtype=torch.int64)
     attack.check(needs)
     with PassCounter(model.conv1) as counter:
-        result = run(attack, FewClasses(model, needs), images, labels, threat)
+        result = run_attack(attack, FirstClasses(model, needs), images, labels, threat)
     queries, gradients = attack.most_passes(needs)
     assert counter.forwards <= len(images) * (queries + len(result.points))
     assert counter.backwards <= len(images) * gradients
@@ -530,4 +517,4 @@ def test_classes_that_a_loss_needs(attack: Attack, needs: int, model: nn.Module,
         with pytest.raises(InputError, match=f"at least {needs} classes"):
             attack.check(needs - 1)
         with pytest.raises(InputError, match=f"at least {needs} classes"):
-            run(attack, FewClasses(model, needs - 1), images, labels, threat)
+            run_attack(attack, FirstClasses(model, needs - 1), images, labels, threat)

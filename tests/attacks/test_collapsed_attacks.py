@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from igd_ray.attacks import (
     APGD,
@@ -31,7 +31,8 @@ from igd_ray.attacks import (
 )
 from igd_ray.attacks.adaptive.warm_start import StartedAttack
 from igd_ray.threat import Norm, ThreatModel
-from tests.toys.pass_counter import PassCounter
+from tests.toys.attacking import run_attack
+from tests.toys.counting import PassCounter
 
 # 20 is the published number, 3 the smallest whose mean of equal numbers may round to a neighbour of theirs.
 AVERAGING = [
@@ -78,21 +79,21 @@ def labels(target: nn.Module, images: Tensor) -> Tensor:
     return labels
 
 
-def run(attack: Attack, target: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel) -> AttackResult:
+def run_started(attack: Attack, target: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel) -> AttackResult:
     if isinstance(attack, StartedAttack):
         exists = torch.ones_like(labels, dtype=torch.bool)
         step = 0.5 * threat.epsilon / (1 if threat.norm is Norm.LINF else images[0].numel() ** 0.5)
         starts = {"transfer": ((images + step).clamp(0, 1), exists), "white-box": ((images - step).clamp(0, 1), exists)}
         attack = attack.starting_from({name: starts[name] for name in attack.sources})
-    return attack(target, images, labels, threat=threat, generator=Generator().manual_seed(3))
+    return run_attack(attack, target, images, labels, threat, seed=3)
 
 
 @every_averaging_attack
 @pytest.mark.parametrize("norm", [Norm.LINF, Norm.L2], ids=str)
 def test_the_points_are_the_same_to_the_bit(attack: Attack, norm: Norm, target, images, labels, threat) -> None:
     threat = threat if norm is Norm.LINF else ThreatModel(norm, 0.8)
-    averaged = run(attack, target, images, labels, threat)
-    once = run(attack.collapsed(), target, images, labels, threat)
+    averaged = run_started(attack, target, images, labels, threat)
+    once = run_started(attack.collapsed(), target, images, labels, threat)
     assert averaged.found.any()
     assert torch.equal(once.adversarial, averaged.adversarial)
     assert torch.equal(once.broken, averaged.broken)
@@ -104,7 +105,7 @@ def test_it_costs_a_fraction_and_four_looks_more(attack: Attack, target, model, 
     counts = {}
     for one in (attack, attack.collapsed()):
         with PassCounter(model.conv1) as counter:
-            result = run(one, target, images, labels, threat)
+            result = run_started(one, target, images, labels, threat)
         assert int(result.forwards.sum()) == counter.forwards
         assert int(result.backwards.sum()) == counter.backwards
         queries, gradients = one.most_passes(10)
@@ -143,7 +144,7 @@ def test_the_settings_say_so(attack: Attack) -> None:
 @every_averaging_attack
 def test_a_random_target_is_an_error(attack: Attack, defended, images, labels, threat) -> None:
     with pytest.raises(AttackError, match="identical ones, but two passes over the same images differ by"):
-        run(attack.collapsed(), defended(sigma=0.07), images, labels, threat)
+        run_started(attack.collapsed(), defended(sigma=0.07), images, labels, threat)
 
 
 @pytest.mark.parametrize(

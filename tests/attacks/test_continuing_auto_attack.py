@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor
 
-from igd_ray.attacks import APGD, FAB, Attack, AttackResult, AutoAttack, Square, TargetedAPGD, TransferAPGD, auto_attack
+from igd_ray.attacks import APGD, FAB, AttackResult, AutoAttack, Square, TargetedAPGD, TransferAPGD, auto_attack
 from igd_ray.attacks.transfer import LAST_MISCLASSIFIED
 from igd_ray.errors import InputError
 from igd_ray.threat import Norm, ThreatModel
-from tests.toys.pass_counter import PassCounter
+from tests.toys.attacking import run_attack
+from tests.toys.counting import PassCounter
 
 STEPS = 1
 SHORT = (
@@ -41,12 +42,8 @@ def labels(digits: tuple[Tensor, Tensor]) -> Tensor:
     return labels
 
 
-def run(attack: Attack, model: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, seed=11) -> AttackResult:
-    return attack(model, images, labels, threat=threat, generator=Generator().manual_seed(seed))
-
-
-def first_points(model, images, labels, threat, steps: int = STEPS, seed: int = 11) -> tuple[Tensor, Tensor]:
-    return run(TransferAPGD("ce", steps=steps), model, images, labels, threat, seed).points[LAST_MISCLASSIFIED]
+def first_points(model, images, labels, threat, steps: int = STEPS, seed: int = 0) -> tuple[Tensor, Tensor]:
+    return run_attack(TransferAPGD("ce", steps=steps), model, images, labels, threat, seed).points[LAST_MISCLASSIFIED]
 
 
 def assert_same(one: AttackResult, other: AttackResult) -> None:
@@ -65,8 +62,10 @@ def test_points_stages_and_verdicts_are_those_of_autoattack(
     threat = threat if norm is Norm.LINF else ThreatModel(norm, 0.6)
     points, fooled = first_points(model, images, labels, threat, seed=seed)
     assert fooled[WRONG_ROWS].any(), "otherwise nothing shows that points of misclassified images are left aside"
-    plain = run(AutoAttack("standard"), model, images, labels, threat, seed)
-    assert_same(run(AutoAttack("standard").continuing(points, fooled), model, images, labels, threat, seed), plain)
+    plain = run_attack(AutoAttack("standard"), model, images, labels, threat, seed)
+    assert_same(
+        run_attack(AutoAttack("standard").continuing(points, fooled), model, images, labels, threat, seed), plain
+    )
     assert "apgd-ce" in plain.stages
     assert len(set(plain.stages)) > 2, "the later stages break nothing: the comparison shows little"
     assert [plain.stages[row] for row in WRONG_ROWS] == [None, None]
@@ -78,7 +77,9 @@ def test_one_of_the_two_batches_may_be_empty(short, wrong: list[int], model, dig
     labels[wrong] = (labels[wrong] + 3) % 10
     points, fooled = first_points(model, images, labels, threat)
     attack = AutoAttack("standard").continuing(points, fooled)
-    assert_same(run(attack, model, images, labels, threat), run(AutoAttack(), model, images, labels, threat))
+    assert_same(
+        run_attack(attack, model, images, labels, threat), run_attack(AutoAttack(), model, images, labels, threat)
+    )
 
 
 @pytest.mark.slow
@@ -86,8 +87,8 @@ def test_points_stages_and_verdicts_are_those_of_autoattack_as_published(model, 
     rows = [1, 2, 10, 11]
     images, labels = images[rows], labels[rows]
     points, fooled = first_points(model, images, labels, threat, steps=100)
-    plain = run(AutoAttack("standard"), model, images, labels, threat)
-    assert_same(run(AutoAttack("standard").continuing(points, fooled), model, images, labels, threat), plain)
+    plain = run_attack(AutoAttack("standard"), model, images, labels, threat)
+    assert_same(run_attack(AutoAttack("standard").continuing(points, fooled), model, images, labels, threat), plain)
     assert "apgd-ce" in plain.stages
 
 
@@ -96,7 +97,7 @@ def test_the_first_stage_costs_no_more_than_the_look_at_its_points(short, model,
     passes = {}
     for name, attack in (("plain", AutoAttack()), ("given", AutoAttack().continuing(points, fooled))):
         with PassCounter(model.conv1) as counter:
-            result = run(attack, model, images, labels, threat)
+            result = run_attack(attack, model, images, labels, threat)
         assert int(result.forwards.sum()) == counter.forwards == int(result.queries.sum())
         assert int(result.backwards.sum()) == counter.backwards
         queries, gradients = attack.most_passes(10)
@@ -124,10 +125,10 @@ def test_the_settings_say_so(short) -> None:
 def test_points_that_do_not_hold_break_nothing(short, model, images, labels, threat) -> None:
     """The clean images, said to fool: the target, asked afresh, says otherwise, and the later stages go on."""
     everywhere = torch.ones_like(labels, dtype=torch.bool)
-    result = run(AutoAttack().continuing(images, everywhere), model, images, labels, threat)
+    result = run_attack(AutoAttack().continuing(images, everywhere), model, images, labels, threat)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(auto_attack, "VERSIONS", {"standard": SHORT[1:]})
-        assert_same(result, run(AutoAttack(), model, images, labels, threat))
+        assert_same(result, run_attack(AutoAttack(), model, images, labels, threat))
     assert result.found.any()
 
 
@@ -135,8 +136,8 @@ def test_where_there_is_no_point_its_row_is_not_looked_at(short, model, images, 
     points, fooled = first_points(model, images, labels, threat)
     assert not fooled.all()
     blank = torch.where(fooled[:, None, None, None], points, torch.nan)
-    blanked = run(AutoAttack().continuing(blank, fooled), model, images, labels, threat)
-    assert_same(blanked, run(AutoAttack(), model, images, labels, threat))
+    blanked = run_attack(AutoAttack().continuing(blank, fooled), model, images, labels, threat)
+    assert_same(blanked, run_attack(AutoAttack(), model, images, labels, threat))
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_where_there_is_no_point_its_row_is_not_looked_at(short, model, images, 
 def test_points_of_other_images_are_refused(spoil: Callable, what: str, model, images, labels, threat) -> None:
     given = spoil(*first_points(model, images, labels, threat))
     with pytest.raises(InputError, match=what):
-        run(AutoAttack().continuing(*given), model, images, labels, threat)
+        run_attack(AutoAttack().continuing(*given), model, images, labels, threat)
 
 
 @pytest.mark.parametrize("version", ["rand", "strong"])

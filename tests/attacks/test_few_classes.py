@@ -11,7 +11,6 @@ from igd_ray.attacks import (
     FAB,
     PGD,
     Attack,
-    AttackResult,
     AutoAttack,
     DetachedMaskAPGD,
     JointLossAPGD,
@@ -26,6 +25,7 @@ from igd_ray.attacks import (
 )
 from igd_ray.errors import InputError
 from igd_ray.threat import Norm, ThreatModel
+from tests.toys.attacking import run_attack
 
 EPSILON = 0.02
 THREAT = ThreatModel(Norm.LINF, EPSILON)
@@ -85,10 +85,6 @@ def short() -> Iterator[None]:
         yield
 
 
-def run(attack: Attack, model: nn.Module, images: Tensor, labels: Tensor) -> AttackResult:
-    return attack(model, images, labels, threat=THREAT, generator=Generator().manual_seed(0))
-
-
 @pytest.mark.parametrize(
     "attack",
     [
@@ -110,7 +106,7 @@ def test_exactly_the_images_within_epsilon_of_another_class_are_broken(
     fitted.check(classes)
     within = linear.radii(images, labels).amin(dim=1) < EPSILON
     assert 5 < int(within.sum()) < len(images) - 5
-    result = run(fitted, linear, images, labels)
+    result = run_attack(fitted, linear, images, labels, THREAT)
     assert torch.equal(result.broken, within)
     queries, gradients = fitted.most_passes(classes)
     assert int(result.queries.sum()) <= len(images) * (queries + len(result.points))
@@ -121,15 +117,15 @@ def test_exactly_the_images_within_epsilon_of_another_class_are_broken(
 def test_autoattack_alone_takes_the_same_fallback(
     version: str, short, linear: Linear, images: Tensor, labels: Tensor
 ) -> None:
-    alone = run(AutoAttack(version), linear, images, labels)
-    fitted = run(AutoAttack(version).for_classes(len(linear.weights)), linear, images, labels)
+    alone = run_attack(AutoAttack(version), linear, images, labels, THREAT)
+    fitted = run_attack(AutoAttack(version).for_classes(len(linear.weights)), linear, images, labels, THREAT)
     assert torch.equal(alone.broken, linear.radii(images, labels).amin(dim=1) < EPSILON)
     assert torch.equal(alone.adversarial, fitted.adversarial)
     assert torch.equal(alone.queries, fitted.queries)
 
 
 def test_fab_finds_the_distance_of_a_class(linear: Linear, images: Tensor, labels: Tensor) -> None:
-    result = run(FAB(steps=20), linear, images, labels)
+    result = run_attack(FAB(steps=20), linear, images, labels, THREAT)
     overstep = (result.distance.double()[:, None] / linear.radii(images, labels))[result.broken]
     # It oversteps the boundary by a factor of at most 1.05.
     assert ((overstep > 1 - 1e-4) & (overstep < 1.06)).any(dim=1).all()

@@ -5,45 +5,37 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from igd_ray.attacks import FGSM, PGD, AttackResult
+from igd_ray.attacks import FGSM, PGD
 from igd_ray.attacks.pgd import project, random_points, steepest
 from igd_ray.threat import Norm, ThreatModel
-from tests.toys.pass_counter import PassCounter
+from tests.toys.attacking import run_attack
+from tests.toys.counting import PassCounter
+from tests.toys.models import LinearModel
 
 BALLS = [ThreatModel(Norm.LINF, 0.15), ThreatModel(Norm.L2, 0.8)]
 every_ball = pytest.mark.parametrize("ball", BALLS, ids=str)
 
 
-class Linear(nn.Module):
-    """Two classes, of which the second is likelier the larger 3·a − 4·b is for an image of the pixels a and b."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        value = images.flatten(1) @ torch.tensor([3.0, -4.0])
-        return torch.stack([torch.zeros_like(value), value], dim=1)
+# The second class is likelier the larger 3·a − 4·b is for an image of the pixels a and b.
+TWO_PIXELS = [[0.0, 0.0], [3.0, -4.0]]
 
 
 def pixels(*rows: tuple[float, float]) -> Tensor:
     return torch.tensor(rows)[:, None, None, :]
 
 
-def run(
-    attack: PGD, model: nn.Module, images: Tensor, labels: Tensor, ball: ThreatModel, seed: int = 0
-) -> AttackResult:
-    return attack(model, images, labels, threat=ball, generator=Generator().manual_seed(seed))
-
-
 def test_one_step_of_fgsm_by_hand() -> None:
     """Away from the first class, the gradient points along (3, −4): signs (+, −), and (0.6, −0.8) in the 2-norm."""
     images, labels = pixels((0.5, 0.5), (0.95, 0.02)), torch.tensor([0, 1])
-    by_sign = run(FGSM(), Linear(), images, labels, ThreatModel(Norm.LINF, 0.1))
+    by_sign = run_attack(FGSM(), LinearModel(TWO_PIXELS), images, labels, ThreatModel(Norm.LINF, 0.1))
     assert torch.allclose(by_sign.adversarial.flatten(1), torch.tensor([[0.6, 0.4], [0.85, 0.12]]))
-    by_length = run(FGSM(), Linear(), images, labels, ThreatModel(Norm.L2, 0.1))
+    by_length = run_attack(FGSM(), LinearModel(TWO_PIXELS), images, labels, ThreatModel(Norm.L2, 0.1))
     assert torch.allclose(by_length.adversarial.flatten(1), torch.tensor([[0.56, 0.42], [0.89, 0.10]]))
 
 
 def test_a_step_beyond_the_image_range_ends_there() -> None:
     images, labels = pixels((0.95, 0.75)), torch.tensor([0])
-    result = run(FGSM(), Linear(), images, labels, ThreatModel(Norm.LINF, 0.1))
+    result = run_attack(FGSM(), LinearModel(TWO_PIXELS), images, labels, ThreatModel(Norm.LINF, 0.1))
     assert torch.allclose(result.adversarial.flatten(), torch.tensor([1.0, 0.65]))
     assert result.broken.all()
 
@@ -51,7 +43,7 @@ def test_a_step_beyond_the_image_range_ends_there() -> None:
 @every_ball
 def test_its_steps_are_those_of_madry(ball: ThreatModel, model: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
     images, labels = digits
-    result = run(PGD(5, step_size=0.4, random_start=False), model, images, labels, ball)
+    result = run_attack(PGD(5, step_size=0.4, random_start=False), model, images, labels, ball)
     points = images.double()
     for _ in range(5):
         shown = points.float().requires_grad_()
@@ -78,7 +70,7 @@ def test_the_usual_step_is_two_and_a_half_radii_over_all_steps() -> None:
 
 def test_an_image_that_holds_out_keeps_its_last_iterate(model: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
     """The analysis compares what successful and unsuccessful attacks do inside the model."""
-    result = run(PGD(10), model, *digits, ThreatModel(Norm.LINF, 0.05))
+    result = run_attack(PGD(10), model, *digits, ThreatModel(Norm.LINF, 0.05))
     assert result.found.all()
     assert set(result.stages) == {"pgd"}
     assert not result.broken.all()
@@ -88,9 +80,9 @@ def test_an_image_that_holds_out_keeps_its_last_iterate(model: nn.Module, digits
 def test_later_restarts_attack_only_what_is_still_right(model: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
     images, labels = digits
     ball = ThreatModel(Norm.LINF, 0.1)
-    one = run(PGD(4), model, images, labels, ball)
+    one = run_attack(PGD(4), model, images, labels, ball)
     with PassCounter(model.conv1) as counter:
-        three = run(PGD(4, restarts=3), model, images, labels, ball)
+        three = run_attack(PGD(4, restarts=3), model, images, labels, ball)
     assert one.broken.any()
     assert not one.broken.all()
     assert torch.equal(three.adversarial[one.broken], one.adversarial[one.broken])

@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from igd_ray.attacks import AttackResult, TransferAPGD, TransferEOT
+from igd_ray.attacks import TransferAPGD, TransferEOT
 from igd_ray.attacks.registry import parse_attack
 from igd_ray.attacks.transfer import HIGHEST_LOSS, LAST_MISCLASSIFIED
 from igd_ray.threat import Norm, ThreatModel
-from tests.toys.pass_counter import PassCounter
+from tests.toys.attacking import run_attack
+from tests.toys.counting import PassCounter
 
 STEPS = 10
 
@@ -26,10 +27,6 @@ def labels(digits: tuple[Tensor, Tensor]) -> Tensor:
     return labels
 
 
-def run(attack: TransferEOT | TransferAPGD, model: nn.Module, images, labels, threat: ThreatModel) -> AttackResult:
-    return attack(model, images, labels, threat=threat, generator=Generator().manual_seed(3))
-
-
 def test_the_label_averages_twenty_gradients_over_a_hundred_steps_and_collapses_them() -> None:
     attack = parse_attack("tr-apgd-eot").algorithm
     assert isinstance(attack, TransferEOT)
@@ -39,8 +36,8 @@ def test_the_label_averages_twenty_gradients_over_a_hundred_steps_and_collapses_
 @pytest.mark.parametrize("norm", [Norm.LINF, Norm.L2], ids=str)
 def test_one_gradient_gives_the_points_of_twenty(norm: Norm, model, images, labels, threat: ThreatModel) -> None:
     threat = threat if norm is Norm.LINF else ThreatModel(norm, 0.8)
-    one = run(TransferEOT(steps=STEPS), model, images, labels, threat)
-    twenty = run(TransferEOT(steps=STEPS, collapse=False), model, images, labels, threat)
+    one = run_attack(TransferEOT(steps=STEPS), model, images, labels, threat)
+    twenty = run_attack(TransferEOT(steps=STEPS, collapse=False), model, images, labels, threat)
     assert torch.equal(one.broken, twenty.broken)
     assert one.points.keys() == twenty.points.keys()
     for name, (points, exists) in twenty.points.items():
@@ -55,7 +52,7 @@ def test_it_costs_one_twentieth(model, images, labels, threat: ThreatModel) -> N
     passes = {}
     for collapse in (True, False):
         with PassCounter(model.conv1) as counter:
-            result = run(TransferEOT(steps=STEPS, collapse=collapse), model, images, labels, threat)
+            result = run_attack(TransferEOT(steps=STEPS, collapse=collapse), model, images, labels, threat)
         assert int(result.forwards.sum()) == counter.forwards
         assert int(result.backwards.sum()) == counter.backwards
         passes[collapse] = counter.forwards, counter.backwards
@@ -68,10 +65,10 @@ def test_it_costs_one_twentieth(model, images, labels, threat: ThreatModel) -> N
 def test_the_four_points_are_those_of_two_transfers(model, digits: tuple[Tensor, Tensor], threat: ThreatModel) -> None:
     """Where the model gets every image right, so that the two have the whole batch as one, too."""
     images, labels = digits
-    both = run(TransferEOT(steps=STEPS), model, images, labels, threat)
+    both = run_attack(TransferEOT(steps=STEPS), model, images, labels, threat)
     assert len(both.points) == 4
     for loss in ("ce", "dlr"):
-        single = run(TransferAPGD(loss, steps=STEPS), model, images, labels, threat)
+        single = run_attack(TransferAPGD(loss, steps=STEPS), model, images, labels, threat)
         for name in (HIGHEST_LOSS, LAST_MISCLASSIFIED):
             points, exists = single.points[name]
             assert torch.equal(both.points[f"{loss}-{name}"][0], points), (loss, name)
@@ -88,8 +85,8 @@ def test_with_two_classes_the_margin_takes_the_place_of_dlr(model, images, threa
             return model(images)[:, :2]
 
     labels = TwoClasses()(images).argmax(dim=1)
-    both = run(TransferEOT(steps=STEPS), TwoClasses(), images, labels, threat)
-    margin = run(TransferAPGD("cw", steps=STEPS), TwoClasses(), images, labels, threat)
+    both = run_attack(TransferEOT(steps=STEPS), TwoClasses(), images, labels, threat)
+    margin = run_attack(TransferAPGD("cw", steps=STEPS), TwoClasses(), images, labels, threat)
     assert torch.equal(both.points[f"dlr-{HIGHEST_LOSS}"][0], margin.points[HIGHEST_LOSS][0])
 
 
@@ -106,7 +103,7 @@ def test_a_random_target_is_averaged_where_nothing_is_collapsed(model, images, l
 
     def noiseless_loss(eot: int) -> float:
         attack = TransferEOT(steps=STEPS, eot=eot, collapse=False)
-        result = run(attack, Noisy(), images, labels, threat)
+        result = run_attack(attack, Noisy(), images, labels, threat)
         points, _ = result.points[f"ce-{HIGHEST_LOSS}"]
         return float(nn.functional.cross_entropy(model(points), labels))
 

@@ -9,26 +9,10 @@ from torch import Generator, Tensor, nn
 from igd_ray.attacks import AttackResult, TransferTargetedAPGD
 from igd_ray.attacks.transfer import HIGHEST_LOSS, LAST_MISCLASSIFIED
 from igd_ray.threat import Norm, ThreatModel
+from tests.toys.models import FirstClasses, Watched
 
 STEPS = 8
 WRONG_ROWS = [1, 4]
-
-
-class Watched(nn.Module):
-    """Keeps what is shown to a model with a gradient to follow, and the logits; gives its first classes only."""
-
-    def __init__(self, model: nn.Module, classes: int) -> None:
-        super().__init__()
-        self.model, self.classes = model, classes
-        self.iterates: list[Tensor] = []
-        self.logits: list[Tensor] = []
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.model(images)[:, : self.classes]
-        if images.requires_grad:
-            self.iterates.append(images.detach().clone())
-            self.logits.append(logits.detach().clone())
-        return logits
 
 
 @dataclass
@@ -68,12 +52,12 @@ class Runs:
 
 
 def watched(classes: int, model: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel) -> Runs:
-    target = Watched(model, classes)
+    target = Watched(FirstClasses(model, classes))
     result = TransferTargetedAPGD(steps=STEPS)(target, images, labels, threat=threat, generator=Generator())
     shape = -1, STEPS + 1, len(images)
     with torch.no_grad():
         clean = model(images)[:, :classes]
-    iterates, logits = torch.stack(target.iterates), torch.stack(target.logits)
+    iterates, logits = torch.stack(target.images), torch.stack(target.logits)
     return Runs(
         result,
         iterates.reshape(*shape, *images.shape[1:]),

@@ -8,7 +8,7 @@ from torch.nn import functional
 from igd_ray.data import load_images
 from igd_ray.defenses import AntiAdversaryDefense
 from igd_ray.models.demo import demo_model
-from tests.toys.tiny_model import tiny_model
+from tests.toys.models import LinearModel, tiny_model
 
 DIGITS = load_images("digits", n=12).images.double()
 
@@ -25,23 +25,14 @@ def published_shift(model: nn.Module, x: Tensor, steps: int, step_size: float) -
     return shift
 
 
-class Linear(nn.Module):
-    """f(x) = W x of three pixels, two classes; z₁ − z₂ = 2 x₁ − x₂."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.flatten = nn.Flatten()
-        self.linear = nn.Linear(3, 2, bias=False)
-        self.linear.weight.data = torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.linear(self.flatten(x))
+# z₁ − z₂ = 2 x₁ − x₂ of three pixels.
+THREE_PIXELS = [[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
 
 
 def test_three_pixels_by_hand() -> None:
     # x = (0.875, 0.125, 0.5) is class 1: its margin grows with x₁ and falls with x₂, so γ = 2·0.125·(1, −1, 0).
     # x + γ = (1.125, −0.125, 0.5) is outside [0, 1], and not clipped: f = (2.25, −0.125).
-    defense = AntiAdversaryDefense(Linear(), steps=2, step_size=0.125)
+    defense = AntiAdversaryDefense(LinearModel(THREE_PIXELS), steps=2, step_size=0.125)
     x = torch.tensor([0.875, 0.125, 0.5]).view(1, 1, 1, 3)
     assert defense.anti_adversary(x).flatten().tolist() == [0.25, -0.25, 0.0]
     assert defense(x).tolist() == [[2.25, -0.125]]

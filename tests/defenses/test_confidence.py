@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from igd_ray.defenses import ConfidenceMaskingDefense, InterpretabilityGuidedDefense, class_masks
-from tests.toys.tiny_model import tiny_images, tiny_model
+from tests.toys.models import LinearModel, tiny_images, tiny_model
 
 IMAGES = tiny_images().double()
 MASKS = class_masks(torch.rand(5, 32, generator=torch.Generator().manual_seed(2)), 12)
@@ -42,19 +42,6 @@ def transcription(x: Tensor, threshold: float, tau: float, noise: Tensor | None 
     return torch.stack(logits)
 
 
-class TwoNeurons(nn.Module):
-    """f(x) = W x of two pixels, two neurons, two classes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.flatten = nn.Flatten()
-        self.linear = nn.Linear(2, 2, bias=False)
-        self.linear.weight.data = torch.tensor([[2.0, 1.0], [1.0, 3.0]])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.linear(self.flatten(x))
-
-
 @pytest.mark.parametrize(
     ("threshold", "expected"),
     [
@@ -73,7 +60,7 @@ def test_by_hand(threshold: float, expected: list[float]) -> None:
     x = torch.tensor([[[[1.0, 0.5]]]])
     # The first pass sees x + σ n = (1.5, 0.5): z = (3.5, 3). τ = 0.5 / log 3 makes ỹ = (3/4, 1/4).
     defense = ConfidenceMaskingDefense(
-        TwoNeurons(),
+        LinearModel([[2.0, 1.0], [1.0, 3.0]]),
         torch.eye(2),
         sigma=0.5,
         tau=0.5 / math.log(3),

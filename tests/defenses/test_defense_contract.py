@@ -26,7 +26,8 @@ from igd_ray.defenses.sodef_training import initial_state
 from igd_ray.errors import InputError
 from igd_ray.models import find_layer, load_model
 from igd_ray.threat import Norm, ThreatModel
-from tests.toys.tiny_model import tiny_images, tiny_model
+from tests.toys.counting import hooks_of
+from tests.toys.models import tiny_images, tiny_model
 
 Build = Callable[[nn.Module, Tensor, Generator], Defense]
 
@@ -282,8 +283,7 @@ def test_base_model_and_images_stay_as_they_were(case: Case) -> None:
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(parameter.requires_grad for parameter in model.parameters())
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-    assert not any(module._backward_hooks or module._backward_pre_hooks for module in model.modules())
+    assert hooks_of(model) == 0
     assert [sorted(vars(module)) for module in model.modules()] == own
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 from igd_ray.data import load_images
 from igd_ray.defenses import HedgeDefense
 from igd_ray.models.demo import demo_model
-from tests.toys.tiny_model import tiny_model
+from tests.toys.models import LinearModel, tiny_model
 
 DIGITS = load_images("digits", n=12).images.double()
 
@@ -34,17 +34,8 @@ def transcription(
     return moved
 
 
-class Linear(nn.Module):
-    """f(x) = W x of three pixels, two classes; z₁ − z₂ = 2 x₁ − x₂."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.flatten = nn.Flatten()
-        self.linear = nn.Linear(3, 2, bias=False)
-        self.linear.weight.data = torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.linear(self.flatten(x))
+# z₁ − z₂ = 2 x₁ − x₂ of three pixels.
+THREE_PIXELS = [[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
 
 
 def test_three_pixels_by_hand() -> None:
@@ -53,7 +44,7 @@ def test_three_pixels_by_hand() -> None:
     x = torch.tensor([0.5, 0.25, 0.5]).view(1, 1, 1, 3)
 
     def moved(x: Tensor, **settings) -> list[float]:
-        return HedgeDefense(Linear(), **settings).moved(x).flatten().tolist()
+        return HedgeDefense(LinearModel(THREE_PIXELS), **settings).moved(x).flatten().tolist()
 
     assert moved(x, epsilon=0.5, steps=2, step_size=0.125) == [0.75, 0.0, 0.5]
     assert moved(x, epsilon=0.1875, steps=2, step_size=0.125) == [0.6875, 0.0625, 0.5]  # stopped by the ball
@@ -62,7 +53,7 @@ def test_three_pixels_by_hand() -> None:
     # x = (0.125, 0.75, 0.5): d = −0.5, the other way
     x = torch.tensor([0.125, 0.75, 0.5]).view(1, 1, 1, 3)
     assert moved(x, epsilon=0.5, steps=2, step_size=0.125) == [0.0, 1.0, 0.5]
-    defense = HedgeDefense(Linear(), epsilon=0.5, steps=1, step_size=0.125)
+    defense = HedgeDefense(LinearModel(THREE_PIXELS), epsilon=0.5, steps=1, step_size=0.125)
     assert defense(x).tolist() == [[0.0, 0.875]]  # f(0, 0.875, 0.5)
 
 

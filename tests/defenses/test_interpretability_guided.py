@@ -13,6 +13,8 @@ from igd_ray.defenses import InterpretabilityGuidedDefense, class_masks
 from igd_ray.errors import InputError
 from igd_ray.models import find_layer
 from igd_ray.models.demo import demo_model
+from tests.toys.counting import hooks_of
+from tests.toys.models import LinearModel
 
 DIGITS = load_images("digits", n=12).images
 
@@ -53,23 +55,7 @@ def transcription(model, masks, x, *, sigma, tau=0.01, noise=None, layer="penult
     return demo_trunk(model, x, soft_labels @ masks.to(x.dtype), layer)
 
 
-def hooks_of(model: nn.Module) -> int:
-    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
-
-
-class TwoNeurons(nn.Module):
-    """f(x) = W x of two pixels, two neurons, two classes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.flatten = nn.Flatten()
-        self.linear = nn.Linear(2, 2, bias=False)
-        self.linear.weight.data = torch.tensor([[2.0, 1.0], [1.0, 3.0]])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.linear(self.flatten(x))
-
-
+TWO_NEURONS = [[2.0, 1.0], [1.0, 3.0]]
 X = torch.tensor([[[[0.5, 0.25]]]])
 
 
@@ -77,10 +63,10 @@ def test_two_neurons_by_hand() -> None:
     # First pass: z = (2·0.5 + 0.25, 0.5 + 3·0.25) = (1.25, 1.25): ỹ = (1/2, 1/2) whatever τ.
     # M = [[1, 0], [0, 1]]: ỹ M = (1/2, 1/2); masked a = (0.25, 0.125)
     # Second pass: (2·0.25 + 0.125, 0.25 + 3·0.125) = (0.625, 0.625)
-    defense = InterpretabilityGuidedDefense(TwoNeurons(), torch.eye(2), sigma=0)
+    defense = InterpretabilityGuidedDefense(LinearModel(TWO_NEURONS), torch.eye(2), sigma=0)
     assert defense(X).tolist() == [[0.625, 0.625]]
     # M = [[1, 1], [0, 1]] keeps neuron 1 for both: ỹ M = (1/2, 1); a = (0.25, 0.25): (0.75, 1)
-    defense = InterpretabilityGuidedDefense(TwoNeurons(), torch.tensor([[1.0, 1.0], [0.0, 1.0]]), sigma=0)
+    defense = InterpretabilityGuidedDefense(LinearModel(TWO_NEURONS), torch.tensor([[1.0, 1.0], [0.0, 1.0]]), sigma=0)
     assert defense(X).tolist() == [[0.75, 1.0]]
 
 
@@ -88,12 +74,16 @@ def test_noise_by_hand() -> None:
     # σ = 0.5 and n = (1, 0): x + σn = (1, 0.25), z = (2.25, 1.75). τ = 0.5 / log 3 makes ỹ = (3/4, 1/4).
     # M = I: the clean a = (0.5, 0.25) becomes (0.375, 0.0625): (0.8125, 0.5625)
     tau = 0.5 / float(torch.log(torch.tensor(3.0)))
-    defense = InterpretabilityGuidedDefense(TwoNeurons(), torch.eye(2), sigma=0.5, tau=tau, generator=seeded())
+    defense = InterpretabilityGuidedDefense(
+        LinearModel(TWO_NEURONS), torch.eye(2), sigma=0.5, tau=tau, generator=seeded()
+    )
     noise = torch.tensor([[[[1.0, 0.0]]]])
     assert defense(X, noise=noise).flatten().tolist() == pytest.approx([0.8125, 0.5625])
     # Two draws, the second n = (−3, 0): z = (−1.75, −0.25); the mean of the logits is (0.25, 0.75).
     # The mean is taken before the softmax: ỹ = (1/4, 3/4), a = (0.125, 0.1875): (0.4375, 0.6875)
-    defense = InterpretabilityGuidedDefense(TwoNeurons(), torch.eye(2), sigma=0.5, tau=tau, draws=2, generator=seeded())
+    defense = InterpretabilityGuidedDefense(
+        LinearModel(TWO_NEURONS), torch.eye(2), sigma=0.5, tau=tau, draws=2, generator=seeded()
+    )
     noise = torch.stack([noise, torch.tensor([[[[-3.0, 0.0]]]])])
     assert defense(X, noise=noise).flatten().tolist() == pytest.approx([0.4375, 0.6875])
 

@@ -5,7 +5,7 @@ import torch
 
 from igd_ray.defenses import InterpretabilityGuidedDefense, SmoothingOnly
 from igd_ray.errors import InputError
-from tests.toys.tiny_model import tiny_images, tiny_model
+from tests.toys.models import tiny_images, tiny_model
 
 IMAGES = tiny_images()
 

@@ -32,7 +32,7 @@ from igd_ray.errors import InputError
 from igd_ray.models import find_layer
 from igd_ray.models.anatomy.layers import recorded
 from igd_ray.models.demo import demo_model
-from tests.toys.tiny_model import tiny_images, tiny_model
+from tests.toys.models import tiny_images, tiny_model
 
 A = torch.tensor([[-2.0, 0.5, 0.0], [1.0, -3.0, -0.25], [0.0, 0.75, 1.0]], dtype=torch.float64)
 Z = torch.tensor([[1.0, 0.0, 2.0], [0.5, -1.0, 0.0]], dtype=torch.float64)

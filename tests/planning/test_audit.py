@@ -14,7 +14,7 @@ from igd_ray.attacks.registry import parse_attack
 from igd_ray.planning import evaluation as planning
 from igd_ray.protocol import AUDIT_ATTACKS
 from igd_ray.units.attack import AttackUnit
-from tests.toys.counted import Prepared, prepare
+from tests.toys.counted_runs import Prepared, prepare
 
 ORDINARY = ("square-3", "tr-apgd-ce-2", "tr-apgd-cw-2")
 AUDITS = tuple(f"{name}-2" for name in AUDIT_ATTACKS)

@@ -16,7 +16,7 @@ from igd_ray.protocol import AUDIT_ATTACKS, NINE_ATTACKS
 from igd_ray.units.attack import AttackUnit, TransferUnit
 from igd_ray.units.base import Rows
 from igd_ray.units.replica import Context
-from tests.toys.counted import Prepared, model_that_is_always_wrong, prepare
+from tests.toys.counted_runs import Prepared, model_that_is_always_wrong, prepare
 from tests.toys.runs import rows, run_evaluation
 
 AUDITS = ",".join(f"{name}-2" for name in AUDIT_ATTACKS)

@@ -8,7 +8,8 @@ from igd_ray.catalog import Catalog, run_query
 from igd_ray.planning.cost import costs, seconds_per_pass
 from igd_ray.planning.evaluation import plan_evaluation
 from igd_ray.units.replica import Context, ImageArrays, WorkerSetup
-from tests.toys.runs import PassCounter, run_evaluation, settings_for
+from tests.toys.counting import PassCounter
+from tests.toys.runs import run_evaluation, settings_for
 from tests.toys.sessions import session_for
 
 ATTACKS = "clean,apgd-ce-5,apgd-t-3,fab-t-2,square-20,tr-apgd-ce-5,tr-square-20"
@@ -46,7 +47,7 @@ def test_an_inspection_stays_below_its_bound(tmp_path: Path, sigma: float, layer
         context = Context(
             WorkerSetup(workspace.source, str(workspace.catalog.root), {"test": ImageArrays.of(workspace.test)}), "cpu"
         )
-        counter = PassCounter(context.model)
+        counter = PassCounter(context.model.conv1)
         unit.compute(context)
     forwards, backwards = unit.most_passes(10)
     assert 0 < counter.forwards <= forwards

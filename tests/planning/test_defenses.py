@@ -11,7 +11,8 @@ from igd_ray.planning.cost import costs
 from igd_ray.planning.evaluation import plan_evaluation
 from igd_ray.units.attack import AttackUnit
 from igd_ray.units.replica import Context, ImageArrays, WorkerSetup
-from tests.toys.runs import PassCounter, rows, run_evaluation, settings_for
+from tests.toys.counting import PassCounter
+from tests.toys.runs import rows, run_evaluation, settings_for
 from tests.toys.sessions import session_for
 
 DEFENSES = "none,loir-8,cdir-8,random-8,random-drop-8,confidence-8,two-pass,smoothing-only,hedge,anti-adversary,sodef"
@@ -77,7 +78,7 @@ def test_recorded_passes_equal_those_that_hooks_count_and_stay_below_the_bound(f
         unit = next(unit for unit in plan.units if isinstance(unit, AttackUnit) and unit.defense.label == label)
         setup = WorkerSetup(workspace.source, str(finished), {"test": ImageArrays.of(workspace.test)})
         context = Context(setup, "cpu")
-        counter = PassCounter(context.model)
+        counter = PassCounter(context.model.conv1)
         outcomes = unit.compute(context)["outcomes"]
         (bound,) = costs(Catalog(finished.parent / "empty"), [unit], num_classes=10)
     assert sum(int(str(row["forwards"])) for row in outcomes) == counter.forwards <= bound.forwards

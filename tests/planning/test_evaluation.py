@@ -19,7 +19,8 @@ from igd_ray.planning.evaluation import plan_evaluation
 from igd_ray.units.attack import AttackUnit, TransferUnit
 from igd_ray.units.base import UnitReport, execute
 from igd_ray.units.replica import Context, ImageArrays, WorkerSetup
-from tests.toys.runs import PassCounter, rows, run_evaluation, settings_for
+from tests.toys.counting import PassCounter
+from tests.toys.runs import rows, run_evaluation, settings_for
 from tests.toys.sessions import session_for
 
 
@@ -179,7 +180,7 @@ def test_recorded_passes_equal_those_that_hooks_count(
         parsed = parse_attack(attack)
         unit = AttackUnit(defense, parsed, settings.threat, shard, 0, None, 2)
         context = Context(setup, "cpu")
-        counter = PassCounter(context.model)
+        counter = PassCounter(context.model.conv1)
         outcomes = unit.compute(context)["outcomes"]
     assert sum(int(str(row["forwards"])) for row in outcomes) == counter.forwards
     assert sum(int(str(row["backwards"])) for row in outcomes) == counter.backwards
@@ -194,7 +195,7 @@ def test_recorded_passes_of_a_transfer_equal_those_that_hooks_count(finished: Pa
         unit = next(unit for unit in plan.units if isinstance(unit, TransferUnit))
         setup = WorkerSetup(workspace.source, str(finished), {"test": ImageArrays.of(workspace.test)})
         context = Context(setup, "cpu")
-        counter = PassCounter(context.model)
+        counter = PassCounter(context.model.conv1)
         outcomes = unit.compute(context)["outcomes"]
     assert sum(int(str(row["forwards"])) for row in outcomes) == counter.forwards
 

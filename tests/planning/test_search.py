@@ -24,7 +24,7 @@ from igd_ray.units.objective import ObjectiveSource, search_here
 from igd_ray.units.ranking import read_ranking
 from igd_ray.units.replica import ModelSource
 from igd_ray.verbs.search import search
-from tests.toys.runs import PassCounter
+from tests.toys.counting import PassCounter
 from tests.toys.sessions import session_for
 
 # Three σ, the demo's eps and its parts, and two τ.
@@ -109,7 +109,7 @@ class Counted:
 
         def counting(source: ModelSource, device: str):
             model = load(source, device)
-            self.counters.append(PassCounter(model))
+            self.counters.append(PassCounter(model.conv1))
             return model
 
         monkeypatch.setattr(ModelSource, "load", counting)
@@ -120,17 +120,15 @@ class Counted:
 
 
 def test_three_sigmas_cost_one_clean_and_three_noisy_passes(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = plan_of(session, **SPACE)
+    plan, counted = plan_of(session, **SPACE), Counted(monkeypatch)
     session.rank(plan.ranking)
-    # The executor's replica, which has ranked, counts from here on; the trials' replica from its start.
-    worker = session._started()._worker._context.model
-    before, counted = PassCounter(worker), Counted(monkeypatch)
+    ranked = counted.images
     (result,) = search(session, [plan])
     assert len(result.trials) >= 6 * 6
-    assert before.forwards + counted.images == (1 + 3) * 150
+    assert counted.images - ranked == (1 + 3) * 150
     # Another search over the same images costs none, whatever it tries.
     search(session, [plan_of(session, **{**SPACE, "taus": (0.1,), "sampler": "grid"})])
-    assert before.forwards + counted.images == (1 + 3) * 150
+    assert counted.images - ranked == (1 + 3) * 150
 
 
 def test_at_another_layer_trials_run_only_what_follows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

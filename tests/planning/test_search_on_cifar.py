@@ -8,7 +8,7 @@ import torch
 from igd_ray.catalog import run_query
 from igd_ray.search import Setting
 from igd_ray.verbs.search import search
-from tests.planning.test_search import Counted, PassCounter, defended, plan_of, predictions, session_in
+from tests.planning.test_search import Counted, defended, plan_of, predictions, session_in
 
 IMAGES = 2000
 # Three σ and four τ, by bisection over the 128 neurons.
@@ -25,11 +25,11 @@ def test_three_sigmas_and_four_taus_cost_four_passes_and_seconds_and_predict_as_
     given = {**model, "weights": weights, "data": data, "n": 8, "probe_n": 500, "search_n": IMAGES}
     with session_in(tmp_path / "results", **given) as session:
         plan = plan_of(session, **SPACE)
+        counted = Counted(monkeypatch)
         session.rank(plan.ranking)
-        # The executor's replica, which has ranked, counts from here on; the trials' replica from its start.
-        before, counted = PassCounter(session._started()._worker._context.model), Counted(monkeypatch)
+        ranked = counted.images
         (result,) = search(session, [plan])
-        assert before.forwards + counted.images == (1 + 3) * IMAGES
+        assert counted.images - ranked == (1 + 3) * IMAGES
         assert result.chosen is not None
         (row,) = run_query(
             session.workspace.catalog, "SELECT count(*) AS trials, sum(seconds) AS seconds FROM trials"

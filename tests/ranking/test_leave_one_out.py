@@ -23,6 +23,8 @@ from igd_ray.models.anatomy.memory import PeakMemory
 from igd_ray.models.demo import demo_model
 from igd_ray.ranking import leave_one_out
 from igd_ray.ranking.leave_one_out import LeaveOneOut, LeaveOneOutSums, leave_one_out_sums
+from tests.toys.counting import hooks_of
+from tests.toys.models import LinearModel
 
 
 def labelled(images: Tensor, labels: list[int], classes: int) -> LabeledImages:
@@ -89,25 +91,16 @@ def digits() -> LabeledImages:
     return load_images("digits", split="train", n=60)
 
 
-class TwoNeurons(nn.Module):
-    """z = W a with a = two pixels: small enough for a sheet of paper."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.flatten = nn.Flatten()
-        self.linear = nn.Linear(2, 2)
-        self.linear.weight.data = torch.tensor([[2.0, -1.0], [0.5, 4.0]])
-        self.linear.bias.data = torch.tensor([10.0, -10.0])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.linear(self.flatten(x))
+def two_neurons() -> LinearModel:
+    """z = W a + b, where a are two pixels."""
+    return LinearModel([[2.0, -1.0], [0.5, 4.0]], [10.0, -10.0])
 
 
 def test_two_neurons_by_hand() -> None:
     images = torch.tensor([[0.5, 0.25], [1.0, 0.75], [0.5, 0.5]]).view(3, 1, 1, 2)
     # class 0, images 0 and 1: |2|·(0.5 + 1.0)/2 = 1.5 and |−1|·(0.25 + 0.75)/2 = 0.5
     # class 1, image 2:        |0.5|·0.5 = 0.25         and |4|·0.5 = 2
-    scores = leave_one_out(TwoNeurons(), labelled(images, [0, 0, 1], 2))
+    scores = leave_one_out(two_neurons(), labelled(images, [0, 0, 1], 2))
     assert scores.scores.tolist() == [[1.5, 0.5], [0.25, 2.0]]
     assert scores.scores.dtype == torch.float64
     assert (scores.method, scores.layer) == ("loir", "penultimate")
@@ -473,21 +466,21 @@ def test_options_by_hand() -> None:
     probe = labelled(images, [0, 0, 1], 2)
     # W = [[2, −1], [0.5, 4]]; the mean of a_0 is 0.75 on class 0, 0.5 on class 1 and 2/3 on all; of a_1 it is 0.5
     # on each.
-    assert leave_one_out(TwoNeurons(), probe, signed=True).scores.tolist() == [[1.5, -0.5], [0.25, 2.0]]
-    every = leave_one_out(TwoNeurons(), probe, every_class=True).scores
+    assert leave_one_out(two_neurons(), probe, signed=True).scores.tolist() == [[1.5, -0.5], [0.25, 2.0]]
+    every = leave_one_out(two_neurons(), probe, every_class=True).scores
     assert every.flatten().tolist() == pytest.approx([4 / 3, 0.5, 1 / 3, 2.0])
-    both = leave_one_out(TwoNeurons(), probe, every_class=True, signed=True).scores
+    both = leave_one_out(two_neurons(), probe, every_class=True, signed=True).scores
     assert both.flatten().tolist() == pytest.approx([4 / 3, -0.5, 1 / 3, 2.0])
 
 
 def test_with_every_class_each_mean_is_over_all_images_also_of_absent_classes() -> None:
     images = torch.rand(5, 1, 1, 2, generator=torch.Generator().manual_seed(0))
-    layer = find_layer(TwoNeurons(), "penultimate", images[:1])
-    own = leave_one_out_sums(TwoNeurons(), layer, images, torch.tensor([1] * 5), 2)
-    every = leave_one_out_sums(TwoNeurons(), layer, images, torch.tensor([1] * 5), 2, every_class=True)
+    layer = find_layer(two_neurons(), "penultimate", images[:1])
+    own = leave_one_out_sums(two_neurons(), layer, images, torch.tensor([1] * 5), 2)
+    every = leave_one_out_sums(two_neurons(), layer, images, torch.tensor([1] * 5), 2, every_class=True)
     assert (own.counts.tolist(), every.counts.tolist()) == ([0, 5], [5, 5])
     assert torch.equal(every.totals[1], own.totals[1])
-    assert leave_one_out(TwoNeurons(), labelled(images, [1] * 5, 2), every_class=True).scores[0].min() > 0
+    assert leave_one_out(two_neurons(), labelled(images, [1] * 5, 2), every_class=True).scores[0].min() > 0
 
 
 @pytest.mark.parametrize("name", ["layers.0", "layers.0.blocks.0.mlp.fc1", "layers.1", "norm"])
@@ -519,7 +512,7 @@ def test_the_model_keeps_neither_hooks_nor_gradients(digits, name: str) -> None:
         scores = leave_one_out(model, digits, layer=name).scores
     assert not scores.requires_grad
     assert all(parameter.grad is None for parameter in model.parameters())
-    assert all(not module._forward_hooks and not module._forward_pre_hooks for module in model.modules())
+    assert hooks_of(model) == 0
     assert not [path for path, module in model.named_modules() if "forward" in vars(module)]
 
 
@@ -577,7 +570,7 @@ def test_the_batch_size_does_not_count(digits, batch_size: int) -> None:
 def test_every_class_is_divided_by_its_own_number_of_images() -> None:
     images = torch.full((4, 1, 1, 2), 0.5)
     # Three images of class 0, one of class 1, all alike: the means are those of one image.
-    scores = leave_one_out(TwoNeurons(), labelled(images, [0, 0, 0, 1], 2)).scores
+    scores = leave_one_out(two_neurons(), labelled(images, [0, 0, 0, 1], 2)).scores
     assert scores.tolist() == [[1.0, 0.5], [0.25, 2.0]]
 
 

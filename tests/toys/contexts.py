@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from igd_ray.identity import content_hash
@@ -25,19 +24,6 @@ class GivenModel(Context):
     @property
     def model(self) -> nn.Module:
         return self.given
-
-
-class Threshold(nn.Module):
-    """Class 1 where the first pixel exceeds `at`, otherwise class 0; counts the images that it is asked for."""
-
-    def __init__(self, at: float) -> None:
-        super().__init__()
-        self.at, self.forwards = at, 0
-
-    def forward(self, images: Tensor) -> Tensor:
-        self.forwards += len(images)
-        over = images[:, 0, 0, 0] - self.at
-        return torch.stack([-over, over], dim=1)
 
 
 def shard(context: Context, start: int = 0, stop: int | None = None) -> Shard:

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from torch import Tensor, nn
-
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.config import EvaluateSettings, load_settings
 from igd_ray.execution.run import RunSummary
@@ -41,20 +39,3 @@ def rows(catalog: Path | str, view: str = "outcomes") -> list[dict[str, object]]
     """The rows of a view, without the columns in which equal rows may differ, in one order."""
     table = run_query(Catalog(catalog), f"SELECT * EXCLUDE ({', '.join(UNEQUAL)}) FROM {view}")
     return sorted(table.to_pylist(), key=lambda row: (row["defense"], row["attack"], row["image_id"]))
-
-
-class PassCounter:
-    """Counts the images that pass a model, forwards and backwards, by hooks on its first layer."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.forwards = self.backwards = 0
-        first = model.conv1
-        first.register_forward_hook(self._forward)
-
-    def _forward(self, _module: nn.Module, _inputs: object, output: Tensor) -> None:
-        self.forwards += len(output)
-        if output.requires_grad:
-            output.register_hook(self._backward)
-
-    def _backward(self, gradient: Tensor) -> None:
-        self.backwards += len(gradient)

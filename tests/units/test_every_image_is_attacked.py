@@ -14,7 +14,7 @@ from igd_ray.attacks.base import MOST_LOOKS, Attack, Points, search_in_sequence
 from igd_ray.attacks.counting import CountedTarget
 from igd_ray.threat import Norm, ThreatModel
 from igd_ray.units.base import execute
-from tests.toys.counted import prepare
+from tests.toys.counted_runs import prepare
 
 # So much noise that many predictions change from look to look.
 NOISY = {"sigma": "0.5", "n": 24, "shard_size": 24, "defenses": "loir-8"}

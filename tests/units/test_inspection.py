@@ -16,8 +16,10 @@ from igd_ray.threat import Norm, ThreatModel
 from igd_ray.units.base import Shard, execute
 from igd_ray.units.inspection import GradientCheckUnit, InspectionUnit
 from igd_ray.units.replica import Context, ImageArrays, WorkerSetup
-from tests.toys.contexts import GivenModel, Threshold, shard
-from tests.toys.runs import PassCounter, settings_for
+from tests.toys.contexts import GivenModel, shard
+from tests.toys.counting import PassCounter
+from tests.toys.models import Threshold
+from tests.toys.runs import settings_for
 from tests.toys.sessions import session_for
 
 NONE = DefenseSpec("none", "m")
@@ -154,7 +156,7 @@ def test_gradient_checks_on_the_embedded_model_stay_within_their_bound(tmp_path:
         context = Context(
             WorkerSetup(workspace.source, str(workspace.catalog.root), {"test": ImageArrays.of(workspace.test)}), "cpu"
         )
-        counter = PassCounter(context.model)
+        counter = PassCounter(context.model.conv1)
         assert execute(unit, context).error is None
     assert len(workspace.catalog.read("checks", unit.key)) == 2
     forwards, backwards = unit.most_passes(10)

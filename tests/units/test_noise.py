@@ -18,8 +18,10 @@ from igd_ray.units.attack import AttackUnit
 from igd_ray.units.base import Shard, execute
 from igd_ray.units.noise import NOISE_DRAWS, NoiseUnit
 from igd_ray.units.replica import Context, ImageArrays, WorkerSetup
-from tests.toys.contexts import GivenModel, Threshold, shard
-from tests.toys.runs import PassCounter, settings_for
+from tests.toys.contexts import GivenModel, shard
+from tests.toys.counting import PassCounter
+from tests.toys.models import Threshold
+from tests.toys.runs import settings_for
 from tests.toys.sessions import session_for
 
 SIGMA = 0.1
@@ -128,7 +130,7 @@ def test_on_the_embedded_model_within_its_bound(tmp_path: Path) -> None:
         context = Context(
             WorkerSetup(workspace.source, str(workspace.catalog.root), {"test": ImageArrays.of(workspace.test)}), "cpu"
         )
-        counter = PassCounter(context.model)
+        counter = PassCounter(context.model.conv1)
         assert execute(unit, context).error is None
     assert len(workspace.catalog.read("noise", unit.key)) == 24
     forwards, backwards = unit.most_passes(10)

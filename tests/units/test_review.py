@@ -22,7 +22,8 @@ from igd_ray.units.base import execute
 from igd_ray.units.points import point_rows
 from igd_ray.units.replica import Context
 from igd_ray.units.review import LOOKS, Reviewed, ReviewUnit
-from tests.toys.contexts import GivenModel, Threshold, shard
+from tests.toys.contexts import GivenModel, shard
+from tests.toys.models import Threshold
 
 NONE = DefenseSpec("none", "m")
 SMOOTHING = DefenseSpec("smoothing-only", "m", "smoothing-only", sigma=0.1, draws=1)

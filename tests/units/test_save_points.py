@@ -8,7 +8,7 @@ import pytest
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.units.attack import AttackUnit, TransferUnit
 from igd_ray.units.review import ReviewUnit
-from tests.toys.counted import Prepared, prepare
+from tests.toys.counted_runs import Prepared, prepare
 from tests.toys.runs import rows, run_evaluation
 
 CHOICES = ("all", "broken", "none")

@@ -36,7 +36,9 @@ from igd_ray.errors import InputError
 from igd_ray.models.anatomy.layers import find_layer
 from igd_ray.ranking import leave_one_out
 from igd_ray.threat import Norm, ThreatModel
-from tests.toys.pass_counter import PassCounter
+from tests.toys.attacking import run_attack
+from tests.toys.counting import PassCounter, hooks_of
+from tests.toys.models import Watched
 
 ENDS = ("transfer", "white-box")
 
@@ -97,15 +99,11 @@ def defend(model: nn.Module, digits: tuple[Tensor, Tensor]) -> Callable[..., Int
 @pytest.fixture(scope="module")
 def starts(model: nn.Module, defend, images: Tensor, labels: Tensor, threat: ThreatModel) -> Starts:
     """A transfer point for every image but one, and the white-box points of a short attack."""
-    carried = run(TransferAPGD("ce", steps=4), model, images, labels, threat).points["highest-loss"]
-    direct = run(APGD("ce", steps=4), defend(0.0), images, labels, threat).points["returned"]
+    carried = run_attack(TransferAPGD("ce", steps=4), model, images, labels, threat).points["highest-loss"]
+    direct = run_attack(APGD("ce", steps=4), defend(0.0), images, labels, threat).points["returned"]
     exists = carried[1].clone()
     exists[WITHOUT_TRANSFER] = False
     return {"transfer": (carried[0], exists), "white-box": direct}
-
-
-def run(attack: Attack, target: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int = 0):
-    return attack(target, images, labels, threat=threat, generator=Generator().manual_seed(seed))
 
 
 def ready(attack: Attack, starts: Starts, rows: slice = slice(None)) -> Attack:
@@ -124,7 +122,7 @@ def results() -> dict[str, AttackResult]:
 def result(attack: Attack, results, defend, starts, images, labels, threat) -> AttackResult:
     """The attack on the defense without noise, with seed 0, computed once."""
     if repr(attack) not in results:
-        results[repr(attack)] = run(ready(attack, starts), defend(0.0), images, labels, threat)
+        results[repr(attack)] = run_attack(ready(attack, starts), defend(0.0), images, labels, threat)
     return results[repr(attack)]
 
 
@@ -168,13 +166,13 @@ class TestContract:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(987)
             state = torch.random.get_rng_state()
-            again = run(ready(attack, starts), defend(0.0), images, labels, threat)
+            again = run_attack(ready(attack, starts), defend(0.0), images, labels, threat)
             assert torch.equal(torch.random.get_rng_state(), state)
         assert torch.equal(again.adversarial, result.adversarial)
         assert torch.equal(again.queries, result.queries)
         assert torch.equal(images, before[0])
         assert all(torch.equal(starts[name][0], points) for name, points in before[1].items())
-        assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+        assert hooks_of(model) == 0
 
     @every_attack
     @pytest.mark.parametrize(("sigma", "draws"), [(0.0, 1), (0.07, 2)], ids=["no noise", "two draws"])
@@ -182,7 +180,7 @@ class TestContract:
         self, attack: Attack, sigma: float, draws: int, defend, starts, images, labels, threat, model: nn.Module
     ) -> None:
         with PassCounter(model.conv1) as counter:
-            result = run(ready(attack, starts), defend(sigma, draws), images, labels, threat)
+            result = run_attack(ready(attack, starts), defend(sigma, draws), images, labels, threat)
         assert int(result.forwards.sum()) == counter.forwards
         assert int(result.backwards.sum()) == counter.backwards
         assert counter.backwards > 0
@@ -199,7 +197,7 @@ class TestContract:
         self, attack: Attack, row: int, defend, starts, images, labels, threat: ThreatModel
     ) -> None:
         rows = slice(row, row + 1)
-        alone = run(ready(attack, starts, rows), defend(0.0), images[rows], labels[rows], threat)
+        alone = run_attack(ready(attack, starts, rows), defend(0.0), images[rows], labels[rows], threat)
         assert alone.adversarial.shape == (1, 1, 8, 8)
 
     @every_attack
@@ -208,7 +206,7 @@ class TestContract:
         points = random_points(images, threat, Generator().manual_seed(3))
         everywhere = torch.ones(len(images), dtype=torch.bool)
         given = dict.fromkeys(ENDS, (points, everywhere))
-        result = run(ready(attack, given), defend(0.0), images, labels, threat)
+        result = run_attack(ready(attack, given), defend(0.0), images, labels, threat)
         lengths = (result.adversarial - images).double().flatten(1).square().sum(dim=1).sqrt()
         assert lengths.max() <= 0.8 + 1e-6
 
@@ -237,7 +235,7 @@ class TestTwoPasses:
     @every_two_pass
     def test_a_target_without_two_passes_is_refused(self, attack: Attack, model, images, labels, threat) -> None:
         with pytest.raises(InputError, match=r"which \w+ does not offer; attack a defense with masks"):
-            run(attack, model, images, labels, threat)
+            run_attack(attack, model, images, labels, threat)
 
     def test_the_passes_one_by_one_are_the_defense_and_are_counted(self, defend, model, images: Tensor) -> None:
         defense = defend(0.07, draws=3)
@@ -441,19 +439,6 @@ def test_losses_are_those_of_their_formulas(name: str) -> None:
     assert image_losses(name, logits, labels).tolist() == pytest.approx(expected)
 
 
-class Watched(nn.Module):
-    """Keeps the points that it is asked for with a gradient."""
-
-    def __init__(self, target: nn.Module) -> None:
-        super().__init__()
-        self.target, self.asked = target, []
-
-    def forward(self, images: Tensor) -> Tensor:
-        if images.requires_grad:
-            self.asked.append(images.detach().clone())
-        return self.target(images)
-
-
 class TestStarts:
     @every_started
     def test_every_image_that_a_start_breaks_is_broken(
@@ -471,9 +456,9 @@ class TestStarts:
     ) -> None:
         watched = Watched(defend(0.0))
         attack = StartedAPGD(steps=1, sources=["transfer"])
-        run(ready(attack, starts), watched, images, labels, threat)
+        run_attack(ready(attack, starts), watched, images, labels, threat)
         rows = torch.tensor([row for row in range(len(images)) if row != MISLABELLED])
-        first = watched.asked[0]
+        first = watched.images[0]
         given = rows != WITHOUT_TRANSFER
         assert torch.equal(first[given], starts["transfer"][0][rows[given]])
         instead = (first[~given] - images[rows[~given]]).abs()
@@ -484,7 +469,7 @@ class TestStarts:
         self, defend, starts, images, labels, threat: ThreatModel
     ) -> None:
         watched = Watched(defend(0.0))
-        run(ready(BestStartAPGD(steps=1, sources=ENDS), starts), watched, images, labels, threat)
+        run_attack(ready(BestStartAPGD(steps=1, sources=ENDS), starts), watched, images, labels, threat)
         rows = torch.tensor([row for row in range(len(images)) if row != MISLABELLED])
         margins = []
         for name in ENDS:
@@ -498,11 +483,11 @@ class TestStarts:
         assert torch.isfinite(torch.stack(margins).amax(dim=0)[rows]).any()
         for place, row in enumerate(rows.tolist()):
             if torch.isfinite(margins[chosen[row]][row]):
-                assert torch.equal(watched.asked[0][place], starts[ENDS[chosen[row]]][0][row]), row
+                assert torch.equal(watched.images[0][place], starts[ENDS[chosen[row]]][0][row]), row
 
     def test_every_point_of_the_line_is_on_the_line(self, defend, starts, images, labels, threat) -> None:
         watched = Watched(defend(0.0))
-        result = run(ready(LineAPGD("ce", steps=5), starts), watched, images, labels, threat)
+        result = run_attack(ready(LineAPGD("ce", steps=5), starts), watched, images, labels, threat)
         ends = [torch.where(starts[name][1][:, None, None, None], starts[name][0], images) for name in ENDS]
         way = (ends[1] - ends[0]).flatten(1)
         along = (result.adversarial - ends[0]).flatten(1)
@@ -527,21 +512,21 @@ class TestStarts:
         for outside in (images, images - 0.1, images + 0.1):
             assert Middle()(outside).argmax(dim=1).tolist() == [0]
         watched = Watched(Middle())
-        result = run(LineAPGD("cw", steps=10).starting_from(starts), watched, images, torch.tensor([0]), threat)
+        result = run_attack(LineAPGD("cw", steps=10).starting_from(starts), watched, images, torch.tensor([0]), threat)
         assert result.broken.all()
         assert 0.52 < float(result.adversarial) < 0.58
         # Of the five looks, at 0.4, 0.45, …, 0.6, the climb starts at the one of highest margin.
-        assert float(watched.asked[0]) == pytest.approx(0.55)
+        assert float(watched.images[0]) == pytest.approx(0.55)
 
     def test_an_image_without_either_end_is_left_alone(self, defend, starts, images, labels, threat) -> None:
         nowhere = {name: (points, torch.zeros_like(exists)) for name, (points, exists) in starts.items()}
-        result = run(LineAPGD(steps=2).starting_from(nowhere), defend(0.0), images, labels, threat)
+        result = run_attack(LineAPGD(steps=2).starting_from(nowhere), defend(0.0), images, labels, threat)
         assert not result.found.any()
         assert torch.equal(result.adversarial, images)
 
     def test_without_starts_there_is_no_attack(self, model, images, labels, threat) -> None:
         with pytest.raises(InputError, match=r"needs the points transfer of other attacks; give them with starting"):
-            run(StartedAPGD(sources=["transfer"]), model, images, labels, threat)
+            run_attack(StartedAPGD(sources=["transfer"]), model, images, labels, threat)
 
     def test_the_starts_are_those_of_the_sources(self, starts) -> None:
         with pytest.raises(InputError, match="starts from the points other, but was given transfer, white-box"):
@@ -551,7 +536,7 @@ class TestStarts:
         attack = LineAPGD(steps=1)
         attack.starting_from(starts)
         with pytest.raises(InputError, match="needs the points"):
-            run(attack, model, images, labels, threat)
+            run_attack(attack, model, images, labels, threat)
 
     @pytest.mark.parametrize(
         ("spoil", "what"),
@@ -571,7 +556,7 @@ class TestStarts:
         spoilt = spoil(images.clone(), torch.ones(len(images), dtype=torch.bool))
         attack = StartedAPGD(steps=1, sources=["transfer"]).starting_from({"transfer": spoilt})
         with pytest.raises(InputError, match=what):
-            run(attack, model, images, labels, threat)
+            run_attack(attack, model, images, labels, threat)
 
 
 class TestEoTSquare:
@@ -579,13 +564,13 @@ class TestEoTSquare:
     def test_every_point_is_asked_for_so_many_times(self, eot: int, model, images, labels, threat) -> None:
         """On an image that holds: a look at the classes, one at the image, then the start and ten points."""
         holds = slice(0, 1)
-        result = run(EoTSquare(10, eot=eot), model, images[holds], labels[holds], threat)
+        result = run_attack(EoTSquare(10, eot=eot), model, images[holds], labels[holds], threat)
         assert not result.broken.any()
         assert int(result.queries) == 2 + 11 * eot + 1  # and the verdict
 
     def test_with_one_answer_it_is_square(self, model, images, labels, threat) -> None:
-        expected = run(Square(30), model, images, labels, threat)
-        result = run(EoTSquare(30, eot=1), model, images, labels, threat)
+        expected = run_attack(Square(30), model, images, labels, threat)
+        result = run_attack(EoTSquare(30, eot=1), model, images, labels, threat)
         assert expected.found.any()
         assert torch.equal(result.broken, expected.broken)
         assert torch.equal(result.adversarial[expected.found], expected.adversarial[expected.found])
@@ -604,6 +589,6 @@ class TestEoTSquare:
                 return torch.stack([right, torch.zeros_like(right)], dim=1)
 
         labels = torch.zeros(40, dtype=torch.int64)
-        once = run(EoTSquare(30, eot=1), Bright(), images, labels, threat)
-        averaged = run(EoTSquare(30, eot=100), Bright(), images, labels, threat)
+        once = run_attack(EoTSquare(30, eot=1), Bright(), images, labels, threat)
+        averaged = run_attack(EoTSquare(30, eot=100), Bright(), images, labels, threat)
         assert averaged.adversarial.mean() < once.adversarial.mean() - 0.01

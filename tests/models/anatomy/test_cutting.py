@@ -13,6 +13,7 @@ from igd_ray.models.anatomy.cutting import Prefix, SplitModel
 from igd_ray.models.anatomy.layers import Layer, find_layer
 from igd_ray.models.demo import demo_model
 from igd_ray.models.loading import load_model
+from tests.toys.counting import hooks_of
 
 DIGITS = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 COLOURS = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -58,7 +59,7 @@ def check_split(model: nn.Module, name: str, images: Tensor, *, rtol: float = 1e
         expected = torch.cat([masked_by_hook(model, name, images, factor.view(shape)) for factor in factors])
         torch.testing.assert_close(given, expected, **tolerance)
     assert own_forwards(model) == []
-    assert all(not module._forward_hooks and not module._forward_pre_hooks for module in model.modules())
+    assert hooks_of(model) == 0
 
 
 STAGES = ["conv1", "bn1", "layer1", "layer2", "layer3", "penultimate"]
@@ -378,7 +379,7 @@ def test_no_hook_survives_a_prefix_that_raises() -> None:
     split = split_at(model, "layer1", DIGITS)
     with pytest.raises(ValueError, match="8, 8"):
         split.prefix(COLOURS)
-    assert all(not module._forward_hooks and not module._forward_pre_hooks for module in model.modules())
+    assert hooks_of(model) == 0
 
 
 def test_the_model_is_not_changed() -> None:

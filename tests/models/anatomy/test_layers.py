@@ -12,6 +12,7 @@ from igd_ray.models.anatomy.layers import Layer, classifier, find_layer, maskabl
 from igd_ray.models.demo import demo_model
 from igd_ray.models.loading import load_model
 from igd_ray.models.normalization import Normalize
+from tests.toys.counting import hooks_of
 
 DIGIT = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 COLOUR = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -86,10 +87,6 @@ class Table(nn.Module):
 class Pair(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return x, x
-
-
-def hooks_of(model: nn.Module) -> int:
-    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
 
 def resnet18() -> nn.Module:

@@ -1,4 +1,4 @@
-"""Counts passes through a base model where they happen, knowing nothing of the counter under test."""
+"""What a model was asked for, counted where it happens and knowing nothing of the counters under test."""
 
 from typing import Any, Self
 
@@ -6,18 +6,16 @@ from torch import Tensor, nn
 
 
 class PassCounter:
-    """While open, counts the images that enter `first_layer` and the image gradients that come back to it.
+    """Counts the images that enter `first_layer` and the image gradients that come back to it, until it is closed.
 
     Every pass of a base model runs its first layer once, whatever a defense does around it.
     """
 
     def __init__(self, first_layer: nn.Module) -> None:
-        self._first_layer = first_layer
-        self.forwards = 0
-        self.backwards = 0
+        self.forwards = self.backwards = 0
+        self._handle = first_layer.register_forward_hook(self._count_forward)
 
     def __enter__(self) -> Self:
-        self._handle = self._first_layer.register_forward_hook(self._count_forward)
         return self
 
     def __exit__(self, *_exception: object) -> None:
@@ -30,3 +28,9 @@ class PassCounter:
 
     def _count_backward(self, gradient: Tensor) -> None:
         self.backwards += len(gradient)
+
+
+def hooks_of(model: nn.Module) -> int:
+    """The number of hooks on the modules of a model."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return sum(len(getattr(module, kind)) for module in model.modules() for kind in kinds)

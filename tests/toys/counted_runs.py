@@ -14,7 +14,8 @@ from igd_ray.units.base import execute, is_done
 from igd_ray.units.judged import JudgedUnit
 from igd_ray.units.replica import Context, ImageArrays, WorkerSetup
 from igd_ray.units.threads import reproducible
-from tests.toys.runs import PassCounter, settings_for
+from tests.toys.counting import PassCounter
+from tests.toys.runs import settings_for
 from tests.toys.sessions import session_for
 
 Passes = tuple[int, int]
@@ -73,7 +74,7 @@ def prepare(catalog: Path, **changes: object) -> Prepared:
             session.rank(ranking)
         setup = WorkerSetup(workspace.source, workspace.catalog.address, {"test": ImageArrays.of(workspace.test)})
     context = Context(setup, "cpu")
-    return Prepared(plan, context, PassCounter(context.model))
+    return Prepared(plan, context, PassCounter(context.model.conv1))
 
 
 def model_that_is_always_wrong(folder: Path) -> dict[str, object]:
