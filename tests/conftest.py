@@ -1,5 +1,7 @@
 """What all tests share."""
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.fs
@@ -8,11 +10,12 @@ import torch
 from hypothesis import settings
 from obstore.store import LocalStore
 
+from igd_ray.catalog import Catalog
+from tests.toys.places import SHARED
+
 # How long an example takes says how busy the machine is.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
-
-SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -21,12 +24,34 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """What a test writes need not outlive a power failure, and one evaluation waits for the disk two hundred times."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda _descriptor: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with the CIFAR-10 model and images."""
     if not (SHARED / "models" / "cifar10_resnet18_w16.safetensors").is_file():
         pytest.skip("needs ../shared, which holds the CIFAR-10 model and images")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def empty_catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
+    """A catalog to copy, which costs less than making one."""
+    made = Catalog(tmp_path_factory.mktemp("empty") / "results")
+    made.create()
+    return made
+
+
+@pytest.fixture
+def catalog(tmp_path: Path, empty_catalog: Catalog) -> Catalog:
+    """A fresh catalog for each test."""
+    return Catalog(shutil.copytree(empty_catalog.root, tmp_path / "results"))
 
 
 @pytest.fixture

@@ -1,8 +1,5 @@
 """Keys depend on content alone, and seeds on keys."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from hypothesis import given
@@ -10,6 +7,7 @@ from hypothesis import strategies as st
 
 from igd_ray.errors import InputError
 from igd_ray.identity import STAGE_VERSIONS, content_hash, derive_seed, unit_key
+from tests.toys.commands import run_python
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -48,8 +46,8 @@ def test_what_json_cannot_write_is_refused(value: float) -> None:
 def test_hashes_are_the_same_in_another_process() -> None:
     value = {"b": [1, 0.1, None], "a": {"x": True}}
     program = f"from igd_ray.identity import content_hash; print(content_hash({value!r}))"
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == content_hash(value)
+    done = run_python(program)
+    assert done.stdout.strip() == content_hash(value), done.stderr
 
 
 def test_a_unit_key_depends_on_stage_settings_and_code_version(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from igd_ray.catalog.buckets import Bucket
 from igd_ray.cli import main
 from igd_ray.errors import IgdError, InputError
 from tests.toys.catalog_rows import add_outcomes, add_plan, add_run
+from tests.toys.commands import run_python
 from tests.toys.loopback_store import loopback_store
 
 pytestmark = pytest.mark.slow
@@ -147,8 +146,8 @@ def test_an_upload_that_was_never_completed_is_no_object(
 def test_another_process_reads_what_this_one_committed(uri: str, filled: Catalog) -> None:
     program = "import sys; from igd_ray.catalog import Catalog; print(Catalog(sys.argv[1]).read_note('question'))"
     filled.write_note("question", "answer")
-    done = subprocess.run([sys.executable, "-c", program, uri], capture_output=True, text=True, check=True)
-    assert done.stdout == "answer\n"
+    done = run_python(program, uri)
+    assert done.stdout == "answer\n", done.stderr
     filled.delete_note("question")
     assert filled.read_note("question") is None
     assert filled.place.age("outcomes/u.parquet") < 600

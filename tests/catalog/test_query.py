@@ -1,7 +1,5 @@
 """Questions in SQL: reading only, inside the catalog only, and errors of one line."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +7,7 @@ import pytest
 from igd_ray.catalog import Catalog, connect, named_queries, named_query, run_query
 from igd_ray.errors import InputError
 from tests.toys.catalog_rows import add_outcomes, add_plan, add_run, row
+from tests.toys.commands import run_python
 
 VIEWS = [
     "runs",
@@ -269,5 +268,5 @@ def test_plain_duckdb_in_the_folder_works(catalog: Catalog) -> None:
         "import duckdb; c = duckdb.connect(); c.execute(open('views.sql').read());"
         "print(c.sql('SELECT run_id FROM checks').fetchall(), c.sql('FROM worst_case').fetchall())"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=catalog.root, capture_output=True, text=True)
+    done = run_python(program, folder=catalog.root)
     assert done.stdout == "[('r',)] []\n", done.stderr

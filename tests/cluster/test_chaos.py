@@ -5,7 +5,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.models import load_model
+from tests.toys.commands import igd_command
 from tests.toys.ray_cluster import local_cluster, raylet_of
 from tests.toys.runs import rows, run_evaluation
 
@@ -81,7 +81,7 @@ def start_driver(cluster: Any, catalog: Path, model: dict[str, str], *flags: str
     settings = {**CHANGES, **model, "probe_n": 200, "search_n": 100, "catalog": catalog}
     words = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     return subprocess.Popen(
-        [sys.executable, "-m", "igd_ray.cli", "evaluate", *words, *flags, "--json"],
+        igd_command("evaluate", *words, *flags, "--json"),
         env={**os.environ, "RAY_ADDRESS": cluster.address},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

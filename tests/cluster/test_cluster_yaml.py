@@ -2,13 +2,13 @@
 
 import copy
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.toys.places import REPOSITORY
+
 TEXT = (REPOSITORY / "cluster.yaml").read_text()
 
 # What EC2's RunInstances and GCP's instances take, of what is of use here: Ray passes other words on unseen.

@@ -17,10 +17,11 @@ import pytest
 
 from igd_ray.catalog import Catalog
 from igd_ray.cluster.session import LOCAL_ENVIRONMENT, LOOPBACK
+from tests.toys.commands import igd_command
+from tests.toys.places import REPOSITORY
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 SMALL = ["--probe-n", "150", "--search-n", "60", "--method", "random"]
 
@@ -102,7 +103,7 @@ def submit(environment: dict[str, str], entrypoint: list[str]) -> tuple[int, str
 
 
 def igd(environment: dict[str, str], words: list[str], folder: Path) -> tuple[int, str]:
-    return run([sys.executable, "-m", "igd_ray.cli", "submit", *words], environment, folder)
+    return run(igd_command("submit", *words), environment, folder)
 
 
 def test_ray_job_submit_runs_a_job_with_the_token_only(head: Head, tmp_path: Path) -> None:
@@ -120,7 +121,7 @@ def test_ray_job_submit_runs_a_job_with_the_token_only(head: Head, tmp_path: Pat
 
 def test_a_driver_attaches_with_the_token_only(head: Head, tmp_path: Path) -> None:
     catalog = tmp_path / "results"
-    command = [sys.executable, "-m", "igd_ray.cli", "rank", "--probe-n", "50", "--catalog", str(catalog)]
+    command = igd_command("rank", "--probe-n", "50", "--catalog", str(catalog))
     for stranger in head.strangers:
         code, text = run(command, {**stranger, "RAY_ADDRESS": head.address, "RAY_NUM_REDIS_GET_RETRIES": "2"})
         assert code == 1, text

@@ -107,13 +107,6 @@ class Pretended:
         self._here.remove(worker)
 
 
-@pytest.fixture
-def catalog(tmp_path: Path) -> Catalog:
-    made = Catalog(tmp_path / "results")
-    made.create()
-    return made
-
-
 def run(
     catalog: Catalog, units: Sequence[Unit], answer: Answer, *, workers: int = 2, seconds: float = 60.0
 ) -> tuple[list[UnitReport], Pretended]:

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +25,7 @@ from igd_ray.planning.search import load_objective, plan_searches, read_search, 
 from igd_ray.search import BisectionSampler, ListSampler, Noise, PackageSampler, SearchSpace, Setting, Trial
 from igd_ray.units.objective import ObjectiveSource, ShardCaches
 from igd_ray.verbs.search import search
+from tests.toys.commands import igd_command
 from tests.toys.sessions import session_for
 
 pytestmark = pytest.mark.cluster
@@ -201,7 +201,7 @@ def test_killed_in_the_middle_it_runs_only_the_rest(tmp_path: Path) -> None:
     catalog = tmp_path / "results"
     arguments = ["search", "--catalog", str(catalog), "--probe-n", "200", "--search-n", "100", "--method", "random"]
     arguments += ["--sigmas", "0.25,0.5,1", "--taus", "0.001:1:4", "--tolerance", "0.02"]
-    command = [sys.executable, "-m", "igd_ray.cli", *arguments]
+    command = igd_command(*arguments)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 120
     while len(committed := list(catalog.glob("trials/*-*.parquet"))) < 5 and time.monotonic() < deadline:

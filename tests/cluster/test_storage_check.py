@@ -4,17 +4,8 @@ import os
 import time
 from pathlib import Path
 
-import pytest
-
 from igd_ray.catalog import Catalog
 from igd_ray.cluster.storage import SECONDS_TO_KEEP, StorageCheck, answer
-
-
-@pytest.fixture
-def catalog(tmp_path: Path) -> Catalog:
-    made = Catalog(tmp_path / "results")
-    made.create()
-    return made
 
 
 def hidden(catalog: Catalog) -> set[str]:

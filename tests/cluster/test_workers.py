@@ -131,13 +131,6 @@ class Fleet:
         return [actor.options["num_gpus"] for actor in self.ray.actors if actor.kind == "WorkerActor"]
 
 
-@pytest.fixture(scope="module")
-def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
-    made = Catalog(tmp_path_factory.mktemp("workers") / "results")
-    made.create()
-    return made
-
-
 @pytest.fixture
 def fleet(clock: Clock, catalog: Catalog) -> Iterator[Fleet]:
     with StorageCheck(catalog) as check:

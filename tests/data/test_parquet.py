@@ -22,8 +22,9 @@ from igd_ray.data import load_images
 from igd_ray.data.class_names import CIFAR10, CIFAR100
 from igd_ray.data.decoding import decode_image
 from igd_ray.errors import InputError
+from tests.toys.places import SHARED
 
-CIFAR_FOLDER = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "cifar10"
+CIFAR_FOLDER = SHARED / "data" / "cifar10"
 
 Result = TypeVar("Result")
 

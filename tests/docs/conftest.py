@@ -14,8 +14,7 @@ from safetensors.torch import save_file
 from igd_ray.cli import main
 from igd_ray.data import load_images
 from igd_ray.models import load_model
-from tests.conftest import SHARED
-from tests.docs.documents import REPOSITORY
+from tests.toys.places import REPOSITORY, SHARED
 
 # Flags behind a documented command that make it take seconds; the last of equal flags counts.
 SMALL = ("--executor", "local", "--n", "4", "--probe-n", "100", "--search-n", "40")

@@ -14,7 +14,8 @@ from igd_ray.cli import VERBS, main
 from igd_ray.verbs.flags import Parser
 from igd_ray.verbs.submit import stage
 from tests.docs.conftest import SMALL
-from tests.docs.documents import PAGES, REPOSITORY, Block, blocks, commands, inline, words
+from tests.docs.documents import PAGES, Block, blocks, commands, inline, words
+from tests.toys.places import REPOSITORY
 
 # Commands, by how they start, that do not run here, each with the reason or with the test that runs it.
 ELSEWHERE = {

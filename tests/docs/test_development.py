@@ -1,13 +1,12 @@
 """The files of docs/development.md are complete: each is written, imported and run as the page says."""
 
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 
-from tests.docs.documents import REPOSITORY, blocks
+from tests.docs.documents import blocks
+from tests.toys.commands import run_python
+from tests.toys.places import REPOSITORY
 
 PAGE = "development.md"
 FILE = re.compile(r"# (\w+\.py)\n")
@@ -20,14 +19,8 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> str:
     for block in files():
         (folder / FILE.match(block)[1]).write_text(block)
     (script,) = (block.text for block in blocks("python") if block.page == PAGE and not FILE.match(block.text))
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    environment = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    done = run_python(script, folder=folder, environment=environment)
     assert done.returncode == 0, done.stderr
     assert "igd: error" not in done.stderr, done.stderr
     return done.stdout

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from igd_ray.catalog import Catalog, run_query
-from tests.docs.documents import REPOSITORY
 from tests.docs.test_commands import HEAD
+from tests.toys.places import REPOSITORY
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

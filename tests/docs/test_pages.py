@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from igd_ray.catalog import Catalog, run_query
-from tests.docs.documents import PAGES, REPOSITORY, Block, blocks
+from tests.docs.documents import PAGES, Block, blocks
+from tests.toys.places import REPOSITORY
 
 MOST_LINES_OF_README = 200
 

@@ -3,13 +3,13 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from tests.toys.commands import igd_command, interruptible
 from tests.toys.runs import rows
 
 # The attacks on the defense wait for those on the base model; RayS goes on long enough to be met in the middle.
@@ -28,7 +28,7 @@ ARGUMENTS = (
 
 
 def command(catalog: Path) -> list[str]:
-    return [sys.executable, "-m", "igd_ray.cli", "evaluate", f"--catalog={catalog}", *ARGUMENTS]
+    return igd_command("evaluate", f"--catalog={catalog}", *ARGUMENTS)
 
 
 def committed(
@@ -44,13 +44,7 @@ def finished_units(catalog: Path) -> int:
 
 def start_and_stop(catalog: Path, number: signal.Signals, *, units: int) -> subprocess.CompletedProcess[str]:
     """Run the command until `units` have finished, give the next one a moment, then send it the signal `number`."""
-    process = subprocess.Popen(
-        command(catalog),
-        stderr=subprocess.PIPE,
-        text=True,
-        # Where the tests run in the background, a shell has them ignore interrupts; a user's terminal does not.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    process = interruptible(command(catalog))
     deadline = time.monotonic() + 300
     while finished_units(catalog) < units:
         assert process.poll() is None, "it finished, or failed, before it could be stopped"

@@ -53,9 +53,8 @@ def commit(catalog: Catalog, key: str) -> None:
 
 
 @pytest.fixture(params=["folder", "bucket"])
-def catalog(request: pytest.FixtureRequest, tmp_path: Path, bucket: Path, monkeypatch: pytest.MonkeyPatch) -> Catalog:
+def catalog(request: pytest.FixtureRequest, tmp_path: Path, bucket: Path) -> Catalog:
     """Half of the units done, one of them in parts."""
-    monkeypatch.setattr("os.fsync", lambda _: None)
     made = Catalog(tmp_path / "results" if request.param == "folder" else "s3://bucket/results")
     made.create()
     for unit in UNITS[1:50]:

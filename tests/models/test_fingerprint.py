@@ -1,9 +1,6 @@
 """A fingerprint changes with whatever changes the logits, and with nothing else."""
 
 import copy
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +12,7 @@ from torch import Tensor, nn
 from igd_ray.models import load_model, model_fingerprint
 from igd_ray.models.demo import demo_model
 from igd_ray.models.normalization import Normalize
+from tests.toys.commands import run_python
 
 FACTORY = """
 import torch
@@ -70,9 +68,8 @@ def test_equal_models_have_equal_fingerprints() -> None:
 
 def test_another_process_gives_the_same() -> None:
     program = "from igd_ray.models import load_model, model_fingerprint; print(model_fingerprint(load_model('demo')))"
-    environment = {**os.environ, "PYTHONHASHSEED": "1"}
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
-    assert run.stdout.strip() == model_fingerprint(demo_model())
+    done = run_python(program, environment={"PYTHONHASHSEED": "1"})
+    assert done.stdout.strip() == model_fingerprint(demo_model()), done.stderr
 
 
 def test_running_the_model_changes_nothing() -> None:
@@ -256,9 +253,7 @@ def test_another_process_describes_attributes_alike() -> None:
     )
     found = set()
     for seed in ("1", "2"):
-        environment = {**os.environ, "PYTHONHASHSEED": seed}
-        run = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
-        )
-        found.add(run.stdout)
+        done = run_python(program, environment={"PYTHONHASHSEED": seed})
+        assert done.returncode == 0, done.stderr
+        found.add(done.stdout)
     assert len(found) == 1

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import pytest
-
 from igd_ray.attacks.registry import parse_attack
 from igd_ray.catalog import Catalog
 from igd_ray.catalog.schemas import SCHEMAS
@@ -20,13 +18,6 @@ DEFENSE = DefenseSpec("loir-2", "model", "masking", k=2)
 
 # Outcomes of the twelve images: R robust, B broken, N broken by noise alone at distance 0, S skipped.
 STATUSES = {"R": "robust", "B": "broken", "N": "broken", "S": "skipped"}
-
-
-@pytest.fixture
-def catalog(tmp_path: Path) -> Catalog:
-    made = Catalog(tmp_path / "results")
-    made.create()
-    return made
 
 
 def cell(

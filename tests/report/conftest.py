@@ -2,7 +2,6 @@
 
 import json
 import random
-from pathlib import Path
 
 import pytest
 
@@ -87,13 +86,6 @@ def fill(catalog: Catalog) -> None:
     catalog.commit("trials", "search", trials)
     chosen = row("searches", **common, **setting, model_id="m0", split="train", k=12, clean_accuracy=0.905)
     catalog.commit("searches", "search", [chosen])
-
-
-@pytest.fixture
-def catalog(tmp_path: Path) -> Catalog:
-    made = Catalog(tmp_path / "results")
-    made.create()
-    return made
 
 
 @pytest.fixture(scope="session")

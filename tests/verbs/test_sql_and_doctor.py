@@ -1,7 +1,6 @@
 """`igd sql`, `igd doctor` and the text that `igd status` and `igd report` print, over a catalog without results."""
 
 import json
-import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 from igd_ray.catalog import SCHEMAS, Catalog
 from igd_ray.cli import main
 from igd_ray.errors import did_you_mean
+from tests.toys.commands import run_python
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def test_doctor_starts_without_torch_and_ray(tmp_path: Path) -> None:
         "import sys; sys.modules.update(torch=None, torchvision=None, ray=None);"
         f"from igd_ray.cli import main; sys.exit(main(['doctor', '--catalog', {str(tmp_path)!r}]))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = run_python(program)
     assert (done.returncode, done.stderr) == (1, "")
     assert "torch cannot be imported" in " ".join(done.stdout.split())
 

@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.cli import main
+from tests.toys.commands import igd_command
 
 FLAGS = ["evaluate", "--n=96", "--shard-size=4", "--attacks=apgd-ce-5"]
 LOCAL, RAY = ["--executor=local"], ["--executor=ray", "--actors=2", "--device=cpu"]
@@ -40,7 +40,7 @@ def test_a_full_and_then_read_only_disk(tmp_path: Path, workers: list[str]) -> N
         pytest.skip("needs a mount namespace of its own")
     disk, kept = tmp_path / "disk", tmp_path / "kept"
     disk.mkdir()
-    igd = " ".join([sys.executable, "-m", "igd_ray.cli", *FLAGS, *workers])
+    igd = " ".join(igd_command(*FLAGS, *workers))
     script = SCRIPT.format(disk=disk, kept=kept, igd=igd)
     done = subprocess.run([*unshare, "sh", "-c", script], capture_output=True, text=True, timeout=300)
     assert done.stdout.splitlines() == ["exit 1", "exit 1"], done.stderr

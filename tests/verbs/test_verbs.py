@@ -14,15 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from igd_ray.cli import main
+from tests.toys.commands import igd, igd_command, interruptible
+from tests.toys.places import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = ["--n", "12", "--probe-n", "150", "--search-n", "60", "--executor", "local"]
-
-
-def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """Run `igd` in this process, expect success, and return its standard output."""
-    assert main(arguments) == 0, capsys.readouterr().err
-    return capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")
@@ -36,18 +31,18 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_rank_prints_the_most_important_neurons(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["rank", "--catalog", str(tmp_path / "r"), "--method", "loir,random", *SMALL]
-    found = json.loads(run([*arguments, "--json"], capsys))
+    found = json.loads(igd([*arguments, "--json"], capsys))
     assert [row["method"] for row in found] == ["loir"] * 10 + ["random"] * 10
     assert all(len(set(row["top_neurons"])) == 8 and row["width"] == 64 for row in found)
-    assert "top_neurons" in run(arguments, capsys)
+    assert "top_neurons" in igd(arguments, capsys)
 
 
 def test_search_prints_every_trial_and_evaluate_uses_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     common = ["--catalog", str(tmp_path / "r"), *SMALL]
-    trials = json.loads(run(["search", *common, "--json"], capsys))
+    trials = json.loads(igd(["search", *common, "--json"], capsys))
     chosen = next(trial for trial in trials if trial["chosen"])
     arguments = ["evaluate", *common, "--from-search", chosen["search_id"], "--attacks", "clean", "--json"]
-    rows = json.loads(run(arguments, capsys))
+    rows = json.loads(igd(arguments, capsys))
     assert {row["defense"] for row in rows} == {"none", f"loir-{chosen['k']}"}
 
 
@@ -68,7 +63,7 @@ def test_search_tries_several_sigmas_and_taus_and_draws_its_path(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["search", "--catalog", str(tmp_path / "r"), *SMALL, "--sigmas", "0.5,1", "--taus", "0.01:1:3"]
-    out = run([*arguments, "--refine", "2", "--refine-n", "8"], capsys)
+    out = igd([*arguments, "--refine", "2", "--refine-n", "8"], capsys)
     assert "robust_accuracy" in out
     assert "chosen: k = " in out
     (figure,) = (tmp_path / "r").glob("search-*.svg")
@@ -77,14 +72,14 @@ def test_search_tries_several_sigmas_and_taus_and_draws_its_path(
     assert drawing.tag == "{http://www.w3.org/2000/svg}svg"
     texts = ["".join(text.itertext()) for text in drawing.iter("{http://www.w3.org/2000/svg}text")]
     assert {"1", "2", "3", "clean accuracy in %"} <= set(texts), "the path is numbered"
-    costs = json.loads(run([*arguments, "--refine", "2", "--refine-n", "8", "--dry-run", "--json"], capsys))
+    costs = json.loads(igd([*arguments, "--refine", "2", "--refine-n", "8", "--dry-run", "--json"], capsys))
     assert any(row["what"].startswith("apgd-ce-20 on loir-") for row in costs)
     assert next(row for row in costs if row["what"] == "noisy-logits")["units"] == 2
 
 
 def test_evaluate_prints_a_row_a_defense(catalog: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--n", "12", "--probe-n", "150", "--search-n", "60", "--executor", "local", "--catalog", catalog]
-    text = run(["evaluate", *arguments, "--defenses", "none,loir-8", "--attacks", "apgd-ce-5,tr-apgd-ce-5"], capsys)
+    text = igd(["evaluate", *arguments, "--defenses", "none,loir-8", "--attacks", "apgd-ce-5,tr-apgd-ce-5"], capsys)
     header = next(line.split() for line in text.splitlines() if line.startswith("defense"))
     assert header == [
         "defense",
@@ -107,10 +102,10 @@ def test_settings_come_from_a_file_and_flags_override_it(tmp_path: Path, capsys:
     file.write_text(
         f"n: 6\nexecutor: local\ncatalog: {tmp_path / 'r'}\nattacks: clean\neps: 8/255\nprobe-n: 150\nsearch-n: 60\n"
     )
-    rows = json.loads(run(["evaluate", "--config", str(file), "--n", "5", "--json"], capsys))
+    rows = json.loads(igd(["evaluate", "--config", str(file), "--n", "5", "--json"], capsys))
     assert [row["n"] for row in rows] == [5]
     runs = json.loads(
-        run(["sql", "--catalog", str(tmp_path / "r"), "--format", "json", "SELECT epsilon FROM runs"], capsys)
+        igd(["sql", "--catalog", str(tmp_path / "r"), "--format", "json", "SELECT epsilon FROM runs"], capsys)
     )
     assert runs == [{"epsilon": 8 / 255}]
 
@@ -126,7 +121,7 @@ def test_a_dry_run_prints_costs_and_writes_nothing(tmp_path: Path, capsys: pytes
         "--dry-run",
         "--json",
     ]
-    rows = json.loads(run(arguments, capsys))
+    rows = json.loads(igd(arguments, capsys))
     total = [row["what"] for row in rows].index("total")
     assert rows[total]["forward_passes"] == sum(row["forward_passes"] for row in rows[:total])
     assert [row["what"] for row in rows[total + 1 :]] == [
@@ -142,15 +137,15 @@ def test_sql_writes_files(
 ) -> None:
     target = tmp_path / f"out.{extension}"
     statement = "SELECT defense, robust_accuracy FROM worst_case ORDER BY defense"
-    run(["sql", "--catalog", catalog, statement, "--format", flag, "--output", str(target)], capsys)
+    igd(["sql", "--catalog", catalog, statement, "--format", flag, "--output", str(target)], capsys)
     table = pq.read_table(target) if flag == "parquet" else duckdb.read_csv(str(target)).to_arrow_table()
     assert table["defense"].to_pylist() == ["loir-8", "none"]
 
 
 def test_sql_runs_the_queries_that_ship(catalog: str, capsys: pytest.CaptureFixture[str]) -> None:
     for file in sorted((REPOSITORY / "catalog" / "queries").glob("*.sql")):
-        assert run(["sql", "--catalog", catalog, "--file", file.stem], capsys)
-        assert run(["sql", "--catalog", catalog, "--file", str(file)], capsys)
+        assert igd(["sql", "--catalog", catalog, "--file", file.stem], capsys)
+        assert igd(["sql", "--catalog", catalog, "--file", str(file)], capsys)
 
 
 def test_plain_duckdb_reads_the_folder(catalog: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,10 +157,10 @@ def test_plain_duckdb_reads_the_folder(catalog: str, monkeypatch: pytest.MonkeyP
 
 
 def test_status_and_report(catalog: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (row,) = json.loads(run(["status", "--catalog", catalog, "--json"], capsys))
+    (row,) = json.loads(igd(["status", "--catalog", catalog, "--json"], capsys))
     assert (row["left"], row["failed"], row["n"]) == (0, 0, 12)
     target = tmp_path / "report.html"
-    assert str(target) in run(["report", "--catalog", catalog, "--output", str(target)], capsys)
+    assert str(target) in igd(["report", "--catalog", catalog, "--output", str(target)], capsys)
     text = target.read_text()
     assert "loir-8" in text
     assert "What was not measured" in text
@@ -173,7 +168,7 @@ def test_status_and_report(catalog: str, tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_doctor_finds_this_machine_ready(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = json.loads(run(["doctor", "--catalog", str(tmp_path / "r"), "--json"], capsys))
+    found = json.loads(igd(["doctor", "--catalog", str(tmp_path / "r"), "--json"], capsys))
     assert {"python", "torch", "ray", "gpu", "disk", "catalog", "ray token"} <= {row["what"] for row in found}
     assert not (tmp_path / "r").exists()
 
@@ -206,14 +201,8 @@ def test_jobs_are_the_verbs(job: str) -> None:
 def test_an_interrupt_keeps_finished_units_and_says_so(tmp_path: Path) -> None:
     catalog = tmp_path / "results"
     arguments = ["evaluate", "--catalog", str(catalog), "--executor", "local", "--n", "40", "--shard-size", "1"]
-    command = [sys.executable, "-m", "igd_ray.cli", *arguments, "--attacks", "square-400"]
-    # Where the tests run in the background, a shell has them ignore interrupts; a user's terminal does not.
-    process = subprocess.Popen(
-        command,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    command = igd_command(*arguments, "--attacks", "square-400")
+    process = interruptible(command)
     deadline = time.monotonic() + 60
     while len(list(catalog.glob("outcomes/[0-9a-f]*.parquet"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)

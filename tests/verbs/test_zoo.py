@@ -1,8 +1,6 @@
 """`igd zoo`: the shipped table, what of it is asked for, and a check that can be stopped and gone on with."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from igd_ray.cli import main
 from igd_ray.models.zoo import Entry, zoo_entries
 from igd_ray.verbs.zoo import TABLE, matching
 from igd_ray.verification.zoo import ZooFinding
+from tests.toys.commands import run_python
 
 ROWS = json.loads(TABLE.read_text())["models"]
 NAMES = [f"{row['dataset']}/{row['threat']}/{row['name']}" for row in ROWS]
@@ -103,7 +102,7 @@ def test_the_list_does_not_wait_for_torch() -> None:
         "import sys; sys.modules.update(torch=None, robustbench=None);"
         "from igd_ray.cli import main; sys.exit(main(['zoo', 'Standard']))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = run_python(program)
     assert (done.returncode, done.stderr) == (0, "")
     assert "3 of 3 supported" in done.stdout
 
