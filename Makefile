@@ -5,19 +5,29 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Worker processes of pytest; the tests that start Ray run one after another behind them.
 JOBS ?= 2
+# Only these files are imported for the tests that start Ray.
+RAY_TESTS = $(shell grep -rl --include='*.py' 'mark\.cluster' tests)
 
-.PHONY: demo test test-slow check check-gpu lock format clean
+.PHONY: demo test test-slow test-all check check-gpu lock format clean
 
 demo: $(READY)
 	@$(BIN)/igd demo
 
+# A worker takes over tests from the other one's end of the list: so a module's fixtures are mostly made once.
+define run_tests
+@$(BIN)/pytest -q -n $(JOBS) --dist worksteal -m "not cluster$(1)"
+@$(BIN)/pytest -q -m "cluster$(1)" $(RAY_TESTS)
+endef
+
 test: $(READY)
-	@$(BIN)/pytest -q -n $(JOBS) -m "not slow and not cluster"
-	@$(BIN)/pytest -q -m "cluster and not slow"
+	$(call run_tests, and not slow)
 
 test-slow: $(READY)
-	@$(BIN)/pytest -q -n $(JOBS) -m "slow and not cluster"
-	@$(BIN)/pytest -q -m "slow and cluster"
+	$(call run_tests, and slow)
+
+# What both of them run, in two sessions of pytest instead of four.
+test-all: $(READY)
+	$(call run_tests)
 
 check: $(READY)
 	@$(BIN)/ruff check igd_ray jobs tests
@@ -49,6 +59,7 @@ $(READY): requirements.lock pyproject.toml
 	@echo "setting up $(VENV), about a minute"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@$(BIN)/python -m compileall -q igd_ray
 	@touch $(READY)
