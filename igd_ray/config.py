@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from igd_ray.attacks.registry import expand_attacks, parse_attack
 from igd_ray.data.options import SETTINGS as DATA_SETTINGS
 from igd_ray.data.options import with_options
 from igd_ray.defenses.specs import defense_arguments, parse_defense
-from igd_ray.errors import InputError, did_you_mean, first_line
+from igd_ray.errors import InputError, did_you_mean
 from igd_ray.models.anatomy.layers import PENULTIMATE
 from igd_ray.models.demo import DEMO_EPSILON
+from igd_ray.plain_yaml import read_yaml
 from igd_ray.ranking import RANKINGS, ranking_class
 from igd_ray.ranking.clip_dissect import similarity_function
 from igd_ray.ranking.code import code_digest
@@ -32,11 +32,6 @@ LOADER_ARGUMENTS = frozenset({"spec", "weights", "output", "device"})
 # Which CLIP model is meant: settings of every ranking that reads one.
 CLIP_SETTINGS = frozenset({"clip", "clip_weights"})
 
-# A YAML settings file is small; anything larger, deeper or with longer words is something else.
-MOST_CONFIG_BYTES = 100_000
-MOST_CONFIG_DEPTH = 16
-LONGEST_CONFIG_VALUE = 1000
-
 # A value longer than this hides what an error says of it.
 LONGEST_VALUE_IN_ERROR = 200
 
@@ -51,7 +46,6 @@ def _labels(value: object) -> object:
 
 
 def _one_or_more(value: object) -> object:
-    """Take one text for a list of one."""
     return [value] if isinstance(value, str) else value
 
 
@@ -404,43 +398,3 @@ def load_settings(kind: type[Settings], *, file: str | Path | None, given: dict[
         ) from None
     settings.check()
     return settings
-
-
-def read_yaml(path: str | Path) -> dict[str, object]:
-    """Return the mapping in a YAML file; only plain values, no code.
-
-    Raises:
-        InputError: if the file is missing, too large, not YAML, or no mapping; or it has anchors, or a value that is
-            too long or too deep.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"settings: no file at {path}")
-    if path.stat().st_size > MOST_CONFIG_BYTES:
-        raise InputError(f"settings: {path} exceeds {MOST_CONFIG_BYTES} bytes; expected a short YAML mapping")
-    try:
-        text = path.read_text()
-        _require_plain(text)
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that is none
-        raise InputError(f"settings: {path} is not plain YAML ({first_line(error)})") from None
-    if not isinstance(content, dict):
-        raise InputError(f"settings: {path} must map names to values (`model: demo`), not {type(content).__name__}")
-    return {str(name).replace("-", "_"): value for name, value in content.items()}
-
-
-def _require_plain(text: str) -> None:
-    """Refuse what can stand for much more than it is long, before any of it is built.
-
-    Raises:
-        yaml.YAMLError: for no YAML, an alias, or what is too deep or too long.
-    """
-    depth = 0
-    for event in yaml.parse(text, yaml.SafeLoader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > MOST_CONFIG_DEPTH:
-            raise yaml.YAMLError(f"it is nested more than {MOST_CONFIG_DEPTH} deep")
-        if isinstance(event, yaml.AliasEvent):
-            raise yaml.YAMLError(f"the alias *{str(event.anchor)[:40]} is not taken; write the value out")
-        if isinstance(event, yaml.ScalarEvent) and len(event.value) > LONGEST_CONFIG_VALUE:
-            raise yaml.YAMLError(f"a value has more than {LONGEST_CONFIG_VALUE} characters")

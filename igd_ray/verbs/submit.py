@@ -21,10 +21,10 @@ from igd_ray.config import (
     TrainSettings,
     WorkspaceSettings,
     load_settings,
-    read_yaml,
 )
 from igd_ray.errors import InputError, did_you_mean
 from igd_ray.models import model_sources
+from igd_ray.plain_yaml import read_yaml
 from igd_ray.verbs.flags import Parser, given_settings
 from igd_ray.verbs.verify import MOVED
 

@@ -11,16 +11,15 @@ from igd_ray.execution.executor import local_device
 from igd_ray.planning.evaluation import Cell, plan_evaluation
 from igd_ray.planning.workspace import Workspace
 from igd_ray.verbs.output import show
-from igd_ray.verification.verdicts import (
-    UnitCheck,
+from igd_ray.verification.stored_runs import (
     find_run,
     finished_cells,
     labels_of,
     require_same_run,
     sample_cells,
     settings_of,
-    verify_cells,
 )
+from igd_ray.verification.verdicts import UnitCheck, verify_cells
 
 # Failing images that are printed one a line; --json lists all.
 MOST_LINES = 20

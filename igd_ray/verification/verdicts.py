@@ -1,6 +1,5 @@
 """Verification: the stored points of an evaluation are judged again, and every stored verdict must hold."""
 
-import json
 import math
 import time
 from collections import Counter
@@ -11,12 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from igd_ray.catalog import Catalog, run_query
-from igd_ray.config import EvaluateSettings, load_settings
-from igd_ray.errors import IgdError, InputError, did_you_mean, first_line
+from igd_ray.catalog import Catalog
+from igd_ray.config import EvaluateSettings
+from igd_ray.errors import IgdError, first_line
 from igd_ray.execution.progress import Progress
-from igd_ray.identity import content_hash
-from igd_ray.planning.evaluation import Cell, EvaluationPlan
+from igd_ray.planning.evaluation import Cell
 from igd_ray.planning.workspace import Workspace
 from igd_ray.threat import DISTANCE_TOLERANCE, ThreatModel
 from igd_ray.units.base import UnitReport, is_out_of_memory
@@ -30,21 +28,6 @@ RELATIVE_DISTANCE_TOLERANCE = 1e-5
 
 # What a verdict says of an image's points, and nobody can tell without them.
 AT_POINTS = ("adversarial_prediction", "broken_any", "broken_majority", "broken_all")
-
-
-@dataclass(frozen=True)
-class StoredRun:
-    """An evaluation as the catalog tells it.
-
-    Attributes:
-        run_id: its id.
-        model_id: the fingerprint of its model.
-        config: its settings as JSON, as they were stored and not yet looked at.
-    """
-
-    run_id: str
-    model_id: str
-    config: str
 
 
 @dataclass(frozen=True)
@@ -92,130 +75,6 @@ class UnitCheck:
 
 # What became of one stored verdict.
 Comparison = Literal["hold", "skipped", "without points"] | Failure
-
-
-def find_run(catalog: Catalog, run_id: str | None) -> StoredRun:
-    """Return the evaluation `run_id`, by default the latest one.
-
-    Raises:
-        InputError: if there is none, or it is a run of another verb.
-    """
-    runs = run_query(
-        catalog, "SELECT run_id, verb, model_id, config FROM runs ORDER BY created_at DESC, run_id"
-    ).to_pylist()
-    evaluations = [run for run in runs if run["verb"] == "evaluate"]
-    if not evaluations:
-        raise InputError(f"the catalog {catalog} has no evaluation to verify; run `igd evaluate` first")
-    wanted = evaluations[0]["run_id"] if run_id is None else run_id
-    for run in evaluations:
-        if run["run_id"] == wanted:
-            return StoredRun(run["run_id"], str(run["model_id"]), run["config"] or "")
-    other = next((run["verb"] for run in runs if run["run_id"] == wanted), None)
-    if other is not None:
-        raise InputError(
-            f"run {wanted!r} is of the verb {other!r}, which judges no points; name a run of `igd evaluate`"
-        )
-    known = [run["run_id"] for run in evaluations]
-    raise InputError(f"the catalog {catalog} has no run {wanted!r}{did_you_mean(str(wanted), known)}; see `igd status`")
-
-
-def settings_of(run: StoredRun, given: Mapping[str, object]) -> EvaluateSettings:
-    """Return the settings of `run`, overridden by those `given` here: where model, data and catalog are now.
-
-    Raises:
-        InputError: if what is stored is no settings, or would run code that nobody named here.
-    """
-    try:
-        stored = json.loads(run.config)
-    except (ValueError, RecursionError):
-        stored = None
-    if not isinstance(stored, dict):
-        raise InputError(f"the settings stored with run {run.run_id!r} are no JSON object; the catalog is damaged")
-    # A setting that nobody gave counts as not given: some go only with certain others.
-    defaults = EvaluateSettings().model_dump(mode="json")
-    stored = {name: value for name, value in stored.items() if name not in defaults or value != defaults[name]}
-    try:
-        settings = load_settings(EvaluateSettings, file=None, given={**stored, **given})
-    except InputError as error:
-        raise InputError(f"the settings of run {run.run_id!r} cannot be used here: {error}") from None
-    # A catalog may come from anybody: which code runs here is not for it to say.
-    if "model" not in given and settings.model.rpartition(":")[0].endswith(".py"):
-        raise InputError(
-            f"the model of run {run.run_id!r} is code, {settings.model!r}; if you trust that file, name it with --model"
-        )
-    if "defenses" not in given and any("=" in label for label in settings.defenses):
-        raise InputError(
-            f"defenses of run {run.run_id!r} are code; if you trust their files, name the run's defenses, where they "
-            f"are now: --defenses {','.join(settings.defenses)}"
-        )
-    return settings
-
-
-def require_same_run(workspace: Workspace[EvaluateSettings], run: StoredRun, plan: EvaluationPlan) -> None:
-    """Check that `plan`, made from the settings of `run`, is that very run.
-
-    Raises:
-        InputError: with the other run's id, what differs and what to do.
-    """
-    if plan.run_id == run.run_id:
-        return
-    units = workspace.catalog.read("run_units", run.run_id).to_pylist()
-    evaluated = {image_id for unit in units if unit["reported"] for image_id in unit["image_ids"] or ()}
-    if workspace.model_id != run.model_id:
-        differs = (
-            f"the model here is {workspace.model_id[:12]!r}, not the run's {run.model_id[:12]!r}; "
-            "name the run's with --model and --weights"
-        )
-    elif evaluated != set(workspace.test.ids):
-        differs = "the images here are not those that the run evaluated; name those with --data"
-    else:
-        differs = (
-            "its rankings or their images differ, or igd-ray is of another version than the one that evaluated; use "
-            "that version, or name the run's files with --data, --classes, --clip and --prompts"
-        )
-    raise InputError(f"the settings of run {run.run_id!r} give run {plan.run_id!r} here: {differs}")
-
-
-def finished_cells(catalog: Catalog, plan: EvaluationPlan) -> list[Cell]:
-    """Return the cells of `plan` whose verdicts are stored."""
-    return [cell for cell in plan.cells if catalog.has("outcomes", cell.unit.key)]
-
-
-def labels_of(cell: Cell) -> tuple[str, str]:
-    """Return what the run calls the defense and the attack of `cell`."""
-    return cell.defense, cell.attack
-
-
-def sample_cells(cells: Sequence[Cell], run_id: str, count: int) -> list[Cell]:
-    """Return `count` of `cells`, spread evenly over defenses and attacks, in their order; all if there are no more.
-
-    The hash of run and cell decides, so that the same command looks at the same cells again. Whole cells are drawn,
-    because the noise of a random defense is drawn for all images of a cell at once.
-
-    Raises:
-        InputError: if `count` is less than 1.
-    """
-    if count < 1:
-        raise InputError(f"--sample must be at least 1, not {count}")
-
-    def draw(*parts: str) -> str:
-        return content_hash([run_id, *parts])
-
-    shards: dict[tuple[str, str], list[Cell]] = {}
-    for cell in sorted(cells, key=lambda cell: draw(*labels_of(cell), cell.unit.key)):
-        shards.setdefault(labels_of(cell), []).append(cell)
-    # The pair whose defense and attack came up least is next.
-    pairs: list[tuple[str, str]] = []
-    seen: Counter[str] = Counter()
-    waiting = set(shards)
-    while waiting:
-        pair = min(waiting, key=lambda pair: (seen[f"defense {pair[0]}"] + seen[f"attack {pair[1]}"], draw(*pair)))
-        waiting.remove(pair)
-        pairs.append(pair)
-        seen.update([f"defense {pair[0]}", f"attack {pair[1]}"])
-    turns = [(turn, place, cell) for place, pair in enumerate(pairs) for turn, cell in enumerate(shards[pair])]
-    chosen = {id(cell) for _, _, cell in sorted(turns, key=lambda each: each[:2])[:count]}
-    return [cell for cell in cells if id(cell) in chosen]
 
 
 def verify_cells(workspace: Workspace[EvaluateSettings], cells: Sequence[Cell], *, device: str) -> list[UnitCheck]:

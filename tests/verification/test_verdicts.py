@@ -23,19 +23,16 @@ from igd_ray.threat import Norm, ThreatModel
 from igd_ray.units.attack import AttackUnit, TransferUnit
 from igd_ray.units.base import Shard, execute
 from igd_ray.units.replica import Context, ImageArrays, WorkerSetup
-from igd_ray.verification.verdicts import (
-    Failure,
+from igd_ray.verification.stored_runs import (
     StoredRun,
-    UnitCheck,
     find_run,
     finished_cells,
     labels_of,
     require_same_run,
     sample_cells,
     settings_of,
-    verify_cells,
-    verify_unit,
 )
+from igd_ray.verification.verdicts import Failure, UnitCheck, verify_cells, verify_unit
 from tests.toys.runs import run_evaluation, settings_for
 from tests.toys.sessions import session_for
 
