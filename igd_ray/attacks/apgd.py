@@ -1,12 +1,13 @@
 """Auto-PGD: projected gradient steps whose size adapts to progress (Croce & Hein, ICML 2020)."""
 
-from collections.abc import Mapping
-from typing import Self
+from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
+from typing import ClassVar, Self
 
 from pyautoattack.autopgd_base import APGDAttack_targeted
 from torch import Tensor
 
-from igd_ray.attacks.base import Attack, Points
+from igd_ray.attacks.base import UNSTATED, Attack, Points
 from igd_ray.attacks.counting import CountedTarget
 from igd_ray.attacks.pyautoattack import (
     NORM_NAMES,
@@ -16,6 +17,7 @@ from igd_ray.attacks.pyautoattack import (
     run_search,
     untargeted_apgd,
 )
+from igd_ray.attacks.registry import register
 from igd_ray.errors import InputError, did_you_mean
 from igd_ray.threat import Norm, ThreatModel
 
@@ -28,6 +30,7 @@ DLR_CLASSES, TARGETED_DLR_CLASSES = 3, 4
 FEW_CLASSES = "margin"
 
 
+@dataclass(frozen=True, repr=False)
 class APGD(Attack):
     """Untargeted APGD on the images that the target gets right; returns a misclassified iterate if there was one.
 
@@ -39,23 +42,18 @@ class APGD(Attack):
         eot: gradients averaged a step, for a randomised target (expectation over transformation).
     """
 
-    def __init__(self, loss: str = "ce", *, steps: int = 100, restarts: int = 1, eot: int = 1) -> None:
-        if loss not in LOSSES:
-            raise InputError(f"loss must be one of {', '.join(LOSSES)}, not {loss!r}{did_you_mean(loss, LOSSES)}")
-        require_positive(steps=steps, restarts=restarts, eot=eot)
-        self.loss, self.steps, self.restarts, self.eot = loss, steps, restarts, eot
+    name: ClassVar[str] = "apgd"
 
-    @property
-    def settings(self) -> Mapping[str, object]:
-        """Everything that the result depends on besides target, images, threat model and seed."""
-        return {
-            "attack": "apgd",
-            "loss": self.loss,
-            "steps": self.steps,
-            "restarts": self.restarts,
-            "eot": self.eot,
-            **self.collapse_settings,
-        }
+    loss: str = "ce"
+    _: KW_ONLY
+    steps: int = 100
+    restarts: int = 1
+    eot: int = 1
+    collapsed_eot: int = field(default=1, init=False, metadata=UNSTATED)
+
+    def __post_init__(self) -> None:
+        require_loss(self.loss)
+        require_positive(steps=self.steps, restarts=self.restarts, eot=self.eot)
 
     def for_classes(self, num_classes: int) -> Self:
         """With fewer than three classes, the margin CW, which is DLR's numerator, takes the place of DLR."""
@@ -93,6 +91,7 @@ class APGD(Attack):
         return run_search(attack.perturb, f"apgd-{self.loss}", target, images, labels)
 
 
+@dataclass(frozen=True, repr=False)
 class TargetedAPGD(Attack):
     """APGD on the targeted DLR loss, one run for each of the most likely wrong classes.
 
@@ -104,23 +103,18 @@ class TargetedAPGD(Attack):
         steps, restarts, eot: as in `APGD`.
     """
 
-    def __init__(self, classes: int = 9, *, steps: int = 100, restarts: int = 1, eot: int = 1) -> None:
-        require_positive(classes=classes, steps=steps, restarts=restarts, eot=eot)
-        self.classes, self.steps, self.restarts, self.eot = classes, steps, restarts, eot
-        self.loss = "dlr"
+    name: ClassVar[str] = "apgd-t"
 
-    @property
-    def settings(self) -> Mapping[str, object]:
-        """Everything that the result depends on besides target, images, threat model and seed."""
-        return {
-            "attack": "apgd-t",
-            "classes": self.classes,
-            "steps": self.steps,
-            "restarts": self.restarts,
-            "eot": self.eot,
-            **({"loss": self.loss} if self.loss == FEW_CLASSES else {}),
-            **self.collapse_settings,
-        }
+    classes: int = 9
+    _: KW_ONLY
+    steps: int = 100
+    restarts: int = 1
+    eot: int = 1
+    loss: str = field(default="dlr", init=False, metadata=UNSTATED)
+    collapsed_eot: int = field(default=1, init=False, metadata=UNSTATED)
+
+    def __post_init__(self) -> None:
+        require_positive(classes=self.classes, steps=self.steps, restarts=self.restarts, eot=self.eot)
 
     def for_classes(self, num_classes: int) -> Self:
         """With fewer than four classes, the margin −(z_y − z_t) takes the place of the targeted DLR."""
@@ -160,7 +154,7 @@ class TargetedAPGD(Attack):
             device=images.device,
             logger=SILENT,
         )
-        return run_search(attack.perturb, "apgd-t", target, images, labels)
+        return run_search(attack.perturb, self.name, target, images, labels)
 
 
 def few_classes_note(num_classes: int, *, targeted: bool = False) -> tuple[str, ...]:
@@ -180,6 +174,16 @@ def few_targets_note(targets: int, num_classes: int) -> tuple[str, ...]:
     return (f"aims at {num_classes - 1} of {targets} target classes",) if num_classes - 1 < targets else ()
 
 
+def require_loss(loss: str) -> None:
+    """Check that `loss` is one of `LOSSES`.
+
+    Raises:
+        InputError: if it is not.
+    """
+    if loss not in LOSSES:
+        raise InputError(f"loss must be one of {', '.join(LOSSES)}, not {loss!r}{did_you_mean(loss, LOSSES)}")
+
+
 def require_positive(**values: int) -> None:
     """Check that every value is at least 1.
 
@@ -189,3 +193,8 @@ def require_positive(**values: int) -> None:
     for name, value in values.items():
         if value < 1:
             raise InputError(f"{name} must be at least 1, not {value}")
+
+
+for _loss in LOSSES:
+    register(f"apgd-{_loss}", partial(APGD, _loss), budget="steps")
+register("apgd-t", TargetedAPGD, budget="steps")

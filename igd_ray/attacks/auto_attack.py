@@ -1,17 +1,21 @@
 """AutoAttack: an ensemble without parameters to tune (Croce & Hein, ICML 2020)."""
 
-from collections.abc import Mapping
-from typing import Self
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from igd_ray.attacks.apgd import APGD, FEW_CLASSES, TargetedAPGD
-from igd_ray.attacks.base import Attack, Points, check_given, search_in_sequence
+from igd_ray.attacks.base import FIRST_STAGE, MOST_LOOKS, Attack, GivenPoints, Points, check_given, even_shares
 from igd_ray.attacks.counting import CountedTarget
 from igd_ray.attacks.fab import FAB
+from igd_ray.attacks.registry import register
 from igd_ray.attacks.square import Square
 from igd_ray.errors import InputError, did_you_mean
+from igd_ray.models.anatomy.prediction import predicted_classes
 from igd_ray.threat import Norm, ThreatModel
 
 # The published budgets. "standard" is for deterministic targets, "rand" for randomised ones (20 gradients a step),
@@ -33,6 +37,7 @@ VERSIONS: Mapping[str, tuple[tuple[str, Attack], ...]] = {
 }
 
 
+@dataclass(frozen=True, repr=False)
 class AutoAttack(Attack):
     """The attacks of one AutoAttack version in sequence, each on the images still correct.
 
@@ -44,15 +49,19 @@ class AutoAttack(Attack):
             "strong" (as "standard": APGD with 200 steps and 10 restarts, FAB-T with 10 restarts, Square with 5).
     """
 
-    def __init__(self, version: str = "standard") -> None:
-        if version not in VERSIONS:
+    name: ClassVar[str] = "autoattack"
+
+    version: str = "standard"
+    _collapse: bool = field(default=False, init=False)
+    _few_classes: int = field(default=0, init=False)
+    _given: tuple[Tensor, Tensor] | None = field(default=None, init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.version not in VERSIONS:
             raise InputError(
-                f"AutoAttack version must be one of {', '.join(VERSIONS)}, not {version!r}"
-                f"{did_you_mean(version, VERSIONS)}"
+                f"AutoAttack version must be one of {', '.join(VERSIONS)}, not {self.version!r}"
+                f"{did_you_mean(self.version, VERSIONS)}"
             )
-        self.version = version
-        self._collapse, self._few_classes = False, 0
-        self._given: tuple[Tensor, Tensor] | None = None
 
     @property
     def _attacks(self) -> tuple[tuple[str, Attack], ...]:
@@ -73,12 +82,31 @@ class AutoAttack(Attack):
         """Those of its attacks."""
         return frozenset[str]().union(*(attack.ways for _, attack in self._attacks))
 
+    def ways_of(self, stage: str | None) -> frozenset[str]:
+        """Return how the attack called `stage` learns of the target."""
+        attacks = dict(self._attacks)
+        return attacks[stage].ways if stage in attacks else self.ways
+
+    @property
+    def eot(self) -> int:
+        """How many gradients its attacks average at most."""
+        return max(attack.eot for _, attack in self._attacks)
+
+    @property
+    def collapsed_eot(self) -> int:
+        """How many identical answers each one stands for, at most."""
+        return max(attack.collapsed_eot for _, attack in self._attacks)
+
+    @property
+    def continues(self) -> str | None:
+        """The transfer that walks as the first stage of "standard" does."""
+        return "tr-apgd-ce" if self.version == "standard" else None
+
     @property
     def settings(self) -> Mapping[str, object]:
-        """Everything that the result depends on besides target, images, threat model and seed."""
+        """Its version and the settings of its attacks."""
         return {
-            "attack": "autoattack",
-            "version": self.version,
+            **super().settings,
             "stages": [dict(attack.settings) for _, attack in self._attacks],
             **({"few_classes": FEW_CLASSES} if self._few_classes else {}),
             **({"first_stage": "given"} if self._given else {}),
@@ -97,8 +125,11 @@ class AutoAttack(Attack):
 
     def collapsed(self) -> Self:
         """Return the sequence of its attacks, collapsed; whether the target is deterministic is checked once."""
-        eot = max(attack.eot for _, attack in self._attacks)
-        return self if eot == 1 else self._with(_collapse=True, collapsed_eot=eot)
+        return self if self.eot == 1 else self._with(_collapse=True)
+
+    def given(self, points: GivenPoints) -> Self:
+        """Return this attack, `continuing` the points called `FIRST_STAGE`."""
+        return self.continuing(*points[FIRST_STAGE])
 
     def continuing(self, points: Tensor, fooled: Tensor) -> Self:
         """Return this attack with the points of its first stage, APGD-CE, which is then looked at but not run.
@@ -153,7 +184,84 @@ class AutoAttack(Attack):
         said = [repr(self.version)]
         if self._given:
             said.append("first_stage='given'")
-        said += [f"{name}={value}" for name, value in self.collapse_settings.items()]
+        if self._collapse:
+            said.append(f"collapsed_eot={self.collapsed_eot}")
         if self._few_classes:
             said.append(f"few_classes={FEW_CLASSES!r}")
         return f"AutoAttack({', '.join(said)})"
+
+
+register("aa", AutoAttack)
+register("aa-rand", partial(AutoAttack, "rand"))
+register("aa-strong", partial(AutoAttack, "strong"))
+register("apgd-eot", partial(AutoAttack, "rand"), on_deterministic="tr-apgd-eot")
+
+
+def search_in_sequence(
+    attacks: Sequence[tuple[str, Attack]],
+    target: CountedTarget,
+    images: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    seed: int,
+    *,
+    given: Tensor | None = None,
+) -> Points:
+    """Run `attacks`, each (stage name, attack), one after another on the images that are still correct.
+
+    Every attack starts from the same `seed`, as AutoAttack does. An image whose clean version is misclassified is
+    not attacked; one that only noise makes wrong when a later attack looks at it is looked at again.
+
+    Args:
+        given: the points of the first attack, [N, C, H, W], the clean image where it found none; it is then not run.
+    """
+    start = target.queries, target.forwards, target.backwards
+    robust = predicted_classes(target, images) == labels
+    attacked = robust.clone()
+    queries, forwards, backwards = even_shares(target, start, len(images), images.device)
+    adversarial = images.clone()
+    stages: list[str | None] = [None] * len(images)
+    for number, (stage, attack) in enumerate(attacks):
+        rows = robust.nonzero().flatten()
+        if len(rows) == 0:
+            break
+        before = target.queries, target.forwards, target.backwards
+        if given is not None and number == 0:
+            points = given[rows]
+        else:
+            points, spared = _search_standing(attack, target, images[rows], labels[rows], threat, seed)
+            attacked[rows[spared]] = False
+        # An image without a point has not been broken, whatever a random target says of it now.
+        moved = (points != images[rows]).flatten(1).any(dim=1)
+        wrong = (predicted_classes(target, points) != labels[rows]) & moved
+        for total, shares in zip(
+            (queries, forwards, backwards), even_shares(target, before, len(rows), images.device), strict=True
+        ):
+            total[rows] += shares
+        adversarial[rows[wrong]] = points[wrong].detach()
+        robust[rows[wrong]] = False
+        for row in rows[wrong].tolist():
+            stages[row] = stage
+    found = torch.tensor([stage is not None for stage in stages], device=images.device)
+    # What one attack broke needs no other, also where another one left it alone.
+    return Points(adversarial, stages, found, queries, forwards, backwards, attacked=attacked | found)
+
+
+def _search_standing(
+    attack: Attack, target: CountedTarget, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Return the points of `attack`, [N, C, H, W], and the rows that noise made wrong at all of its looks, int64 [n].
+
+    It is run again for images that noise made wrong at a look.
+    """
+    points = images.clone()
+    rows = torch.arange(len(images), device=images.device)
+    for _ in range(MOST_LOOKS):
+        target.await_look(len(rows))
+        points[rows] = attack.search(target, images[rows], labels[rows], threat, seed).images.detach()
+        if not attack.leaves_misclassified or target.first_look is None:
+            return points, rows[:0]
+        rows = rows[target.first_look != labels[rows]]
+        if len(rows) == 0:
+            break
+    return points, rows

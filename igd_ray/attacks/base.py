@@ -6,9 +6,9 @@ afresh; a point that is not allowed is an error, never a robust image.
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Self, final
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import ClassVar, Self, final
 
 import torch
 from torch import Tensor, nn
@@ -29,12 +29,22 @@ RANDOMISED_DIFFERENCE = 1e-4
 # image that is right one time in twenty is left over after so many less than once in a hundred times.
 MOST_LOOKS = 100
 
+# Metadata of a field that the settings of an attack leave out while it has its default value.
+UNSTATED = {"stated": False}
+
+# The name of the points that take the place of an attack's own first stage, see `Attack.given`.
+FIRST_STAGE = "first-stage"
+
 # Passes an image that tell a randomised target from a deterministic one: the images and blends of them, twice.
 GUARD_PASSES = 4
 
 
 class AttackError(IgdError):
     """An attack broke its contract: it left the ball or the image range, or returned NaN."""
+
+
+# Points of an attack by name: [N, C, H, W], and a bool [N] that says where they exist.
+GivenPoints = Mapping[str, tuple[Tensor, Tensor]]
 
 
 @dataclass
@@ -91,32 +101,68 @@ class AttackResult:
     points: Mapping[str, tuple[Tensor, Tensor]]
 
 
+@dataclass(frozen=True, repr=False)
 class Attack(ABC):
     """An attack: `attack(model, images, labels, threat=…, generator=…)`.
 
-    A subclass gives its settings and its search; it sees a logits callable and bounds, nothing of defenses.
+    A subclass is a frozen dataclass. Its fields are its settings, and it gives `search` and `most_passes`. It sees a
+    logits callable and bounds, and nothing of defenses. A call runs in this order:
+
+    1. Images and labels are checked, then `check` says whether the attack fits the number of classes and the norm.
+    2. `search` returns points.
+    3. Range, distance and finiteness of each point are checked, and the target is asked afresh for the verdict.
 
     Attributes:
-        point_names: of the points an image that it may keep, the one that the search returns first, first.
+        name: what its settings call it.
+        point_names: the names of the points that it may keep for an image, first the one that the search returns.
         leaves_misclassified: it first looks at all images, and leaves alone those that are misclassified.
-        eot: answers of the target averaged for each one used (expectation over transformation).
-        collapsed_eot: of a collapsed attack, how many identical answers each one stands for; otherwise 1.
+        needs_two_passes: it attacks only defenses that offer their two passes one by one.
+        continues: the label of a transfer whose points may take the place of its first stage, see `given`.
     """
 
-    point_names: tuple[str, ...] = ("returned",)
-    leaves_misclassified = True
-    eot: int = 1
-    collapsed_eot: int = 1
+    name: ClassVar[str]
+    point_names: ClassVar[tuple[str, ...]] = ("returned",)
+    leaves_misclassified: ClassVar[bool] = True
+    needs_two_passes: ClassVar[bool] = False
+
+    @property
+    def eot(self) -> int:
+        """How many answers of the target are averaged for each one used (expectation over transformation)."""
+        return 1
+
+    @property
+    def collapsed_eot(self) -> int:
+        """How many identical answers each one stands for in a collapsed attack; 1 in any other."""
+        return 1
+
+    @property
+    def continues(self) -> str | None:
+        """The label of a transfer whose points may take the place of this attack's first stage; None for most."""
+        return None
 
     @property
     def ways(self) -> frozenset[str]:
         """How it learns of its target: `GRADIENT`, `QUERY`, or, for an ensemble, both."""
         return frozenset({GRADIENT})
 
+    def ways_of(self, stage: str | None) -> frozenset[str]:
+        """Return how the part called `stage` learns of the target; `ways` for an attack that has no parts."""
+        return self.ways
+
     @property
-    @abstractmethod
     def settings(self) -> Mapping[str, object]:
-        """Everything that the attack's result depends on besides target, images, threat model and seed."""
+        """Everything that the attack's result depends on besides target, images, threat model and seed.
+
+        These are `name`, under "attack", and the fields. Left out are private fields, and those that are marked
+        `UNSTATED` and have their default value.
+        """
+        stated: dict[str, object] = {"attack": self.name}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.name.startswith("_") or (each.metadata == UNSTATED and value == each.default):
+                continue
+            stated[each.name] = list(value) if isinstance(value, tuple) else value
+        return stated
 
     @abstractmethod
     def search(self, target: CountedTarget, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int) -> Points:
@@ -158,6 +204,18 @@ class Attack(ABC):
         """
         return self if self.eot == 1 else self._with(eot=1, collapsed_eot=self.eot)
 
+    def given(self, points: GivenPoints) -> Self:
+        """Return this attack with points of other attacks, by name.
+
+        Args:
+            points: float32 [N, C, H, W] aligned with the images to be attacked, and a bool [N] that says where they
+                exist.
+
+        Raises:
+            InputError: if this attack takes no points, or others.
+        """
+        raise InputError(f"{self!r} takes no points of other attacks, but was given {', '.join(points)}")
+
     @property
     def point_name(self) -> str:
         """The name of the point that the search returns first."""
@@ -177,11 +235,6 @@ class Attack(ABC):
     def guard_passes(self) -> int:
         """Queries an image by which a collapsed attack makes sure that its target is deterministic."""
         return GUARD_PASSES if self.collapsed_eot > 1 else 0
-
-    @property
-    def collapse_settings(self) -> Mapping[str, object]:
-        """What `settings` say of a collapsed attack; nothing of any other."""
-        return {"collapsed_eot": self.collapsed_eot} if self.collapsed_eot > 1 else {}
 
     def _with(self, **attributes: object) -> Self:
         """Return a copy with other `attributes`."""
@@ -370,73 +423,3 @@ def even_shares(
         shares(target.forwards - forwards),
         shares(target.backwards - backwards),
     )
-
-
-def search_in_sequence(
-    attacks: Sequence[tuple[str, Attack]],
-    target: CountedTarget,
-    images: Tensor,
-    labels: Tensor,
-    threat: ThreatModel,
-    seed: int,
-    *,
-    given: Tensor | None = None,
-) -> Points:
-    """Run `attacks`, each (stage name, attack), one after another on the images that are still correct.
-
-    Every attack starts from the same `seed`, as AutoAttack does. An image whose clean version is misclassified is
-    not attacked; one that only noise makes wrong when a later attack looks at it is looked at again.
-
-    Args:
-        given: the points of the first attack, [N, C, H, W], the clean image where it found none; it is then not run.
-    """
-    start = target.queries, target.forwards, target.backwards
-    robust = predicted_classes(target, images) == labels
-    attacked = robust.clone()
-    queries, forwards, backwards = even_shares(target, start, len(images), images.device)
-    adversarial = images.clone()
-    stages: list[str | None] = [None] * len(images)
-    for number, (stage, attack) in enumerate(attacks):
-        rows = robust.nonzero().flatten()
-        if len(rows) == 0:
-            break
-        before = target.queries, target.forwards, target.backwards
-        if given is not None and number == 0:
-            points = given[rows]
-        else:
-            points, spared = _search_standing(attack, target, images[rows], labels[rows], threat, seed)
-            attacked[rows[spared]] = False
-        # An image without a point has not been broken, whatever a random target says of it now.
-        moved = (points != images[rows]).flatten(1).any(dim=1)
-        wrong = (predicted_classes(target, points) != labels[rows]) & moved
-        for total, shares in zip(
-            (queries, forwards, backwards), even_shares(target, before, len(rows), images.device), strict=True
-        ):
-            total[rows] += shares
-        adversarial[rows[wrong]] = points[wrong].detach()
-        robust[rows[wrong]] = False
-        for row in rows[wrong].tolist():
-            stages[row] = stage
-    found = torch.tensor([stage is not None for stage in stages], device=images.device)
-    # What one attack broke needs no other, also where another one left it alone.
-    return Points(adversarial, stages, found, queries, forwards, backwards, attacked=attacked | found)
-
-
-def _search_standing(
-    attack: Attack, target: CountedTarget, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int
-) -> tuple[Tensor, Tensor]:
-    """Return the points of `attack`, [N, C, H, W], and the rows that noise made wrong at all of its looks, int64 [n].
-
-    It is run again for images that noise made wrong at a look.
-    """
-    points = images.clone()
-    rows = torch.arange(len(images), device=images.device)
-    for _ in range(MOST_LOOKS):
-        target.await_look(len(rows))
-        points[rows] = attack.search(target, images[rows], labels[rows], threat, seed).images.detach()
-        if not attack.leaves_misclassified or target.first_look is None:
-            return points, rows[:0]
-        rows = rows[target.first_look != labels[rows]]
-        if len(rows) == 0:
-            break
-    return points, rows

@@ -1,6 +1,7 @@
 """FAB: the fast adaptive boundary attack, which looks for the closest misclassified point (Croce & Hein, ICML 2020)."""
 
-from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
 
 from pyautoattack.fab_pt import FABAttack_PT
 from torch import Tensor
@@ -9,9 +10,11 @@ from igd_ray.attacks.apgd import few_targets_note, require_positive
 from igd_ray.attacks.base import Attack, Points
 from igd_ray.attacks.counting import CountedTarget
 from igd_ray.attacks.pyautoattack import NORM_NAMES, run_search
+from igd_ray.attacks.registry import register
 from igd_ray.threat import ThreatModel
 
 
+@dataclass(frozen=True, repr=False)
 class FAB(Attack):
     """Targeted FAB, one run for each of the most likely wrong classes.
 
@@ -21,14 +24,15 @@ class FAB(Attack):
         restarts: random starts.
     """
 
-    def __init__(self, classes: int = 9, *, steps: int = 100, restarts: int = 1) -> None:
-        require_positive(classes=classes, steps=steps, restarts=restarts)
-        self.classes, self.steps, self.restarts = classes, steps, restarts
+    name: ClassVar[str] = "fab-t"
 
-    @property
-    def settings(self) -> Mapping[str, object]:
-        """Everything that the result depends on besides target, images, threat model and seed."""
-        return {"attack": "fab-t", "classes": self.classes, "steps": self.steps, "restarts": self.restarts}
+    classes: int = 9
+    _: KW_ONLY
+    steps: int = 100
+    restarts: int = 1
+
+    def __post_init__(self) -> None:
+        require_positive(classes=self.classes, steps=self.steps, restarts=self.restarts)
 
     def fallback_notes(self, num_classes: int) -> tuple[str, ...]:
         """Return that there are fewer wrong classes than asked for, where there are."""
@@ -52,4 +56,7 @@ class FAB(Attack):
             device=images.device,
             n_target_classes=min(self.classes, target.num_classes(images) - 1),
         )
-        return run_search(attack.perturb, "fab-t", target, images, labels)
+        return run_search(attack.perturb, self.name, target, images, labels)
+
+
+register("fab-t", FAB, budget="steps")

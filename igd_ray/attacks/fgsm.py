@@ -1,19 +1,23 @@
 """FGSM: one step along the sign of the gradient (Goodfellow et al., ICLR 2015)."""
 
-from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
 
+from igd_ray.attacks.base import UNSTATED
 from igd_ray.attacks.pgd import PGD
+from igd_ray.attacks.registry import register
 
 
+@dataclass(frozen=True, repr=False)
 class FGSM(PGD):
     """One step of size epsilon from the image itself, in the 2-norm along the gradient; draws nothing at random."""
 
-    stage = "fgsm"
+    name: ClassVar[str] = "fgsm"
 
-    def __init__(self) -> None:
-        super().__init__(steps=1, step_size=1.0, random_start=False)
+    steps: int = field(default=1, init=False, metadata=UNSTATED)
+    step_size: float | None = field(default=1.0, init=False, metadata=UNSTATED)
+    restarts: int = field(default=1, init=False, metadata=UNSTATED)
+    random_start: bool = field(default=False, init=False, metadata=UNSTATED)
 
-    @property
-    def settings(self) -> Mapping[str, object]:
-        """Everything that the result depends on besides target, images, threat model and seed."""
-        return {"attack": "fgsm"}
+
+register("fgsm", FGSM)

@@ -1,6 +1,8 @@
 """PGD: gradient steps of a fixed size, projected back into the ball (Madry et al., ICLR 2018)."""
 
-from collections.abc import Mapping
+import math
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -10,6 +12,7 @@ from igd_ray.attacks.apgd import require_positive
 from igd_ray.attacks.base import Attack, Points
 from igd_ray.attacks.counting import CountedTarget
 from igd_ray.attacks.pyautoattack import moved_points
+from igd_ray.attacks.registry import register
 from igd_ray.errors import InputError
 from igd_ray.models.anatomy.prediction import predicted_classes
 from igd_ray.threat import Norm, ThreatModel
@@ -18,6 +21,7 @@ from igd_ray.threat import Norm, ThreatModel
 REACH = 2.5
 
 
+@dataclass(frozen=True, repr=False)
 class PGD(Attack):
     """PGD on the cross-entropy of the images that the target gets right.
 
@@ -31,27 +35,20 @@ class PGD(Attack):
         random_start: start from a uniform random point of the ball rather than from the image.
     """
 
-    stage = "pgd"
+    name: ClassVar[str] = "pgd"
 
-    def __init__(
-        self, steps: int = 50, *, step_size: float | None = None, restarts: int = 1, random_start: bool = True
-    ) -> None:
-        require_positive(steps=steps, restarts=restarts)
-        step_size = REACH / steps if step_size is None else step_size
-        if not 0 < step_size < torch.inf:
+    steps: int = 50
+    _: KW_ONLY
+    step_size: float | None = None
+    restarts: int = 1
+    random_start: bool = True
+
+    def __post_init__(self) -> None:
+        require_positive(steps=self.steps, restarts=self.restarts)
+        step_size = REACH / self.steps if self.step_size is None else self.step_size
+        if not 0 < step_size < math.inf:
             raise InputError(f"step_size must be positive, in units of epsilon, not {step_size:g}")
-        self.steps, self.step_size, self.restarts, self.random_start = steps, step_size, restarts, random_start
-
-    @property
-    def settings(self) -> Mapping[str, object]:
-        """Everything that the result depends on besides target, images, threat model and seed."""
-        return {
-            "attack": "pgd",
-            "steps": self.steps,
-            "step_size": self.step_size,
-            "restarts": self.restarts,
-            "random_start": self.random_start,
-        }
+        object.__setattr__(self, "step_size", step_size)
 
     def most_passes(self, num_classes: int) -> tuple[int, int]:
         """The look at the number of classes and at the image, then `steps` steps and a look for each restart."""
@@ -70,11 +67,12 @@ class PGD(Attack):
             start = random_points(images[rows], threat, generator) if self.random_start else images[rows]
             adversarial[rows] = self._climb(target, images[rows], labels[rows], start, threat)
             correct[rows] = predicted_classes(target, adversarial[rows]) == labels[rows]
-        return moved_points(adversarial, self.stage, target, before, images)
+        return moved_points(adversarial, self.name, target, before, images)
 
     def _climb(
         self, target: CountedTarget, images: Tensor, labels: Tensor, points: Tensor, threat: ThreatModel
     ) -> Tensor:
+        assert self.step_size is not None
         for _ in range(self.steps):
             points = points.detach().requires_grad_()
             loss = cross_entropy(target(points), labels, reduction="sum")
@@ -82,6 +80,9 @@ class PGD(Attack):
             step = self.step_size * threat.epsilon * steepest(gradient, threat.norm)
             points = project(points.detach() + step, images, threat)
         return points
+
+
+register("pgd", PGD, budget="steps")
 
 
 def steepest(gradient: Tensor, norm: Norm) -> Tensor:

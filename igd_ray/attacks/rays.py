@@ -1,7 +1,8 @@
 """RayS: a search over the signs of a ray, which asks for the target's class only (Chen & Gu, KDD 2020)."""
 
 import math
-from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from igd_ray.attacks.apgd import require_positive
 from igd_ray.attacks.base import QUERY, Attack, Points
 from igd_ray.attacks.counting import CountedTarget
+from igd_ray.attacks.registry import register
 from igd_ray.errors import InputError
 from igd_ray.models.anatomy.prediction import predicted_classes
 from igd_ray.threat import Norm, ThreatModel
@@ -17,6 +19,7 @@ from igd_ray.threat import Norm, ThreatModel
 TOLERANCE = 1e-3
 
 
+@dataclass(frozen=True, repr=False)
 class RayS(Attack):
     """RayS on the images that the target gets right, until a point within epsilon is misclassified.
 
@@ -26,19 +29,17 @@ class RayS(Attack):
         queries: the most queries an image, the look at the clean image included.
     """
 
-    def __init__(self, queries: int = 10_000) -> None:
-        require_positive(queries=queries)
-        self.queries = queries
+    name: ClassVar[str] = "rays"
+
+    queries: int = 10_000
+
+    def __post_init__(self) -> None:
+        require_positive(queries=self.queries)
 
     @property
     def ways(self) -> frozenset[str]:
         """It asks for classes only."""
         return frozenset({QUERY})
-
-    @property
-    def settings(self) -> Mapping[str, object]:
-        """Everything that the result depends on besides target, images, threat model and seed."""
-        return {"attack": "rays", "queries": self.queries}
 
     def most_passes(self, num_classes: int) -> tuple[int, int]:
         """The look at the number of classes, then `queries` queries."""
@@ -80,6 +81,9 @@ class RayS(Attack):
             queries * ((target.forwards - before[1]) // asked),
             queries * ((target.backwards - before[2]) // asked),
         )
+
+
+register("rays", RayS, budget="queries")
 
 
 class RaySearch:

@@ -1,6 +1,7 @@
 """Square: random search with square-shaped changes, without gradients (Andriushchenko et al., ECCV 2020)."""
 
-from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
 
 from pyautoattack.square import SquareAttack
 from torch import Tensor
@@ -9,9 +10,11 @@ from igd_ray.attacks.apgd import require_positive
 from igd_ray.attacks.base import QUERY, Attack, Points
 from igd_ray.attacks.counting import CountedTarget
 from igd_ray.attacks.pyautoattack import NORM_NAMES, run_search
+from igd_ray.attacks.registry import register
 from igd_ray.threat import ThreatModel
 
 
+@dataclass(frozen=True, repr=False)
 class Square(Attack):
     """Square attack on the margin of the images that the target gets right.
 
@@ -20,19 +23,19 @@ class Square(Attack):
         restarts: random starts.
     """
 
-    def __init__(self, queries: int = 5000, *, restarts: int = 1) -> None:
-        require_positive(queries=queries, restarts=restarts)
-        self.queries, self.restarts = queries, restarts
+    name: ClassVar[str] = "square"
+
+    queries: int = 5000
+    _: KW_ONLY
+    restarts: int = 1
+
+    def __post_init__(self) -> None:
+        require_positive(queries=self.queries, restarts=self.restarts)
 
     @property
     def ways(self) -> frozenset[str]:
         """It asks for logits only."""
         return frozenset({QUERY})
-
-    @property
-    def settings(self) -> Mapping[str, object]:
-        """Everything that the result depends on besides target, images, threat model and seed."""
-        return {"attack": "square", "queries": self.queries, "restarts": self.restarts}
 
     def most_passes(self, num_classes: int) -> tuple[int, int]:
         """Two first looks, then a start, `queries` queries and a last look for each restart."""
@@ -51,4 +54,7 @@ class Square(Attack):
             device=images.device,
             resc_schedule=False,
         )
-        return run_search(attack.perturb, "square", target, images, labels)
+        return run_search(attack.perturb, self.name, target, images, labels)
+
+
+register("square", Square, budget="queries")

@@ -6,8 +6,9 @@ highest loss, which is what Croce et al.'s code returns, and the last misclassif
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Self
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from functools import partial
+from typing import ClassVar, Self
 
 import torch
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
@@ -17,6 +18,7 @@ from igd_ray.attacks.apgd import (
     APGD,
     DLR_CLASSES,
     FEW_CLASSES,
+    LOSSES,
     TARGETED_DLR_CLASSES,
     few_classes_note,
     few_targets_note,
@@ -32,16 +34,22 @@ from igd_ray.attacks.pyautoattack import (
     untargeted_apgd,
     wrong_logits,
 )
+from igd_ray.attacks.registry import register
 from igd_ray.models.anatomy.prediction import predicted_classes
 from igd_ray.threat import ThreatModel
 
 HIGHEST_LOSS = "highest-loss"
 LAST_MISCLASSIFIED = "last-misclassified"
+POINT_NAMES = HIGHEST_LOSS, LAST_MISCLASSIFIED
+
+# The losses of the attack with averaged gradients.
+AVERAGED_LOSSES = "ce", "dlr"
 
 # The images of a batch that one run takes, in sequence.
 BATCHES = ("correct", "misclassified")
 
 
+@dataclass(frozen=True, repr=False)
 class TransferAPGD(APGD):
     """One run of APGD on every image, from a uniform random start in the ball, that keeps both points.
 
@@ -49,16 +57,13 @@ class TransferAPGD(APGD):
     the same seed: on the former it walks as `APGD` does, so that one trajectory can serve both.
     """
 
-    point_names = (HIGHEST_LOSS, LAST_MISCLASSIFIED)
-    leaves_misclassified = False
+    point_names: ClassVar[tuple[str, ...]] = POINT_NAMES
+    leaves_misclassified: ClassVar[bool] = False
 
-    def __init__(self, loss: str = "ce", *, steps: int = 100) -> None:
-        super().__init__(loss, steps=steps)
-
-    @property
-    def settings(self) -> Mapping[str, object]:
-        """Everything that the result depends on besides target, images, threat model and seed."""
-        return {**super().settings, "batches": list(BATCHES), "keeps": [HIGHEST_LOSS, LAST_MISCLASSIFIED]}
+    restarts: int = field(default=1, init=False)
+    eot: int = field(default=1, init=False)
+    batches: tuple[str, ...] = field(default=BATCHES, init=False)
+    keeps: tuple[str, ...] = field(default=POINT_NAMES, init=False)
 
     def search(self, target: CountedTarget, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int) -> Points:
         """Run pyautoattack's APGD once for either batch and keep the two points."""
@@ -75,6 +80,7 @@ class TransferAPGD(APGD):
         return _points({"": kept}, f"apgd-{self.loss}", target, before, images)
 
 
+@dataclass(frozen=True, repr=False)
 class TransferTargetedAPGD(Attack):
     """Targeted APGD-DLR on every image, one run from a random start for each of the most likely wrong classes.
 
@@ -89,23 +95,18 @@ class TransferTargetedAPGD(Attack):
         steps: gradient steps a run.
     """
 
-    point_names = (HIGHEST_LOSS, LAST_MISCLASSIFIED)
-    leaves_misclassified = False
+    name: ClassVar[str] = "apgd-t-dlr"
+    point_names: ClassVar[tuple[str, ...]] = POINT_NAMES
+    leaves_misclassified: ClassVar[bool] = False
 
-    def __init__(self, targets: int = 3, *, steps: int = 100) -> None:
-        require_positive(targets=targets, steps=steps)
-        self.targets, self.steps = targets, steps
+    targets: int = 3
+    _: KW_ONLY
+    steps: int = 100
+    few_classes: str = field(default=FEW_CLASSES, init=False)
+    keeps: tuple[str, ...] = field(default=POINT_NAMES, init=False)
 
-    @property
-    def settings(self) -> Mapping[str, object]:
-        """Everything that the result depends on besides target, images, threat model and seed."""
-        return {
-            "attack": "apgd-t-dlr",
-            "targets": self.targets,
-            "steps": self.steps,
-            "few_classes": FEW_CLASSES,
-            "keeps": [HIGHEST_LOSS, LAST_MISCLASSIFIED],
-        }
+    def __post_init__(self) -> None:
+        require_positive(targets=self.targets, steps=self.steps)
 
     def fallback_notes(self, num_classes: int) -> tuple[str, ...]:
         """Return that the margin takes the place of the targeted DLR, and that there are too few target classes."""
@@ -142,9 +143,10 @@ class TransferTargetedAPGD(Attack):
         kept = runs[0]
         for run in runs[1:]:
             kept = kept.joined(run)
-        return _points({"": kept}, "apgd-t-dlr", target, before, images)
+        return _points({"": kept}, self.name, target, before, images)
 
 
+@dataclass(frozen=True, repr=False)
 class TransferEOT(Attack):
     """APGD-CE and APGD-DLR with averaged gradients on every image, that keep both points each.
 
@@ -157,27 +159,27 @@ class TransferEOT(Attack):
             takes the place of `eot`. A target that turns out random is an error.
     """
 
-    losses = ("ce", "dlr")
-    point_names = tuple(f"{loss}-{point}" for loss in losses for point in (HIGHEST_LOSS, LAST_MISCLASSIFIED))
-    leaves_misclassified = False
+    name: ClassVar[str] = "apgd-eot"
+    point_names: ClassVar[tuple[str, ...]] = tuple(
+        f"{loss}-{point}" for loss in AVERAGED_LOSSES for point in POINT_NAMES
+    )
+    leaves_misclassified: ClassVar[bool] = False
 
-    def __init__(self, *, steps: int = 100, eot: int = 20, collapse: bool = True) -> None:
-        require_positive(steps=steps, eot=eot)
-        self.steps, self.eot, self.collapse = steps, eot, collapse
-        self.collapsed_eot = eot if collapse else 1
+    _: KW_ONLY
+    losses: tuple[str, ...] = field(default=AVERAGED_LOSSES, init=False)
+    steps: int = 100
+    eot: int = 20
+    collapse: bool = True
+    few_classes: str = field(default=FEW_CLASSES, init=False)
+    keeps: tuple[str, ...] = field(default=POINT_NAMES, init=False)
+
+    def __post_init__(self) -> None:
+        require_positive(steps=self.steps, eot=self.eot)
 
     @property
-    def settings(self) -> Mapping[str, object]:
-        """Everything that the result depends on besides target, images, threat model and seed."""
-        return {
-            "attack": "apgd-eot",
-            "losses": list(self.losses),
-            "steps": self.steps,
-            "eot": self.eot,
-            "collapse": self.collapse,
-            "few_classes": FEW_CLASSES,
-            "keeps": [HIGHEST_LOSS, LAST_MISCLASSIFIED],
-        }
+    def collapsed_eot(self) -> int:
+        """How many identical gradients each one stands for."""
+        return self.eot if self.collapse else 1
 
     def fallback_notes(self, num_classes: int) -> tuple[str, ...]:
         """Return that CW takes the place of DLR, where it does."""
@@ -185,7 +187,7 @@ class TransferEOT(Attack):
 
     def collapsed(self) -> Self:
         """Return this attack with `collapse`; the points are the same, in the 2-norm up to rounding."""
-        return self if self.collapse else self._with(collapse=True, collapsed_eot=self.eot)
+        return self if self.collapse else replace(self, collapse=True)
 
     @property
     def gradients(self) -> int:
@@ -208,7 +210,14 @@ class TransferEOT(Attack):
             with forked_generators(images.device):
                 torch.random.manual_seed(seed)
                 kept[f"{name}-"] = _run(attack, images, labels)
-        return _points(kept, "apgd-eot", target, before, images)
+        return _points(kept, self.name, target, before, images)
+
+
+for _loss in LOSSES:
+    register(f"tr-apgd-{_loss}", partial(TransferAPGD, _loss), budget="steps")
+register("tr-apgd-t-dlr", TransferTargetedAPGD, budget="steps")
+# Equal gradients are computed once where the base model is deterministic, see `collapsed`.
+register("tr-apgd-eot", partial(TransferEOT, collapse=False))
 
 
 @dataclass(frozen=True)
@@ -234,8 +243,8 @@ class _Kept:
 
     def put(self, rows: Tensor, run: "_Kept") -> None:
         """Write the points of `run` in the places `rows`, int64 [n]."""
-        for field in fields(self):
-            getattr(self, field.name)[rows] = getattr(run, field.name)
+        for each in fields(self):
+            getattr(self, each.name)[rows] = getattr(run, each.name)
 
     def joined(self, later: "_Kept") -> "_Kept":
         """Return the points of this run and a later one together."""

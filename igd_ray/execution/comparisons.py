@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from igd_ray.attacks.base import GRADIENT, QUERY
-from igd_ray.attacks.registry import QUERY_STAGES
 from igd_ray.catalog import Catalog
 from igd_ray.checks import (
     Finding,
@@ -50,8 +49,9 @@ def compare_attacks(catalog: Catalog, cells: Sequence[Cell]) -> list[Finding]:
             if row["status"] != "broken" or row["distance"] == 0:
                 continue
             broken_by["transfer" if cell.unit.is_transfer else "direct"].add(row["image_id"])
-            if not cell.unit.is_transfer:
-                broken_by["query" if row["stage"] in QUERY_STAGES else "gradient"].add(row["image_id"])
+            if not cell.unit.is_transfer and cell.unit.attack.algorithm is not None:
+                follows = GRADIENT in cell.unit.attack.algorithm.ways_of(row["stage"])
+                broken_by["gradient" if follows else "query"].add(row["image_id"])
     ways = {way for cell in cells for way in cell.unit.ways}
     findings = []
     if ways == {QUERY, GRADIENT}:

@@ -1,22 +1,16 @@
 """The audit: adaptive attacks on one defense, each on the images that all before it left standing."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from igd_ray.attacks.adaptive.best_start import BestStartAPGD
-from igd_ray.attacks.adaptive.joint_loss import JointLossAPGD
-from igd_ray.attacks.adaptive.line import TRANSFER, WHITE_BOX, LineAPGD
-from igd_ray.attacks.adaptive.warm_start import StartedAttack
-from igd_ray.attacks.registry import NamedAttack, parse_attack
+from igd_ray.attacks.adaptive.warm_start import TRANSFER, WarmStartedAttack
+from igd_ray.attacks.registry import NamedAttack, giving, parse_attack
 from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.planning.base_attacks import FIRST_STAGE, BaseAttacks
-from igd_ray.protocol import AUDIT_ATTACKS
+from igd_ray.protocol import attack_order
 from igd_ray.units.attack import AttackUnit, Start
 from igd_ray.units.base import Shard
 from igd_ray.units.judged import JudgedUnit
-
-# The attack whose points are the white-box ends of lines: it follows gradients through both passes.
-WHITE_BOX_ATTACK = parse_attack("audit-joint-loss")
 
 
 @dataclass(frozen=True)
@@ -50,7 +44,7 @@ class AuditPlanner:
         """
         if not audits:
             return []
-        transfer = self.source(self.base.unit(FIRST_STAGE, shard))
+        transfer = self.source(self.base.unit(parse_attack(FIRST_STAGE), shard))
         starts = {start.name: start for start in _kept(TRANSFER, transfer)}
         known = {(start.unit_key, start.point) for start in starts.values()}
         for earlier in before:
@@ -59,44 +53,44 @@ class AuditPlanner:
                     starts[start.name] = start
                     known.add(start[1:])
         after = tuple(dict.fromkeys(unit.key for unit in before))
-        kinds = {type(label.algorithm) for label in audits}
-        if LineAPGD in kinds and JointLossAPGD not in kinds:
-            white_box = self.source(self._unit(defense, WHITE_BOX_ATTACK, shard, after, starts))
-            starts[WHITE_BOX] = _returned(WHITE_BOX, white_box)
+        given = {_gives(attack) for attack in audits}
+        for name in dict.fromkeys(source for attack in audits for source in _sources(attack)):
+            # An attack that is not asked for, but that others start from.
+            if name not in starts and name not in given and (giver := giving(name)) is not None:
+                starts[name] = _returned(name, self.source(self._unit(defense, giver, shard, after, starts)))
         planned = []
-        for label in sorted(audits, key=lambda label: (_place(label), label.label)):
-            unit = self._unit(defense, label, shard, after, starts)
-            # The lines' white-box ends are the points of the first budget.
-            is_white_box = isinstance(label.algorithm, JointLossAPGD) and WHITE_BOX not in starts
-            name = WHITE_BOX if is_white_box else label.label
+        for attack in sorted(audits, key=lambda attack: attack_order(attack.label)):
+            unit = self._unit(defense, attack, shard, after, starts)
+            # Of several budgets, the points of the first are those that others start from.
+            gives = _gives(attack)
+            name = gives if gives is not None and gives not in starts else attack.label
             starts[name] = _returned(name, unit)
-            planned.append((label, unit))
+            planned.append((attack, unit))
             after = (unit.key,)
         return planned
 
     def _unit(
         self,
         defense: DefenseSpec,
-        label: NamedAttack,
+        attack: NamedAttack,
         shard: Shard,
         after: tuple[str, ...],
         starts: dict[str, Start],
     ) -> AttackUnit:
-        attack = self.base.fitted(label.algorithm, defense_is_random=defense.is_random)
-        if isinstance(attack, BestStartAPGD):
-            attack = attack.with_sources(list(starts))
-        taken = tuple(starts[name] for name in attack.sources) if isinstance(attack, StartedAttack) else ()
         base = self.base
+        fitted = attack.of(base.fitted(attack.algorithm, defense_is_random=defense.is_random))
+        if isinstance(fitted.algorithm, WarmStartedAttack):
+            fitted = fitted.of(fitted.algorithm.from_points_of(starts))
         return AttackUnit(
             defense,
-            replace(label, algorithm=attack),
+            fitted,
             base.threat,
             shard,
             base.seed,
             base.attack_seed,
             self.judge_draws,
             after=after,
-            starts=taken,
+            starts=tuple(starts[name] for name in _sources(fitted)),
         )
 
 
@@ -112,5 +106,11 @@ def _kept(name: str, unit: JudgedUnit) -> list[Start]:
     return [Start(name, unit.key, first), *(Start(f"{name}/{other}", unit.key, other) for other in others)]
 
 
-def _place(label: NamedAttack) -> int:
-    return next(place for place, name in enumerate(AUDIT_ATTACKS) if label.label.startswith(name))
+def _sources(attack: NamedAttack) -> Sequence[str]:
+    """Return the names of the points that `attack` starts from."""
+    return attack.algorithm.sources if isinstance(attack.algorithm, WarmStartedAttack) else ()
+
+
+def _gives(attack: NamedAttack) -> str | None:
+    """Return the name under which others start from the points of `attack`."""
+    return None if attack.registration is None else attack.registration.gives

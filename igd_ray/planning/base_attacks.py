@@ -5,20 +5,15 @@ They cover all images whatever is evaluated beside them, so that no run computes
 
 from dataclasses import dataclass, replace
 
-from igd_ray.attacks.auto_attack import AutoAttack
 from igd_ray.attacks.base import Attack
 from igd_ray.attacks.registry import NamedAttack, parse_attack
-from igd_ray.attacks.transfer import TransferEOT
 from igd_ray.defenses.specs import NONE, DefenseSpec
 from igd_ray.threat import ThreatModel
 from igd_ray.units.attack import AttackUnit
 from igd_ray.units.base import Shard
 
-# AutoAttack, and the attack whose trajectories are those of its first stage.
-AUTO_ATTACK, FIRST_STAGE = parse_attack("aa"), parse_attack("tr-apgd-ce")
-
-# On a deterministic model the averaged gradients of the first are those of the second, which keeps more points.
-AVERAGED, COLLAPSED = parse_attack("apgd-eot"), parse_attack("tr-apgd-eot")
+# The attack whose trajectories are those of AutoAttack's first stage, and AutoAttack, whose seed it takes.
+FIRST_STAGE, AUTO_ATTACK = "tr-apgd-ce", "aa"
 
 
 @dataclass(frozen=True)
@@ -41,39 +36,42 @@ class BaseAttacks:
     attack_seed: int | None = None
     judge_draws: int = 1
 
-    def unit(self, label: NamedAttack, shard: Shard) -> AttackUnit:
-        """Return the unit of `label` over `shard`; a direct attack and a transfer are one."""
-        plain = self._plain(label, shard)
-        attack = plain.attack.algorithm
-        if attack is None or self.is_random:
+    def unit(self, attack: NamedAttack, shard: Shard) -> AttackUnit:
+        """Return the unit of `attack` over `shard`; a direct attack and a transfer are one."""
+        plain = self._plain(attack, shard)
+        algorithm = plain.attack.algorithm
+        if algorithm is None or self.is_random:
             return plain
-        first_stage = self._plain(FIRST_STAGE, shard)
-        if plain.key == first_stage.key:
+        if plain.key == self._plain(parse_attack(FIRST_STAGE), shard).key:
             # AutoAttack's seed, planned or not, and never the other way: its verdicts are what they are without this.
-            return replace(plain, attack_seed=self._plain(AUTO_ATTACK, shard).attack_seed_used)
-        if isinstance(attack, AutoAttack) and attack.version == "standard":
-            return replace(plain, attack_seed=plain.attack_seed_used, first_stage=self.unit(FIRST_STAGE, shard).key)
+            return replace(plain, attack_seed=self._plain(parse_attack(AUTO_ATTACK), shard).attack_seed_used)
+        if algorithm.continues is not None:
+            first_stage = self.unit(parse_attack(algorithm.continues), shard)
+            return replace(plain, attack_seed=plain.attack_seed_used, first_stage=first_stage.key)
         return plain
 
     def needed_by(self, unit: AttackUnit) -> tuple[AttackUnit, ...]:
         """Return the units that `unit`, one of these, reads."""
-        return () if unit.first_stage is None else (self.unit(FIRST_STAGE, unit.shard),)
+        algorithm = unit.attack.algorithm
+        if unit.first_stage is None or algorithm is None or algorithm.continues is None:
+            return ()
+        return (self.unit(parse_attack(algorithm.continues), unit.shard),)
 
-    def fitted(self, attack: Attack | None, *, defense_is_random: bool = False) -> Attack | None:
-        """Return `attack` for this model's classes and, where nothing is random, with equal gradients computed once."""
-        if attack is None:
+    def fitted(self, algorithm: Attack | None, *, defense_is_random: bool = False) -> Attack | None:
+        """Return `algorithm` for this model's classes and, where nothing is random, with equal gradients taken once."""
+        if algorithm is None:
             return None
-        attack = attack.for_classes(self.num_classes)
-        return attack if self.is_random or defense_is_random else attack.collapsed()
+        algorithm = algorithm.for_classes(self.num_classes)
+        return algorithm if self.is_random or defense_is_random else algorithm.collapsed()
 
-    def _plain(self, label: NamedAttack, shard: Shard) -> AttackUnit:
+    def _plain(self, attack: NamedAttack, shard: Shard) -> AttackUnit:
         """Return the unit that shares nothing with others."""
-        attack = label.algorithm
-        if label.label == AVERAGED.label and not self.is_random:
-            attack = COLLAPSED.algorithm
-        if label.label == COLLAPSED.label and self.is_random:
-            attack = TransferEOT(collapse=False)
+        registration, algorithm = attack.registration, attack.algorithm
+        if registration is not None and registration.on_deterministic is not None and not self.is_random:
+            # On a deterministic model the averaged gradients are those of the transfer, which keeps more points.
+            algorithm = parse_attack(registration.on_deterministic).algorithm
         base = DefenseSpec(NONE, self.model_id)
-        fitted = replace(label, algorithm=self.fitted(attack))
         draws = self.judge_draws if self.is_random else 1
-        return AttackUnit(base, fitted, self.threat, shard, self.seed, self.attack_seed, draws)
+        return AttackUnit(
+            base, attack.of(self.fitted(algorithm)), self.threat, shard, self.seed, self.attack_seed, draws
+        )

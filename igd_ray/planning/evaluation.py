@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Literal
 
 from igd_ray.attacks.base import QUERY
-from igd_ray.attacks.registry import RANDOMISED, NamedAttack, expand_attacks, parse_attack
+from igd_ray.attacks.registry import NamedAttack, expand_attacks, parse_attack
 from igd_ray.checks import LARGE_EPSILON_FACTOR
 from igd_ray.config import EvaluateSettings
 from igd_ray.defenses.specs import NONE, DefenseSpec
@@ -151,8 +151,8 @@ def plan_attacks(
         for defense in defenses:
             planner.add_row(defense, ordinary, audits, shard)
     planned = {cell.unit.key for cell in planner.cells}
-    direct = [attack.label for attack in ordinary if attack.algorithm is not None and not attack.transfer]
-    averaged = not direct or any(label in RANDOMISED for label in direct)
+    direct = [attack for attack in ordinary if attack.algorithm is not None and not attack.transfer]
+    averaged = not direct or any(attack.averages for attack in direct)
     protocol = "rand" if averaged else "standard"
     inspections: list[CheckUnit] = []
     for defense in defenses:
@@ -228,7 +228,7 @@ class _Planner:
         if attack.transfer:
             return TransferUnit(defense, attack, self._source(self._base.unit(attack, shard)), self._judge_draws)
         base = self._base
-        fitted = replace(attack, algorithm=base.fitted(attack.algorithm, defense_is_random=defense.is_random))
+        fitted = attack.of(base.fitted(attack.algorithm, defense_is_random=defense.is_random))
         return AttackUnit(
             defense,
             fitted,
@@ -289,7 +289,7 @@ def _priority(unit: JudgedUnit) -> tuple[int, int]:
         return 4, 0
     if unit.defense.kind != NONE:
         return 3, -_cost(unit)
-    return (0, 0) if unit.attack.algorithm is None or unit.attack.label == FIRST_STAGE.label else (1, -_cost(unit))
+    return (0, 0) if unit.attack.algorithm is None or unit.attack.label == FIRST_STAGE else (1, -_cost(unit))
 
 
 def _cost(unit: JudgedUnit) -> int:
@@ -300,8 +300,8 @@ def _cost(unit: JudgedUnit) -> int:
 def _unaveraged(defenses: Sequence[DefenseSpec], attacks: Sequence[NamedAttack]) -> list[str]:
     """Say what the choice of attacks leaves open."""
     randomised = [defense.label for defense in defenses if defense.is_random]
-    labels = {attack.label for attack in attacks}
-    if not randomised or "aa" not in labels or labels & {"aa-rand", "apgd-eot"}:
+    direct = [attack for attack in attacks if not (attack.transfer or attack.audits)]
+    if not randomised or all(attack.label != "aa" for attack in direct) or any(attack.averages for attack in direct):
         return []
     return [
         f"{NOT_MEASURED}gradients averaged over the noise of randomised defenses ({', '.join(randomised)}); "

@@ -9,9 +9,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from igd_ray.attacks.adaptive.warm_start import StartedAttack
-from igd_ray.attacks.auto_attack import AutoAttack
-from igd_ray.attacks.base import MOST_LOOKS, Attack, AttackError
+from igd_ray.attacks.base import FIRST_STAGE, MOST_LOOKS, Attack, AttackError
 from igd_ray.attacks.registry import CLEAN, NamedAttack
 from igd_ray.attacks.transfer import LAST_MISCLASSIFIED
 from igd_ray.defenses.specs import DefenseSpec
@@ -117,9 +115,9 @@ class AttackUnit(JudgedUnit):
     def most_passes(self, num_classes: int) -> Passes:
         """The clean image, the attack, the attack's own look at each of its points, and the verdicts on them."""
         attack = self.attack.algorithm
-        if self.first_stage is not None and isinstance(attack, AutoAttack):
+        if self.first_stage is not None and attack is not None:
             nothing = torch.empty(0)
-            attack = attack.continuing(nothing, nothing.bool())
+            attack = attack.given({FIRST_STAGE: (nothing, nothing.bool())})
         queries, gradients = attack.most_passes(num_classes) if attack else (0, 0)
         queries += 1 + self._most_points * (1 + self.judge_draws)
         return base_passes(self.defense, len(self.shard.ids), queries, gradients)
@@ -194,17 +192,14 @@ class AttackUnit(JudgedUnit):
 
     def _prepared(self, attack: Attack, context: Context, rows: Tensor, images: Tensor) -> Attack:
         """Return `attack` with what it needs of other units, for the images in `rows`."""
-        if isinstance(attack, StartedAttack):
-            starts = {}
-            for start in self.starts:
-                points, exists = _named(read_points(context, start.unit_key, self.shard, images), start.point, images)
-                starts[start.name] = points[rows], exists[rows]
-            return attack.starting_from(starts)
-        if self.first_stage is not None and isinstance(attack, AutoAttack):
-            kept = read_points(context, self.first_stage, self.shard, images)
-            points, exists = _named(kept, LAST_MISCLASSIFIED, images)
-            return attack.continuing(points[rows], exists[rows])
-        return attack
+        starts = self.starts
+        if self.first_stage is not None:
+            starts = (*starts, Start(FIRST_STAGE, self.first_stage, LAST_MISCLASSIFIED))
+        given = {}
+        for start in starts:
+            points, exists = _named(read_points(context, start.unit_key, self.shard, images), start.point, images)
+            given[start.name] = points[rows], exists[rows]
+        return attack.given(given) if given else attack
 
     def _saved(self, points: Points, outcomes: Rows) -> Points:
         if self.save_points == "all":

@@ -16,10 +16,10 @@ from igd_ray.attacks import (
     TransferEOT,
     TransferTargetedAPGD,
 )
-from igd_ray.attacks.base import QUERY
-from igd_ray.attacks.registry import BUDGETED, CLEAN, FIXED, QUERY_STAGES, RANDOMISED, known_attacks, parse_attack
+from igd_ray.attacks.base import GRADIENT, QUERY
+from igd_ray.attacks.registry import CLEAN, Registration, known_attacks, parse_attack, register
 from igd_ray.errors import InputError
-from igd_ray.protocol import NINE_ATTACKS
+from igd_ray.protocol import AUDIT_ATTACKS, NINE_ATTACKS
 
 LABELS = [
     ("aa", AutoAttack("standard"), False),
@@ -47,7 +47,7 @@ LABELS = [
     ("tr-apgd-cw-20", TransferAPGD("cw", steps=20), True),
     ("tr-apgd-t-dlr", TransferTargetedAPGD(3, steps=100), True),
     ("tr-apgd-t-dlr-40", TransferTargetedAPGD(3, steps=40), True),
-    ("tr-apgd-eot", TransferEOT(steps=100, eot=20, collapse=True), True),
+    ("tr-apgd-eot", TransferEOT(steps=100, eot=20, collapse=False), True),
     ("rays", RayS(10_000), False),
     ("rays-1000", RayS(1000), False),
     ("tr-rays", RayS(10_000), True),
@@ -58,6 +58,10 @@ LABELS = [
     ("fgsm", FGSM(), False),
     ("tr-fgsm", FGSM(), True),
 ]
+
+
+# The labels of attacks that ask for answers only.
+QUERIES = ("square", "rays", "tr-square", "tr-rays", "audit-square-eot")
 
 
 @pytest.mark.parametrize(("label", "attack", "transfer"), LABELS)
@@ -118,9 +122,17 @@ def test_labels_tell_apart_what_queries_and_what_averages() -> None:
     for label, attack in single.items():
         assert attack is not None
         if not isinstance(attack, AutoAttack):
-            assert (attack.ways == {QUERY}) == (label.removeprefix("tr-").removeprefix("audit-") in QUERY_STAGES), label
-    averaging = [label for label, attack in single.items() if "'eot': 20" in str(attack and attack.settings)]
-    assert {label for label in averaging if not label.startswith("tr-")} | {"apgd-eot"} == set(RANDOMISED)
+            assert (attack.ways == {QUERY}) == (label in QUERIES), label
+    parsed = [parse_attack(label) for label in known_attacks()]
+    direct = [attack for attack in parsed if not (attack.transfer or attack.audits)]
+    assert {attack.label for attack in direct if attack.averages} == {"aa-rand", "apgd-eot"}
+
+
+def test_an_ensemble_tells_how_each_of_its_stages_learns_of_the_target() -> None:
+    attack = AutoAttack("standard")
+    ways = {stage: attack.ways_of(stage) for stage in attack.stages}
+    assert ways == {"apgd-ce": {GRADIENT}, "apgd-t": {GRADIENT}, "fab-t": {GRADIENT}, "square": {QUERY}}
+    assert RayS().ways_of("rays") == {QUERY}
 
 
 @pytest.mark.parametrize(("label", "bare"), [("square-5000", "square"), ("tr-apgd-ce-100", "tr-apgd-ce")])
@@ -130,11 +142,26 @@ def test_a_published_budget_written_out_is_refused(label: str, bare: str) -> Non
         parse_attack(label)
 
 
-@pytest.mark.parametrize("name", list(BUDGETED))
-def test_every_published_budget_written_out_is_refused(name: str) -> None:
-    published, _ = BUDGETED[name]
+def budgeted() -> list[tuple[str, Registration]]:
+    """The labels that take a budget, and what their files say of them."""
+    named = [(label, parse_attack(label).registration) for label in known_attacks()]
+    return [(label, registration) for label, registration in named if registration and registration.budget]
+
+
+@pytest.mark.parametrize(("name", "registration"), budgeted())
+def test_a_number_changes_the_budget_and_the_published_one_written_out_is_refused(
+    name: str, registration: Registration
+) -> None:
+    assert registration.budget is not None
+    other = parse_attack(f"{name}-7").algorithm
+    assert other is not None
+    assert getattr(other, registration.budget) == 7
+    unchanged = set(other.settings) - {registration.budget, "step_size"}
+    assert {key: other.settings[key] for key in unchanged} == {
+        key: registration.attack().settings[key] for key in unchanged
+    }
     with pytest.raises(InputError, match=f"write '{name}'"):
-        parse_attack(f"{name}-{published}")
+        parse_attack(f"{name}-{registration.published}")
 
 
 @pytest.mark.parametrize(
@@ -184,6 +211,25 @@ def test_known_names_are_labels(name: str) -> None:
     assert parse_attack(name).label == name
 
 
-def test_every_name_of_the_registry_is_known_once() -> None:
-    assert {CLEAN, *FIXED, *BUDGETED} <= set(known_attacks())
-    assert len(set(known_attacks())) == len(known_attacks())
+def test_known_names_stand_in_the_order_of_the_protocol_each_once() -> None:
+    known = known_attacks()
+    assert len(set(known)) == len(known)
+    assert [label for label in known if label in (CLEAN, *NINE_ATTACKS)] == [CLEAN, *NINE_ATTACKS]
+    assert tuple(known[-len(AUDIT_ATTACKS) :]) == AUDIT_ATTACKS
+
+
+@pytest.mark.parametrize(
+    ("label", "what"),
+    [
+        ("square", "already"),
+        ("clean", "already"),
+        ("iwwc", "already"),
+        ("Mine", "lower-case"),
+        ("mine-2", "digit"),
+        ("mine_x", "lower-case"),
+        ("audit-mine", "idea"),
+    ],
+)
+def test_a_label_that_is_taken_or_cannot_be_read_back_is_not_registered(label: str, what: str) -> None:
+    with pytest.raises(InputError, match=what):
+        register(label, RayS)

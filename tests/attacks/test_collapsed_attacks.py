@@ -22,14 +22,14 @@ from igd_ray.attacks import (
     OracleMaskAPGD,
     RayS,
     Square,
-    StartedAPGD,
     TargetedAPGD,
     TransferAPGD,
     TransferEOT,
     TransferTargetedAPGD,
+    WarmStartedAPGD,
     auto_attack,
 )
-from igd_ray.attacks.adaptive.warm_start import StartedAttack
+from igd_ray.attacks.adaptive.warm_start import WarmStartedAttack
 from igd_ray.threat import Norm, ThreatModel
 from tests.toys.attacking import run_attack
 from tests.toys.counting import PassCounter
@@ -43,7 +43,7 @@ AVERAGING = [
     EoTSquare(20, eot=3),
     JointLossAPGD("dlr", steps=4, eot=3),
     DetachedMaskAPGD("cw", steps=4, eot=3),
-    StartedAPGD("ce", steps=4, eot=3, sources=["transfer"]),
+    WarmStartedAPGD("ce", steps=4, eot=3, sources=["transfer"]),
     BestStartAPGD("cw", steps=4, eot=3, sources=["transfer", "white-box"]),
     LineAPGD("ce", steps=4, eot=3),
     AutoAttack("rand"),
@@ -80,7 +80,7 @@ def labels(target: nn.Module, images: Tensor) -> Tensor:
 
 
 def run_started(attack: Attack, target: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel) -> AttackResult:
-    if isinstance(attack, StartedAttack):
+    if isinstance(attack, WarmStartedAttack):
         exists = torch.ones_like(labels, dtype=torch.bool)
         step = 0.5 * threat.epsilon / (1 if threat.norm is Norm.LINF else images[0].numel() ** 0.5)
         starts = {"transfer": ((images + step).clamp(0, 1), exists), "white-box": ((images - step).clamp(0, 1), exists)}

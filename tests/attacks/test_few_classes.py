@@ -16,11 +16,11 @@ from igd_ray.attacks import (
     JointLossAPGD,
     RayS,
     Square,
-    StartedAPGD,
     TargetedAPGD,
     TransferAPGD,
     TransferEOT,
     TransferTargetedAPGD,
+    WarmStartedAPGD,
     auto_attack,
 )
 from igd_ray.errors import InputError
@@ -141,7 +141,7 @@ def test_fab_finds_the_distance_of_a_class(linear: Linear, images: Tensor, label
             DetachedMaskAPGD("dlr", steps=7, backward="identity"),
             DetachedMaskAPGD("cw", steps=7, backward="identity"),
         ),
-        (StartedAPGD("dlr", sources=["transfer"]), StartedAPGD("cw", sources=["transfer"])),
+        (WarmStartedAPGD("dlr", sources=["transfer"]), WarmStartedAPGD("cw", sources=["transfer"])),
     ],
     ids=repr,
 )

@@ -28,7 +28,7 @@ def labels(digits: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def test_the_label_averages_twenty_gradients_over_a_hundred_steps_and_collapses_them() -> None:
-    attack = parse_attack("tr-apgd-eot").algorithm
+    attack = parse_attack("tr-apgd-eot").algorithm.collapsed()
     assert isinstance(attack, TransferEOT)
     assert (attack.steps, attack.eot, attack.collapse) == (100, 20, True)
 

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from igd_ray.attacks.registry import known_attacks
 from igd_ray.config import EvaluateSettings, SearchSettings, load_settings
 from igd_ray.planning.evaluation import plan_evaluation
 from igd_ray.planning.rankings import plan_ranking
@@ -15,8 +14,15 @@ DEFENSES = "none,loir-8,cdir-8,random-8,random-drop-8,confidence-8,two-pass,smoo
 SMALL = {"n": 8, "shard_size": 8, "probe_n": 200, "search_n": 100}
 KEY_DIGITS = 12
 
+ATTACKS = (
+    "clean,aa,aa-rand,aa-strong,apgd-eot,fgsm,apgd-ce,apgd-cw,apgd-dlr,apgd-t,fab-t,square,rays,pgd,tr-aa,tr-aa-strong,"
+    "tr-fgsm,tr-apgd-ce,tr-apgd-cw,tr-apgd-dlr,tr-apgd-t,tr-fab-t,tr-square,tr-rays,tr-pgd,tr-apgd-eot,tr-apgd-t-dlr,"
+    "audit-transfer-start,audit-joint-loss,audit-oracle-mask,audit-detached-mask,audit-identity-mask,audit-line,"
+    "audit-square-eot,audit-best-start"
+)
+
 EVALUATIONS: dict[str, dict[str, object]] = {
-    "full": {"defenses": DEFENSES, "attacks": ",".join([*known_attacks(), "apgd-ce-5", "audit"])},
+    "full": {"defenses": DEFENSES, "attacks": f"{ATTACKS},apgd-ce-5,audit"},
     "cascade": {"defenses": "none,loir-8,hedge", "attacks": "iwwc,audit", "mode": "cascade", "save_points": "broken"},
     "shards": {"defenses": "none,loir-8", "attacks": "aa,tr-aa,audit", "shard_size": 5, "judge_draws": 3},
     "audit of few": {"defenses": "none,loir-8", "attacks": "square-20,tr-apgd-ce-5,audit-line,audit-best-start"},

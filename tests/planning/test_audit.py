@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from igd_ray import report
-from igd_ray.attacks.adaptive.warm_start import StartedAttack
+from igd_ray.attacks.adaptive.warm_start import WarmStartedAttack
 from igd_ray.attacks.registry import parse_attack
 from igd_ray.planning import evaluation as planning
 from igd_ray.protocol import AUDIT_ATTACKS
@@ -91,14 +91,16 @@ def test_attacks_on_two_passes_are_left_out_where_there_are_none_with_a_note(aud
 
 def test_starts_are_the_stored_points_of_the_units_named(audited: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[dict[str, tuple[Tensor, Tensor]]] = []
-    start = StartedAttack.starting_from
+    start = WarmStartedAttack.starting_from
 
-    def note(attack: StartedAttack, points: dict[str, tuple[Tensor, Tensor]]) -> StartedAttack:
+    def note(attack: WarmStartedAttack, points: dict[str, tuple[Tensor, Tensor]]) -> WarmStartedAttack:
         given.append(points)
         return start(attack, points)
 
-    monkeypatch.setattr(StartedAttack, "starting_from", note)
-    started = [unit for unit in audits_in_order(audited, "loir-8") if isinstance(unit.attack.algorithm, StartedAttack)]
+    monkeypatch.setattr(WarmStartedAttack, "starting_from", note)
+    started = [
+        unit for unit in audits_in_order(audited, "loir-8") if isinstance(unit.attack.algorithm, WarmStartedAttack)
+    ]
     assert [unit.attack.label for unit in started] == [
         "audit-transfer-start-2",
         "audit-line-2",

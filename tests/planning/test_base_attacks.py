@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from igd_ray.attacks import APGD, FAB, AutoAttack, Square, TargetedAPGD, auto_attack
+from igd_ray.attacks.registry import REGISTERED, Registration
 from igd_ray.attacks.transfer import TransferEOT
 from igd_ray.execution.executor import LocalExecutor
 from igd_ray.models.demo import WEIGHTS_FILE
@@ -153,7 +154,8 @@ def test_a_random_base_shares_nothing_and_averages_gradients(tmp_path: Path) -> 
 
 
 def test_the_gradients_of_a_random_base_are_counted_twentyfold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("igd_ray.planning.base_attacks.TransferEOT", partial(TransferEOT, steps=5))
+    averaged = Registration("tr-apgd-eot", partial(TransferEOT, steps=5, collapse=False))
+    monkeypatch.setitem(REGISTERED, averaged.label, averaged)
     prepared = planned(tmp_path / "results", **random_base(tmp_path), attacks="tr-apgd-eot", n=3)
     (unit,) = prepared.units
     counted = prepared.run()

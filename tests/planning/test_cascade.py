@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from igd_ray.attacks import APGD, FAB, Square, TargetedAPGD, auto_attack
-from igd_ray.attacks.registry import FIXED, parse_attack
+from igd_ray.attacks import APGD, FAB, AutoAttack, Square, TargetedAPGD, auto_attack
+from igd_ray.attacks.registry import REGISTERED, Registration
 from igd_ray.attacks.transfer import TransferEOT
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.execution.executor import LocalExecutor
@@ -264,11 +264,10 @@ def a_tenth(patch: pytest.MonkeyPatch) -> str:
         "rand": (("apgd-ce", APGD("ce", steps=10, eot=20)), ("apgd-dlr", APGD("dlr", steps=10, eot=20))),
     }
     patch.setattr(auto_attack, "VERSIONS", {**auto_attack.VERSIONS, **tenth})
-    patch.setitem(FIXED, "tr-apgd-eot", lambda: TransferEOT(steps=10, collapse=True))
-    base_attacks = "igd_ray.planning.base_attacks"
-    patch.setattr(f"{base_attacks}.FIRST_STAGE", parse_attack("tr-apgd-ce-10"))
-    patch.setattr(f"{base_attacks}.COLLAPSED", parse_attack("tr-apgd-eot"))
-    patch.setattr(f"{base_attacks}.TransferEOT", partial(TransferEOT, steps=10))
+    averaged = Registration("tr-apgd-eot", partial(TransferEOT, steps=10, collapse=False))
+    patch.setitem(REGISTERED, averaged.label, averaged)
+    patch.setattr("igd_ray.planning.base_attacks.FIRST_STAGE", "tr-apgd-ce-10")
+    patch.setattr(AutoAttack, "continues", "tr-apgd-ce-10")
     budgets = {"rays": 1000, "tr-rays": 1000, "tr-apgd-ce": 10, "tr-apgd-cw": 10, "tr-apgd-t-dlr": 10}
     return ",".join(f"{name}-{budgets[name]}" if name in budgets else name for name in NINE_ATTACKS)
 

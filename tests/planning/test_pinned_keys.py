@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.planning.planned_keys import planned_keys
+from igd_ray.attacks.registry import known_attacks
+from tests.planning.planned_keys import ATTACKS, planned_keys
 
 PINNED = Path(__file__).with_name("pinned_keys.json")
 
@@ -44,6 +45,10 @@ def test_units_of_every_kind_are_pinned(keys: dict[str, str]) -> None:
         "review",
         "sodef-epoch",
     }
+
+
+def test_every_attack_is_pinned() -> None:
+    assert set(ATTACKS.split(",")) == set(known_attacks())
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from igd_ray.attacks.adaptive.two_pass import TwoPass
 from igd_ray.attacks.apgd import APGD
-from igd_ray.attacks.auto_attack import VERSIONS, AutoAttack
-from igd_ray.attacks.base import MOST_LOOKS, Attack, Points, search_in_sequence
+from igd_ray.attacks.auto_attack import VERSIONS, AutoAttack, search_in_sequence
+from igd_ray.attacks.base import MOST_LOOKS, Attack, Points
 from igd_ray.attacks.counting import CountedTarget
 from igd_ray.threat import Norm, ThreatModel
 from igd_ray.units.base import execute

@@ -1,15 +1,22 @@
 """APGD from the best point of those that other attacks left: one more round."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, Self
+
 import torch
 from torch import Tensor
 
 from igd_ray.attacks.adaptive.objective import mean_margins
-from igd_ray.attacks.adaptive.warm_start import StartedAttack
+from igd_ray.attacks.adaptive.warm_start import TRANSFER, WarmStartedAttack
 from igd_ray.attacks.counting import CountedTarget
+from igd_ray.attacks.registry import AUDIT_EOT, register
 from igd_ray.threat import ThreatModel
 
 
-class BestStartAPGD(StartedAttack):
+@dataclass(frozen=True, repr=False)
+class BestStartAPGD(WarmStartedAttack):
     """APGD on the target, started for each image from that point of `sources` which the target likes least.
 
     Idea: attacks fail for different reasons, so that the best point of all is a start none of them had. Best is the
@@ -17,7 +24,11 @@ class BestStartAPGD(StartedAttack):
     the image-wise worst case of Croce et al., ICML 2022, fed back as a start.
     """
 
-    stage = "apgd-best-start"
+    name: ClassVar[str] = "apgd-best-start"
+
+    def from_points_of(self, names: Iterable[str]) -> Self:
+        """Return this attack, starting from all of the points."""
+        return self.with_sources(names)
 
     @property
     def looks(self) -> int:
@@ -48,3 +59,11 @@ class BestStartAPGD(StartedAttack):
             best[better], highest[better] = points[better], margins[better]
             exists |= better
         return self.climb_from(best, exists, target, images, labels, threat, seed)
+
+
+register(
+    "audit-best-start",
+    partial(BestStartAPGD, "cw", eot=AUDIT_EOT, sources=[TRANSFER]),
+    budget="steps",
+    idea="APGD once more, from the point that the defense likes least of those that all other attacks left.",
+)

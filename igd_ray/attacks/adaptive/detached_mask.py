@@ -1,18 +1,22 @@
 """APGD with the mask taken out of the backward pass (BPDA)."""
 
-from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from igd_ray.attacks.adaptive.objective import TwoPassAttack, image_losses
 from igd_ray.attacks.counting import CountedTarget
+from igd_ray.attacks.registry import AUDIT_EOT, register
 from igd_ray.errors import InputError, did_you_mean
 from igd_ray.threat import ThreatModel
 
 CONSTANT, IDENTITY = "constant", "identity"
 
 
+@dataclass(frozen=True, repr=False)
 class DetachedMaskAPGD(TwoPassAttack):
     """APGD whose forward pass is the defense and whose backward pass ignores how the mask came about.
 
@@ -22,26 +26,22 @@ class DetachedMaskAPGD(TwoPassAttack):
     the defense's logits is pulled back through the first pass, with all neurons.
 
     Args:
-        loss, steps, eot: as in `ClimbingAttack`.
+        loss, steps, eot: as in `ObjectiveAPGD`.
         backward: "constant" or "identity".
     """
 
-    stage = "apgd-detached-mask"
-    cost = (2, 1)
+    name: ClassVar[str] = "apgd-detached-mask"
+    cost: ClassVar[tuple[int, int]] = (2, 1)
 
-    def __init__(self, loss: str = "ce", *, steps: int = 100, eot: int = 1, backward: str = CONSTANT) -> None:
-        super().__init__(loss, steps=steps, eot=eot)
+    backward: str = field(default=CONSTANT, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         known = (CONSTANT, IDENTITY)
-        if backward not in known:
+        if self.backward not in known:
             raise InputError(
-                f"backward must be one of {', '.join(known)}, not {backward!r}{did_you_mean(backward, known)}"
+                f"backward must be one of {', '.join(known)}, not {self.backward!r}{did_you_mean(self.backward, known)}"
             )
-        self.backward = backward
-
-    @property
-    def settings(self) -> Mapping[str, object]:
-        """Everything that the result depends on besides target, images, threat model and seed."""
-        return {**super().settings, "backward": self.backward}
 
     def run(
         self,
@@ -73,3 +73,19 @@ class DetachedMaskAPGD(TwoPassAttack):
             final = passes.masked_logits(points, passes.pseudo_labels(first))
         # x − x is exactly zero, so that the sum has the value of `final`.
         return final + (first - first.detach())
+
+
+register(
+    "audit-detached-mask",
+    partial(DetachedMaskAPGD, "cw", eot=AUDIT_EOT, backward=CONSTANT),
+    budget="steps",
+    idea="APGD that takes the mask for a constant in the backward pass (BPDA), because the gradients of an almost "
+    "one-hot pseudo-label vanish or explode.",
+)
+register(
+    "audit-identity-mask",
+    partial(DetachedMaskAPGD, "cw", eot=AUDIT_EOT, backward=IDENTITY),
+    budget="steps",
+    idea="APGD that takes the masking for the identity in the backward pass (BPDA), so that gradients flow through the "
+    "neurons that the mask removes, too.",
+)

@@ -1,19 +1,23 @@
 """Square on a randomised target: every query is asked several times and the margins are averaged."""
 
-from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
+from typing import ClassVar
 
 import torch
 from pyautoattack.square import SquareAttack
 from torch import Tensor
 
 from igd_ray.attacks.apgd import require_positive
-from igd_ray.attacks.base import QUERY, Attack, Points
+from igd_ray.attacks.base import QUERY, UNSTATED, Attack, Points
 from igd_ray.attacks.counting import CountedTarget
 from igd_ray.attacks.pyautoattack import NORM_NAMES, forked_generators, moved_points
+from igd_ray.attacks.registry import AUDIT_EOT, register
 from igd_ray.models.anatomy.prediction import predicted_classes
 from igd_ray.threat import ThreatModel
 
 
+@dataclass(frozen=True, repr=False)
 class EoTSquare(Attack):
     """Square attack on the mean margin over `eot` answers, of the images that the target gets right.
 
@@ -27,19 +31,20 @@ class EoTSquare(Attack):
         eot: answers averaged a point.
     """
 
-    def __init__(self, queries: int = 5000, *, eot: int = 20) -> None:
-        require_positive(queries=queries, eot=eot)
-        self.queries, self.eot = queries, eot
+    name: ClassVar[str] = "square-eot"
+
+    queries: int = 5000
+    _: KW_ONLY
+    eot: int = 20
+    collapsed_eot: int = field(default=1, init=False, metadata=UNSTATED)
+
+    def __post_init__(self) -> None:
+        require_positive(queries=self.queries, eot=self.eot)
 
     @property
     def ways(self) -> frozenset[str]:
         """It asks for logits only."""
         return frozenset({QUERY})
-
-    @property
-    def settings(self) -> Mapping[str, object]:
-        """Everything that the result depends on besides target, images, threat model and seed."""
-        return {"attack": "square-eot", "queries": self.queries, "eot": self.eot, **self.collapse_settings}
 
     def most_passes(self, num_classes: int) -> tuple[int, int]:
         """The look at the number of classes and at the image, then `eot` answers for the start and for each point."""
@@ -67,7 +72,17 @@ class EoTSquare(Attack):
                 attack.init_hyperparam(images)
                 _, points = attack.attack_single_run(images[rows], labels[rows])
             adversarial[rows] = points
-        return moved_points(adversarial, "square-eot", target, before, images)
+        return moved_points(adversarial, self.name, target, before, images)
+
+
+# Fewer queries than the published 5000: each costs as many answers as are averaged.
+register(
+    "audit-square-eot",
+    partial(EoTSquare, queries=1000, eot=AUDIT_EOT),
+    budget="queries",
+    idea="Square, which needs no gradients, on the mean margin over several answers to each query, so that it keeps no "
+    "step that was luck of the noise.",
+)
 
 
 class _MeanMarginSquare(SquareAttack):  # type: ignore[misc]

@@ -1,23 +1,26 @@
 """APGD over the straight line between two points, such as a transfer point and a white-box point."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from igd_ray.attacks.adaptive.objective import image_losses, mean_margins
-from igd_ray.attacks.adaptive.warm_start import StartedAttack
+from igd_ray.attacks.adaptive.warm_start import TRANSFER, WHITE_BOX, WarmStartedAttack
 from igd_ray.attacks.counting import CountedTarget
+from igd_ray.attacks.registry import AUDIT_EOT, register
 from igd_ray.errors import InputError
 from igd_ray.threat import Norm, ThreatModel
-
-TRANSFER, WHITE_BOX = "transfer", "white-box"
 
 # Points of the line, evenly spaced with both ends, that are asked for before the climb.
 LOOKS = 5
 
 
-class LineAPGD(StartedAttack):
+@dataclass(frozen=True, repr=False)
+class LineAPGD(WarmStartedAttack):
     """APGD on the one number t in [0, 1] of x(t) = (1 − t)·x₀ + t·x₁, between the points of two sources.
 
     Idea: the transfer point fools the first pass, the white-box point the second; where neither breaks the defense, a
@@ -27,23 +30,21 @@ class LineAPGD(StartedAttack):
     known; the ends are those of Croce et al., ICML 2022 (transfer), and Croce & Hein, ICML 2020 (APGD).
 
     Args:
-        loss, steps, eot: as in `ClimbingAttack`.
+        loss, steps, eot: as in `ObjectiveAPGD`.
         sources: the names of x₀ and x₁.
     """
 
-    stage = "apgd-line"
+    name: ClassVar[str] = "apgd-line"
+    # Its white-box end comes from an attack on the two passes.
+    needs_two_passes: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        loss: str = "ce",
-        *,
-        steps: int = 20,
-        eot: int = 1,
-        sources: Sequence[str] = (TRANSFER, WHITE_BOX),
-    ) -> None:
-        super().__init__(loss, steps=steps, eot=eot, sources=sources)
+    steps: int = field(default=20, kw_only=True)
+    sources: Sequence[str] = field(default=(TRANSFER, WHITE_BOX), kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if len(self.sources) != 2:
-            raise InputError(f"a line has two ends: sources must be two names, not {list(sources)}")
+            raise InputError(f"a line has two ends: sources must be two names, not {list(self.sources)}")
 
     @property
     def looks(self) -> int:
@@ -90,3 +91,12 @@ class LineAPGD(StartedAttack):
         position, broken = self.climb(objective, middle, labels, ThreatModel(Norm.LINF, 0.5), seed, start=start)
         adversarial[lined], fooled[lined] = between(position), broken
         return adversarial, fooled
+
+
+register(
+    "audit-line",
+    partial(LineAPGD, "cw", eot=AUDIT_EOT),
+    budget="steps",
+    idea="APGD along the straight line between a transferred point, which fools the first pass, and a white-box point, "
+    "which fools the second.",
+)

@@ -1,7 +1,8 @@
 """What the adaptive attacks share: APGD's steps (Croce & Hein, ICML 2020) on an objective of their own."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, field
 from typing import ClassVar, Self, final
 
 import torch
@@ -9,8 +10,8 @@ from pyautoattack.autopgd_base import APGDAttack
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from igd_ray.attacks.apgd import DLR_CLASSES, LOSSES, few_classes_note, require_positive
-from igd_ray.attacks.base import Attack, Points
+from igd_ray.attacks.apgd import DLR_CLASSES, few_classes_note, require_loss, require_positive
+from igd_ray.attacks.base import UNSTATED, Attack, Points
 from igd_ray.attacks.counting import CountedTarget
 from igd_ray.attacks.pyautoattack import (
     NORM_NAMES,
@@ -20,7 +21,7 @@ from igd_ray.attacks.pyautoattack import (
     moved_points,
     wrong_logits,
 )
-from igd_ray.errors import InputError, did_you_mean
+from igd_ray.errors import InputError
 from igd_ray.models.anatomy.prediction import predicted_classes
 from igd_ray.threat import Norm, ThreatModel
 
@@ -28,7 +29,8 @@ from igd_ray.threat import Norm, ThreatModel
 Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
-class ClimbingAttack(Attack):
+@dataclass(frozen=True, repr=False)
+class ObjectiveAPGD(Attack):
     """Runs of APGD, each on an objective of the subclass, on the images that the target gets right.
 
     The later runs are for the images that no earlier run broke. The point of an image is the last misclassified
@@ -41,26 +43,18 @@ class ClimbingAttack(Attack):
         eot: gradients averaged a step, for a randomised target (expectation over transformation).
     """
 
-    stage: ClassVar[str]
     # What one gradient of the objective costs: queries, and gradients of logits.
     cost: ClassVar[tuple[int, int]] = (1, 1)
 
-    def __init__(self, loss: str = "ce", *, steps: int = 100, eot: int = 1) -> None:
-        if loss not in LOSSES:
-            raise InputError(f"loss must be one of {', '.join(LOSSES)}, not {loss!r}{did_you_mean(loss, LOSSES)}")
-        require_positive(steps=steps, eot=eot)
-        self.loss, self.steps, self.eot = loss, steps, eot
+    loss: str = "ce"
+    _: KW_ONLY
+    steps: int = 100
+    eot: int = 1
+    collapsed_eot: int = field(default=1, init=False, metadata=UNSTATED)
 
-    @property
-    def settings(self) -> Mapping[str, object]:
-        """Everything that the result depends on besides target, images, threat model and seed."""
-        return {
-            "attack": self.stage,
-            "loss": self.loss,
-            "steps": self.steps,
-            "eot": self.eot,
-            **self.collapse_settings,
-        }
+    def __post_init__(self) -> None:
+        require_loss(self.loss)
+        require_positive(steps=self.steps, eot=self.eot)
 
     def for_classes(self, num_classes: int) -> Self:
         """With fewer than three classes, the margin CW, which is DLR's numerator, takes the place of DLR."""
@@ -90,7 +84,7 @@ class ClimbingAttack(Attack):
         """Check that there are enough classes for the loss."""
         if self.loss == "dlr" and num_classes < DLR_CLASSES:
             raise InputError(
-                f"{self.stage} with the DLR loss needs at least {DLR_CLASSES} classes, the model has {num_classes}"
+                f"{self.name} with the DLR loss needs at least {DLR_CLASSES} classes, the model has {num_classes}"
             )
 
     @final
@@ -108,7 +102,7 @@ class ClimbingAttack(Attack):
             chosen = fooled | (number == 0)
             adversarial[rows[chosen]] = points[chosen]
             correct[rows[fooled]] = False
-        return moved_points(adversarial, self.stage, target, before, images)
+        return moved_points(adversarial, self.name, target, before, images)
 
     def prepare(self, target: CountedTarget, images: Tensor, threat: ThreatModel) -> None:
         """Check what the runs need besides images and labels.
@@ -161,7 +155,7 @@ class ClimbingAttack(Attack):
         Returns:
             The last misclassified iterate or, without one, that of highest loss, and which of them it is, bool [n].
         """
-        attack = _ObjectiveAPGD(objective, images, threat, self.steps, self.eot, self.collapsed_eot)
+        attack = _LossAPGD(objective, images, threat, self.steps, self.eot, self.collapsed_eot)
         with forked_generators(images.device):
             torch.random.manual_seed(seed)
             highest, correct, _, misclassified = attack.attack_single_run(images.clone(), labels, x_init=start)
@@ -169,19 +163,22 @@ class ClimbingAttack(Attack):
         return torch.where(fooled[:, None, None, None], misclassified, highest).detach(), fooled
 
 
-class TwoPassAttack(ClimbingAttack):
+@dataclass(frozen=True, repr=False)
+class TwoPassAttack(ObjectiveAPGD):
     """An attack on the two passes of a defense.
 
     Raises:
         InputError: when it attacks a target that does not offer them.
     """
 
+    needs_two_passes: ClassVar[bool] = True
+
     def prepare(self, target: CountedTarget, images: Tensor, threat: ThreatModel) -> None:
         """Check that the target offers its two passes."""
         target.two_pass()
 
 
-class _ObjectiveAPGD(APGDAttack):  # type: ignore[misc]
+class _LossAPGD(APGDAttack):  # type: ignore[misc]
     """APGD that climbs any loss, in the place where pyautoattack computes DLR from the logits.
 
     Each of the `eot` gradients averaged a step stands for `equal` equal ones.

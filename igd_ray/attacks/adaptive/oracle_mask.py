@@ -1,5 +1,9 @@
 """APGD under a mask that an oracle chose and that is held fixed."""
 
+from dataclasses import dataclass, field
+from functools import partial
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
@@ -7,9 +11,11 @@ from torch.nn.functional import one_hot
 from igd_ray.attacks.adaptive.objective import TwoPassAttack, image_losses
 from igd_ray.attacks.counting import CountedTarget
 from igd_ray.attacks.pyautoattack import wrong_logits
+from igd_ray.attacks.registry import register
 from igd_ray.threat import ThreatModel
 
 
+@dataclass(frozen=True, repr=False)
 class OracleMaskAPGD(TwoPassAttack):
     """APGD on the second pass alone, with the mask of the true class, then with that of the runner-up, held fixed.
 
@@ -20,14 +26,13 @@ class OracleMaskAPGD(TwoPassAttack):
     Source: Tramèr et al., NeurIPS 2020 (simplify the defense, attack that, judge on the whole).
 
     Args:
-        loss, steps: as in `ClimbingAttack`.
+        loss, steps: as in `ObjectiveAPGD`.
     """
 
-    stage = "apgd-oracle-mask"
-    cost = (2, 1)
+    name: ClassVar[str] = "apgd-oracle-mask"
+    cost: ClassVar[tuple[int, int]] = (2, 1)
 
-    def __init__(self, loss: str = "ce", *, steps: int = 100) -> None:
-        super().__init__(loss, steps=steps)
+    eot: int = field(default=1, init=False)
 
     @property
     def runs(self) -> int:
@@ -63,3 +68,12 @@ class OracleMaskAPGD(TwoPassAttack):
             return answer, image_losses(self.loss, passes.masked_logits(points, weights), labels)
 
         return self.climb(objective, images, labels, threat, seed)
+
+
+register(
+    "audit-oracle-mask",
+    partial(OracleMaskAPGD, "cw"),
+    budget="steps",
+    idea="APGD under one fixed mask, the true class's and then the runner-up's, where the defense is an ordinary "
+    "network; the whole defense judges the point.",
+)

@@ -4,48 +4,58 @@ A gradient attack on a defense may be blind where it starts at random; an attack
 region (Tramèr et al., NeurIPS 2020).
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Self
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import ClassVar, Self
 
 import torch
 from torch import Generator, Tensor
 
-from igd_ray.attacks.adaptive.objective import ClimbingAttack, image_losses
-from igd_ray.attacks.base import check_given
+from igd_ray.attacks.adaptive.objective import ObjectiveAPGD, image_losses
+from igd_ray.attacks.base import GivenPoints, check_given
 from igd_ray.attacks.counting import CountedTarget
 from igd_ray.attacks.pgd import random_points
+from igd_ray.attacks.registry import AUDIT_EOT, register
 from igd_ray.errors import InputError
 from igd_ray.threat import ThreatModel
 
-Starts = Mapping[str, tuple[Tensor, Tensor]]
+# Points that a planner always has: of a transfer, and of an attack on both passes of the defense.
+TRANSFER, WHITE_BOX = "transfer", "white-box"
 
 
-class StartedAttack(ClimbingAttack):
+@dataclass(frozen=True, repr=False)
+class WarmStartedAttack(ObjectiveAPGD):
     """An attack that needs points of others: `attack.starting_from(points)` before it runs.
 
     Args:
-        loss, steps, eot: as in `ClimbingAttack`.
+        loss, steps, eot: as in `ObjectiveAPGD`.
         sources: the names of the points that it starts from. They belong to its settings, the points do not: they
             are results of other attacks, by whose identity a caller tells them apart.
     """
 
-    def __init__(self, loss: str = "ce", *, steps: int = 100, eot: int = 1, sources: Sequence[str]) -> None:
-        super().__init__(loss, steps=steps, eot=eot)
-        if not sources or len(set(sources)) < len(sources):
-            raise InputError(f"sources must be different names of points, at least one, not {list(sources)}")
-        self.sources = tuple(sources)
-        self._starts: Starts | None = None
+    sources: Sequence[str] = field(default=(TRANSFER,), kw_only=True)
+    _starts: GivenPoints | None = field(default=None, init=False, compare=False)
 
-    @property
-    def settings(self) -> Mapping[str, object]:
-        """Everything that the result depends on besides starts, target, images, threat model and seed."""
-        return {**super().settings, "sources": list(self.sources)}
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.sources or len(set(self.sources)) < len(self.sources):
+            raise InputError(f"sources must be different names of points, at least one, not {list(self.sources)}")
+        object.__setattr__(self, "sources", tuple(self.sources))
 
-    def with_sources(self, sources: Sequence[str]) -> Self:
+    def with_sources(self, sources: Iterable[str]) -> Self:
         """Return this attack, starting from points of other names."""
         return self._with(sources=tuple(sources))
 
-    def starting_from(self, points: Starts) -> Self:
+    def from_points_of(self, names: Iterable[str]) -> Self:
+        """Return this attack with the sources that it takes, where the points called `names` can be had: its own."""
+        return self
+
+    def given(self, points: GivenPoints) -> Self:
+        """Return this attack, `starting_from` the points."""
+        return self.starting_from(points)
+
+    def starting_from(self, points: GivenPoints) -> Self:
         """Return this attack with its starts, such as the `points` of an `AttackResult`.
 
         Args:
@@ -57,7 +67,7 @@ class StartedAttack(ClimbingAttack):
         """
         if set(points) != set(self.sources):
             raise InputError(
-                f"{self.stage} starts from the points {', '.join(self.sources)}, but was given "
+                f"{self.name} starts from the points {', '.join(self.sources)}, but was given "
                 f"{', '.join(points) or 'none'}; name those in sources="
             )
         return self._with(_starts=dict(points))
@@ -66,7 +76,7 @@ class StartedAttack(ClimbingAttack):
         """Check that there are starts, that they belong to the images and that they lie in the balls."""
         if self._starts is None:
             raise InputError(
-                f"{self.stage} needs the points {', '.join(self.sources)} of other attacks; "
+                f"{self.name} needs the points {', '.join(self.sources)} of other attacks; "
                 "give them with starting_from(points)"
             )
         for name, (points, exists) in self._starts.items():
@@ -99,7 +109,8 @@ class StartedAttack(ClimbingAttack):
         return self.climb(objective, images, labels, threat, seed, start=start)
 
 
-class StartedAPGD(StartedAttack):
+@dataclass(frozen=True, repr=False)
+class WarmStartedAPGD(WarmStartedAttack):
     """APGD on the target started from other attacks' points, one run for each of `sources`.
 
     Idea: points that break the base model lie near the boundary that it shares with the defense, so that the
@@ -108,7 +119,7 @@ class StartedAPGD(StartedAttack):
     defenses); Tramèr et al., NeurIPS 2020 (adaptive attacks).
     """
 
-    stage = "apgd-started"
+    name: ClassVar[str] = "apgd-started"
 
     @property
     def runs(self) -> int:
@@ -128,3 +139,12 @@ class StartedAPGD(StartedAttack):
         """Climb from the points of one source."""
         points, exists = self.start(self.sources[number], rows)
         return self.climb_from(points, exists, target, images, labels, threat, seed)
+
+
+register(
+    "audit-transfer-start",
+    partial(WarmStartedAPGD, "cw", eot=AUDIT_EOT),
+    budget="steps",
+    idea="APGD on the defense itself, from the points that attacks on the base model ended at: they lie beyond the "
+    "region in which the defense hides its gradients.",
+)

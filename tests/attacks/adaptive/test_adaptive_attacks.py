@@ -21,13 +21,14 @@ from igd_ray.attacks import (
     LineAPGD,
     OracleMaskAPGD,
     Square,
-    StartedAPGD,
     TransferAPGD,
+    WarmStartedAPGD,
 )
 from igd_ray.attacks.adaptive import objective
 from igd_ray.attacks.adaptive.objective import image_losses
 from igd_ray.attacks.adaptive.two_pass import TwoPass
-from igd_ray.attacks.adaptive.warm_start import StartedAttack, Starts
+from igd_ray.attacks.adaptive.warm_start import WarmStartedAttack
+from igd_ray.attacks.base import GivenPoints
 from igd_ray.attacks.counting import CountedTarget
 from igd_ray.attacks.pgd import random_points
 from igd_ray.data import load_images
@@ -43,8 +44,8 @@ from tests.toys.models import Watched
 ENDS = ("transfer", "white-box")
 
 STARTED = [
-    StartedAPGD("ce", steps=4, sources=["transfer"]),
-    StartedAPGD("dlr", steps=3, eot=2, sources=ENDS),
+    WarmStartedAPGD("ce", steps=4, sources=["transfer"]),
+    WarmStartedAPGD("dlr", steps=3, eot=2, sources=ENDS),
     BestStartAPGD("cw", steps=4, sources=ENDS),
     BestStartAPGD("ce", steps=2, eot=2, sources=ENDS),
     LineAPGD("ce", steps=4),
@@ -97,7 +98,7 @@ def defend(model: nn.Module, digits: tuple[Tensor, Tensor]) -> Callable[..., Int
 
 
 @pytest.fixture(scope="module")
-def starts(model: nn.Module, defend, images: Tensor, labels: Tensor, threat: ThreatModel) -> Starts:
+def starts(model: nn.Module, defend, images: Tensor, labels: Tensor, threat: ThreatModel) -> GivenPoints:
     """A transfer point for every image but one, and the white-box points of a short attack."""
     carried = run_attack(TransferAPGD("ce", steps=4), model, images, labels, threat).points["highest-loss"]
     direct = run_attack(APGD("ce", steps=4), defend(0.0), images, labels, threat).points["returned"]
@@ -106,9 +107,9 @@ def starts(model: nn.Module, defend, images: Tensor, labels: Tensor, threat: Thr
     return {"transfer": (carried[0], exists), "white-box": direct}
 
 
-def ready(attack: Attack, starts: Starts, rows: slice = slice(None)) -> Attack:
+def ready(attack: Attack, starts: GivenPoints, rows: slice = slice(None)) -> Attack:
     """Give an attack that needs them its starts, for the images of `rows`."""
-    if not isinstance(attack, StartedAttack):
+    if not isinstance(attack, WarmStartedAttack):
         return attack
     return attack.starting_from({name: (starts[name][0][rows], starts[name][1][rows]) for name in attack.sources})
 
@@ -220,8 +221,8 @@ class TestContract:
             (lambda: DetachedMaskAPGD(backward="identiti"), "did you mean 'identity'"),
             (lambda: EoTSquare(0), "queries must be at least 1, not 0"),
             (lambda: EoTSquare(eot=0), "eot must be at least 1, not 0"),
-            (lambda: StartedAPGD(sources=[]), "at least one"),
-            (lambda: StartedAPGD(sources=["a", "a"]), "different names"),
+            (lambda: WarmStartedAPGD(sources=[]), "at least one"),
+            (lambda: WarmStartedAPGD(sources=["a", "a"]), "different names"),
             (lambda: LineAPGD(sources=["a"]), "a line has two ends"),
             (lambda: JointLossAPGD("dlr").check(2), "needs at least 3 classes, the model has 2"),
         ],
@@ -275,7 +276,7 @@ def objective_of(attack: Attack, monkeypatch, defense: nn.Module, images, labels
         climbed.append(objective)
         return images, torch.zeros(len(images), dtype=torch.bool)
 
-    monkeypatch.setattr(objective.ClimbingAttack, "climb", keep)
+    monkeypatch.setattr(objective.ObjectiveAPGD, "climb", keep)
     rows = torch.arange(len(images))
     attack.run(run_number, CountedTarget(defense), images, labels, rows, threat, 0)
     return climbed[0]
@@ -442,7 +443,7 @@ def test_losses_are_those_of_their_formulas(name: str) -> None:
 class TestStarts:
     @every_started
     def test_every_image_that_a_start_breaks_is_broken(
-        self, attack: StartedAttack, result: AttackResult, defend, starts, images, labels
+        self, attack: WarmStartedAttack, result: AttackResult, defend, starts, images, labels
     ) -> None:
         by_start = torch.zeros_like(result.broken)
         for name in attack.sources:
@@ -455,7 +456,7 @@ class TestStarts:
         self, defend, starts, images, labels, threat: ThreatModel
     ) -> None:
         watched = Watched(defend(0.0))
-        attack = StartedAPGD(steps=1, sources=["transfer"])
+        attack = WarmStartedAPGD(steps=1, sources=["transfer"])
         run_attack(ready(attack, starts), watched, images, labels, threat)
         rows = torch.tensor([row for row in range(len(images)) if row != MISLABELLED])
         first = watched.images[0]
@@ -526,11 +527,11 @@ class TestStarts:
 
     def test_without_starts_there_is_no_attack(self, model, images, labels, threat) -> None:
         with pytest.raises(InputError, match=r"needs the points transfer of other attacks; give them with starting"):
-            run_attack(StartedAPGD(sources=["transfer"]), model, images, labels, threat)
+            run_attack(WarmStartedAPGD(sources=["transfer"]), model, images, labels, threat)
 
     def test_the_starts_are_those_of_the_sources(self, starts) -> None:
         with pytest.raises(InputError, match="starts from the points other, but was given transfer, white-box"):
-            StartedAPGD(sources=["other"]).starting_from(starts)
+            WarmStartedAPGD(sources=["other"]).starting_from(starts)
 
     def test_binding_starts_leaves_the_attack_as_it_was(self, starts, model, images, labels, threat) -> None:
         attack = LineAPGD(steps=1)
@@ -554,7 +555,7 @@ class TestStarts:
         self, spoil, what: str, model, images, labels, threat
     ) -> None:
         spoilt = spoil(images.clone(), torch.ones(len(images), dtype=torch.bool))
-        attack = StartedAPGD(steps=1, sources=["transfer"]).starting_from({"transfer": spoilt})
+        attack = WarmStartedAPGD(steps=1, sources=["transfer"]).starting_from({"transfer": spoilt})
         with pytest.raises(InputError, match=what):
             run_attack(attack, model, images, labels, threat)
 
