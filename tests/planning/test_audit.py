@@ -71,7 +71,7 @@ def test_each_adaptive_attack_takes_what_all_before_it_left_robust(audited: Prep
             outcomes = audited.outcomes(unit)
             attacked = {row["image_id"] for row in outcomes if row["status"] in ("robust", "broken")}
             assert attacked == standing, unit.attack.label
-            look = unit.defense.passes.forwards
+            look = unit.defense.passes.query_forwards
             assert all(row["forwards"] == look for row in outcomes if row["image_id"] not in attacked)
             broken = {row["image_id"] for row in outcomes if row["status"] == "broken"}
             broken_by_audits += len(broken)
