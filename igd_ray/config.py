@@ -16,10 +16,10 @@ from igd_ray.defenses.specs import defense_arguments, parse_defense
 from igd_ray.errors import InputError, did_you_mean
 from igd_ray.models.anatomy.layers import PENULTIMATE
 from igd_ray.models.demo import DEMO_EPSILON
+from igd_ray.models.sources import code_digest
 from igd_ray.plain_yaml import read_yaml
 from igd_ray.ranking import RANKINGS, ranking_class
 from igd_ray.ranking.clip_dissect import similarity_function
-from igd_ray.ranking.code import code_digest
 from igd_ray.threat import Norm, ThreatModel, parse_fraction
 
 # Epsilon where none is given: what the demo's model was made for, and the paper's for CIFAR.

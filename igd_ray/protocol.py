@@ -40,25 +40,8 @@ ATTACK_GROUPS = {"iwwc": NINE_ATTACKS, "audit": AUDIT_ATTACKS}
 # How a note on a run begins that tells of a gap.
 NOT_MEASURED = "not measured: "
 
-# The idea of each audit attack, in words that ask for no other page.
-AUDIT_IDEAS: Mapping[str, str] = {
-    "audit-transfer-start": "APGD on the defense itself, from the points that attacks on the base model ended at: "
-    "they lie beyond the region in which the defense hides its gradients.",
-    "audit-joint-loss": "APGD on the sum of the first pass's loss and the final one, so that the pseudo-label, and "
-    "with it the mask, is driven wrong by a term of its own.",
-    "audit-oracle-mask": "APGD under one fixed mask, the true class's and then the runner-up's, where the defense is "
-    "an ordinary network; the whole defense judges the point.",
-    "audit-detached-mask": "APGD that takes the mask for a constant in the backward pass (BPDA), because the "
-    "gradients of an almost one-hot pseudo-label vanish or explode.",
-    "audit-identity-mask": "APGD that takes the masking for the identity in the backward pass (BPDA), so that "
-    "gradients flow through the neurons that the mask removes, too.",
-    "audit-square-eot": "Square, which needs no gradients, on the mean margin over several answers to each query, so "
-    "that it keeps no step that was luck of the noise.",
-    "audit-line": "APGD along the straight line between a transferred point, which fools the first pass, and a "
-    "white-box point, which fools the second.",
-    "audit-best-start": "APGD once more, from the point that the defense likes least of those that all other attacks "
-    "left.",
-}
+# How a note on a run begins that says the idea of one of its adaptive attacks.
+IDEA = "idea of "
 
 
 def attack_order(attack: str) -> tuple[int, int, str]:
@@ -71,10 +54,23 @@ def attack_order(attack: str) -> tuple[int, int, str]:
     return 2 if place == len(NINE_ATTACKS) else 1, place, attack
 
 
-def audit_idea(attack: str) -> str:
-    """Return the idea of an audit attack, whatever its budget; nothing for one that has no description."""
-    place = _place(attack, AUDIT_ATTACKS)
-    return AUDIT_IDEAS[AUDIT_ATTACKS[place]] if place < len(AUDIT_ATTACKS) else ""
+def idea_note(attack: str, idea: str) -> str:
+    """Return the note by which a run's report knows the idea of an adaptive attack.
+
+    >>> idea_note("audit-line-50", "APGD along a line.")
+    'idea of audit-line-50: APGD along a line.'
+    """
+    return f"{IDEA}{attack}: {idea}"
+
+
+def noted_ideas(notes: Iterable[str]) -> dict[str, str]:
+    """Return the idea of each adaptive attack that the `notes` of a run tell of.
+
+    >>> noted_ideas(["evaluated on 8 images", "idea of audit-line-50: APGD along a line."])
+    {'audit-line-50': 'APGD along a line.'}
+    """
+    told = (note.removeprefix(IDEA).partition(": ") for note in notes if note.startswith(IDEA))
+    return {attack: idea for attack, _, idea in told}
 
 
 def audits_among(attacks: Iterable[str]) -> int:

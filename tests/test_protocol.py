@@ -2,11 +2,8 @@
 
 from igd_ray.protocol import (
     AUDIT_ATTACKS,
-    AUDIT_IDEAS,
-    AUDIT_PREFIX,
     NINE_ATTACKS,
     attack_order,
-    audit_idea,
     audits_among,
     unplanned_attacks,
     unplanned_audits,
@@ -45,13 +42,6 @@ def test_a_whole_audit_and_none_at_all_leave_nothing_of_it_open() -> None:
         "Of the audit's 8 adaptive attacks no defense faced audit-transfer-start."
     ]
     assert unplanned_audits(AUDIT_ATTACKS[1:], ["audit-transfer-start on none"]) == []
-
-
-def test_every_audit_attack_has_an_idea_whatever_its_budget() -> None:
-    assert set(AUDIT_IDEAS) == set(AUDIT_ATTACKS)
-    assert all(name.startswith(AUDIT_PREFIX) for name in AUDIT_ATTACKS)
-    assert audit_idea("audit-line-50") == AUDIT_IDEAS["audit-line"]
-    assert audit_idea("audit-unheard-of") == ""
 
 
 def test_the_audit_stands_behind_all_other_attacks_in_its_own_order() -> None:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from igd_ray.attacks.apgd import APGD, FEW_CLASSES, TargetedAPGD
-from igd_ray.attacks.base import FIRST_STAGE, MOST_LOOKS, Attack, GivenPoints, Points, check_given, even_shares
-from igd_ray.attacks.counting import CountedTarget
+from igd_ray.attacks.base import FIRST_STAGE, MOST_LOOKS, Attack, GivenPoints, Points, check_given
+from igd_ray.attacks.counting import CountedTarget, even_shares
 from igd_ray.attacks.fab import FAB
 from igd_ray.attacks.registry import register
 from igd_ray.attacks.square import Square

@@ -13,10 +13,11 @@ from typing import ClassVar, Self, final
 import torch
 from torch import Tensor, nn
 
-from igd_ray.attacks.counting import CountedTarget
+from igd_ray.attacks.counting import CountedTarget, even_shares
 from igd_ray.data.images import check_images
 from igd_ray.errors import IgdError, InputError
 from igd_ray.models.anatomy.prediction import predicted_classes
+from igd_ray.models.sources import code_digest
 from igd_ray.threat import DISTANCE_TOLERANCE, Norm, ThreatModel
 
 # How an attack learns of its target: by its gradients, or by asking for logits or classes only.
@@ -117,7 +118,6 @@ class Attack(ABC):
         point_names: the names of the points that it may keep for an image, first the one that the search returns.
         leaves_misclassified: it first looks at all images, and leaves alone those that are misclassified.
         needs_two_passes: it attacks only defenses that offer their two passes one by one.
-        continues: the label of a transfer whose points may take the place of its first stage, see `given`.
     """
 
     name: ClassVar[str]
@@ -153,15 +153,18 @@ class Attack(ABC):
     def settings(self) -> Mapping[str, object]:
         """Everything that the attack's result depends on besides target, images, threat model and seed.
 
-        These are `name`, under "attack", and the fields. Left out are private fields, and those that are marked
-        `UNSTATED` and have their default value.
+        These are `name`, under "attack", the fields and, for an attack outside this package, its code. Left out are
+        private fields, and those that are marked `UNSTATED` and have their default value.
         """
-        stated: dict[str, object] = {"attack": self.name}
+        code = code_digest(type(self))
+        return {"attack": self.name, **self._fields(), **({} if code is None else {"code": code})}
+
+    def _fields(self) -> dict[str, object]:
+        stated: dict[str, object] = {}
         for each in fields(self):
             value = getattr(self, each.name)
-            if each.name.startswith("_") or (each.metadata == UNSTATED and value == each.default):
-                continue
-            stated[each.name] = list(value) if isinstance(value, tuple) else value
+            if not each.name.startswith("_") and (each.metadata != UNSTATED or value != each.default):
+                stated[each.name] = list(value) if isinstance(value, tuple) else value
         return stated
 
     @abstractmethod
@@ -185,16 +188,12 @@ class Attack(ABC):
     def for_classes(self, num_classes: int) -> Self:
         """Return the attack that takes this one's place on a model of `num_classes` classes: itself where it fits.
 
-        Where there are too few classes for the denominator of DLR, its numerator takes its place; the settings then
-        say so.
+        With too few classes for the denominator of DLR, its numerator takes its place, and the settings say so.
         """
         return self
 
     def fallback_notes(self, num_classes: int) -> tuple[str, ...]:
-        """Return what is replaced or cut down on a model of `num_classes` classes, a clause each, for a finding.
-
-        To be asked of the attack as it was chosen, not of what `for_classes` returned.
-        """
+        """Return a clause for each thing that `for_classes`, not called yet, would replace or cut down."""
         return ()
 
     def collapsed(self) -> Self:
@@ -205,11 +204,7 @@ class Attack(ABC):
         return self if self.eot == 1 else self._with(eot=1, collapsed_eot=self.eot)
 
     def given(self, points: GivenPoints) -> Self:
-        """Return this attack with points of other attacks, by name.
-
-        Args:
-            points: float32 [N, C, H, W] aligned with the images to be attacked, and a bool [N] that says where they
-                exist.
+        """Return this attack with `points` of other attacks, which belong to the images that are to be attacked.
 
         Raises:
             InputError: if this attack takes no points, or others.
@@ -310,7 +305,7 @@ class Attack(ABC):
         )
 
     def __repr__(self) -> str:
-        settings = ", ".join(f"{name}={value!r}" for name, value in self.settings.items() if name != "attack")
+        settings = ", ".join(f"{name}={value!r}" for name, value in self._fields().items())
         return f"{type(self).__name__}({settings})"
 
     def _unclaimed_shares(self, target: CountedTarget, points: Points) -> tuple[Tensor, Tensor, Tensor]:
@@ -401,25 +396,3 @@ def check_given(points: Tensor, exists: Tensor, images: Tensor, threat: ThreatMo
             f"{int((~inside).sum())} of {len(inside)} {what} lie outside {threat} or [0, 1]; "
             "give points found for the same images and threat model"
         )
-
-
-def even_shares(
-    target: CountedTarget, before: tuple[int, int, int], images: int, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Share what `target` counted since `before` (queries, forwards, backwards) evenly, int64 [images] each.
-
-    The first images get one more where the count does not divide; the sum is exact.
-    """
-
-    def shares(total: int) -> Tensor:
-        each, rest = divmod(total, images)
-        counts = torch.full((images,), each, dtype=torch.int64, device=device)
-        counts[:rest] += 1
-        return counts
-
-    queries, forwards, backwards = before
-    return (
-        shares(target.queries - queries),
-        shares(target.forwards - forwards),
-        shares(target.backwards - backwards),
-    )

@@ -160,3 +160,25 @@ class _ContiguousGradient(torch.autograd.Function):
     @staticmethod
     def backward(_context: Any, *gradients: Tensor) -> Tensor:
         return gradients[0].contiguous()
+
+
+def even_shares(
+    target: CountedTarget, before: tuple[int, int, int], images: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Share what `target` counted since `before` (queries, forwards, backwards) evenly, int64 [images] each.
+
+    The first images get one more where the count does not divide; the sum is exact.
+    """
+
+    def shares(total: int) -> Tensor:
+        each, rest = divmod(total, images)
+        counts = torch.full((images,), each, dtype=torch.int64, device=device)
+        counts[:rest] += 1
+        return counts
+
+    queries, forwards, backwards = before
+    return (
+        shares(target.queries - queries),
+        shares(target.forwards - forwards),
+        shares(target.backwards - backwards),
+    )

@@ -9,8 +9,8 @@ import torch
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from torch import Tensor
 
-from igd_ray.attacks.base import Points, even_shares
-from igd_ray.attacks.counting import CountedTarget
+from igd_ray.attacks.base import Points
+from igd_ray.attacks.counting import CountedTarget, even_shares
 from igd_ray.threat import Norm, ThreatModel
 
 # The names pyautoattack gives to norms.

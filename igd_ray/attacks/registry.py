@@ -120,6 +120,11 @@ class NamedAttack:
         """What its file says of it; None for `clean`."""
         return REGISTERED.get(self.registered)
 
+    @property
+    def idea(self) -> str:
+        """The idea of an adaptive attack."""
+        return "" if self.registration is None else self.registration.idea
+
     def of(self, algorithm: Attack | None) -> "NamedAttack":
         """Return `algorithm` under this label."""
         return replace(self, algorithm=algorithm)

@@ -24,8 +24,8 @@ from igd_ray.attacks.apgd import (
     few_targets_note,
     require_positive,
 )
-from igd_ray.attacks.base import Attack, Points, even_shares
-from igd_ray.attacks.counting import CountedTarget
+from igd_ray.attacks.base import Attack, Points
+from igd_ray.attacks.counting import CountedTarget, even_shares
 from igd_ray.attacks.pyautoattack import (
     NORM_NAMES,
     SILENT,

@@ -22,7 +22,7 @@ from igd_ray.defenses.registry import (
 from igd_ray.errors import InputError, did_you_mean
 from igd_ray.identity import content_hash
 from igd_ray.models.anatomy.layers import Layer
-from igd_ray.ranking.code import code_digest
+from igd_ray.models.sources import code_digest
 
 NONE = "none"
 

@@ -1,15 +1,19 @@
-"""A model's code: the file of its factory and the modules of the same folder that it imports."""
+"""Code of the user's, such as a model's: its file, and the modules of the same folder that it imports."""
 
 import ast
 import builtins
 import hashlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 from igd_ray.errors import InputError, first_line
+
+PACKAGE = __name__.partition(".")[0]
 
 
 def model_sources(path: Path) -> dict[str, Path]:
@@ -64,6 +68,27 @@ def sources_digest(sources: Mapping[str, Path]) -> str:
         return hashlib.sha256(*contents.values()).hexdigest()
     each = [f"{name} {hashlib.sha256(content).hexdigest()}" for name, content in contents.items()]
     return hashlib.sha256("\n".join(each).encode()).hexdigest()
+
+
+@cache
+def code_digest(defined: type) -> str | None:
+    """Return the SHA-256 of the file of the class `defined` and of the modules beside it that it imports.
+
+    None for the package's own classes: a change of what they compute raises a version in `igd_ray.identity`.
+
+    Raises:
+        InputError: if the class does not come from a file, or a file cannot be read.
+    """
+    if defined.__module__.partition(".")[0] == PACKAGE:
+        return None
+    try:
+        file = inspect.getfile(defined)
+    except (TypeError, OSError):
+        raise InputError(
+            f"the source of {defined.__qualname__} was not found, so its results could not be told from those of "
+            "other code; define it in a file"
+        ) from None
+    return sources_digest(model_sources(Path(file)))
 
 
 def import_sources(path: Path) -> ModuleType:

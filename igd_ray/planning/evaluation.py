@@ -17,7 +17,7 @@ from igd_ray.planning.checks import CheckUnit, plan_checks
 from igd_ray.planning.defenses import NeededDefenses, needed_defenses
 from igd_ray.planning.naive import naive_units
 from igd_ray.planning.workspace import Workspace
-from igd_ray.protocol import NOT_MEASURED, attack_order
+from igd_ray.protocol import NOT_MEASURED, attack_order, idea_note
 from igd_ray.units.attack import AttackUnit, TransferUnit
 from igd_ray.units.base import Shard, Unit
 from igd_ray.units.inspection import INSPECTED_IMAGES, GradientCheckUnit
@@ -121,6 +121,7 @@ def plan_evaluation(workspace: Workspace[EvaluateSettings]) -> EvaluationPlan:
         *needed.notes,
         *_unaveraged(needed.defenses, attacks),
         *plan.notes,
+        *(idea_note(attack.label, attack.idea) for attack in attacks if attack.audits),
     ]
     naive = naive_units(needed.defenses, attacks, shards, base=base, judge_draws=settings.judge_draws)
     return replace(plan, needed=needed, naive=tuple(naive), notes=tuple(dict.fromkeys(notes)))

@@ -12,6 +12,7 @@ from igd_ray.catalog import Catalog
 from igd_ray.errors import IncompleteError, InputError
 from igd_ray.identity import content_hash, derive_seed, unit_key
 from igd_ray.models import Layer
+from igd_ray.models.sources import code_digest
 from igd_ray.planning.workspace import CLIP, AnyWorkspace, RankedModel
 from igd_ray.ranking import (
     GivenRanking,
@@ -23,7 +24,6 @@ from igd_ray.ranking import (
     import_rankings,
     ranking_class,
 )
-from igd_ray.ranking.code import code_digest
 from igd_ray.units.arrays import read_arrays
 from igd_ray.units.base import Rows, Shard, Unit, is_done
 from igd_ray.units.ranking import NO_IMAGES, RankingUnit, read_ranking

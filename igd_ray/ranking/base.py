@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from igd_ray.models.anatomy.layers import Layer
-from igd_ray.ranking.code import code_digest
+from igd_ray.models.sources import code_digest
 
 if TYPE_CHECKING:
     from igd_ray.models.clip import Clip

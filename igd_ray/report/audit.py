@@ -1,9 +1,10 @@
 """What an audit leaves of each gain: adaptive attacks, each on the images that all before it left robust."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
-from igd_ray.protocol import AUDIT_ATTACKS, attack_order, audit_idea, audits_among
+from igd_ray.protocol import AUDIT_ATTACKS, attack_order, audits_among, noted_ideas
 from igd_ray.report.evaluation import Ask, comparisons, worst_cases
 from igd_ray.report.tables import Column, Row, Table, points
 from igd_ray.statistics import Comparison, images_needed
@@ -23,9 +24,10 @@ def audit_attacks(ask: Ask, run_id: str) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: attack_order(row["attack"]))
 
 
-def audit_table(ask: Ask, run_id: str) -> Table:
-    """Return the audit attacks of a run on each defense, with the idea of each."""
-    rows = [{**row, "idea": audit_idea(row["attack"])} for row in audit_attacks(ask, run_id)]
+def audit_table(ask: Ask, run_id: str, notes: Sequence[str]) -> Table:
+    """Return the audit attacks of a run on each defense, with the idea of each, which the run's `notes` tell."""
+    ideas = noted_ideas(notes)
+    rows = [{**row, "idea": ideas.get(row["attack"], "")} for row in audit_attacks(ask, run_id)]
     columns = [
         Column("attack", "Attack"),
         Column("defense", "Defense"),

@@ -11,7 +11,7 @@ from igd_ray.catalog import SCHEMA_VERSION, Catalog
 from igd_ray.catalog.files import write_whole
 from igd_ray.catalog.query import ask
 from igd_ray.errors import InputError, did_you_mean
-from igd_ray.protocol import CITATION, NOT_MEASURED
+from igd_ray.protocol import CITATION, IDEA, NOT_MEASURED
 from igd_ray.report import audit, evaluation, preparation
 from igd_ray.report.evaluation import Ask
 from igd_ray.report.figures import accuracy_bars, picture
@@ -68,7 +68,7 @@ def _render(ask: Ask, run_id: str | None) -> str:
         grave=_grave(findings),
         findings=findings,
         is_audited=evaluation.is_audited(worst_cases),
-        audit=audit.audit_table(ask, run["run_id"]),
+        audit=audit.audit_table(ask, run["run_id"], run["notes"] or []),
         audit_sentences=audit.audit_sentences(ask, run["run_id"]),
         unmeasured=evaluation.unmeasured(ask, run["run_id"], run["notes"] or []),
         settings=evaluation.settings_table(ask, run["run_id"]),
@@ -103,7 +103,7 @@ def _facts(run: dict[str, Any]) -> list[tuple[str, str]]:
         "Run": f"{run['run_id']} ({run['verb']}, {run['created_at']:%Y-%m-%d %H:%M} UTC)",
         "Software": f"igd-ray {version('igd-ray')}, catalog schema {SCHEMA_VERSION}",
     }
-    notes = [("Note", note) for note in run["notes"] or [] if not note.startswith(NOT_MEASURED)]
+    notes = [("Note", note) for note in run["notes"] or [] if not note.startswith((NOT_MEASURED, IDEA))]
     return [*((name, str(value)) for name, value in facts.items()), *notes]
 
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from igd_ray.attacks.base import even_shares
-from igd_ray.attacks.counting import CountedTarget
+from igd_ray.attacks.counting import CountedTarget, even_shares
 from igd_ray.attacks.registry import NamedAttack
 from igd_ray.defenses.registry import ProbeImages
 from igd_ray.defenses.specs import DefenseSpec

@@ -16,9 +16,9 @@ from igd_ray.catalog import Catalog, run_query
 from igd_ray.cli import main
 from igd_ray.defenses.specs import parse_defense
 from igd_ray.errors import InputError
+from igd_ray.models.sources import code_digest
 from igd_ray.planning.rankings import plan_ranking
 from igd_ray.ranking import RANKINGS, Ranking, StatisticRanking, rank_neurons, ranking_class, register
-from igd_ray.ranking.code import code_digest
 from igd_ray.ranking.leave_one_out import LeaveOneOut
 from igd_ray.units.base import shards_of
 from igd_ray.units.ranking import read_ranking

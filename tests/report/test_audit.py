@@ -13,9 +13,9 @@ from igd_ray.catalog import Catalog
 from igd_ray.catalog.query import ask
 from igd_ray.protocol import (
     AUDIT_ATTACKS,
-    AUDIT_IDEAS,
     NINE_ATTACKS,
     NOT_MEASURED,
+    idea_note,
 )
 from igd_ray.report import print_table, write_report
 from igd_ray.report.accuracy import PrintedTable, accuracy_rows, accuracy_tables
@@ -26,6 +26,11 @@ from igd_ray.verbs.evaluate import show_accuracy
 from tests.toys.catalog_rows import add_failure, add_plan, add_run, outcome, row
 
 IMAGES = [f"{index:02d}" for index in range(20)]
+
+IDEAS = {
+    "audit-joint-loss": "APGD on two losses: that of the first pass, and the final one.",
+    "audit-square-eot-500": "Square on mean margins.",
+}
 
 # What each attack left of the 20 images; the last is misclassified, and each attack skips what was broken before it.
 CHAINS: dict[str, list[tuple[str, set[int]]]] = {
@@ -59,7 +64,7 @@ def commit_chain(catalog: Catalog, defense: str, chain: list[tuple[str, set[int]
 @pytest.fixture
 def audited(catalog: Catalog) -> Catalog:
     """An audit that undoes one gain and leaves another, with a defense that it does not fit and one not finished."""
-    add_run(catalog, n=20)
+    add_run(catalog, n=20, notes=[idea_note(attack, idea) for attack, idea in IDEAS.items()])
     chains = {**CHAINS, "cdir-2": [("aa", {17, 18}), ("tr-aa", set()), ("audit-oracle-mask", set())]}
     plan = {f"{d}-{a}": (d, a, IMAGES) for d, chain in chains.items() for a, _ in chain}
     add_plan(catalog, plan)
@@ -306,8 +311,8 @@ def test_the_report_shows_both_claims_and_each_attack_with_its_idea(audited: Cat
     assert "(12 of 40) says that it broke 12 of the 40 images" in accuracy
     assert "every planned attack but the audit's left it robust" in accuracy
     audit = _section(text, "Audit")
-    assert f"audit-joint-loss loir-2 14 4 {AUDIT_IDEAS['audit-joint-loss']}" in audit
-    assert f"audit-square-eot-500 hedge 16 1 {AUDIT_IDEAS['audit-square-eot']}" in audit
+    assert f"audit-joint-loss loir-2 14 4 {IDEAS['audit-joint-loss']}" in audit
+    assert f"audit-square-eot-500 hedge 16 1 {IDEAS['audit-square-eot-500']}" in audit
     assert "audit-oracle-mask cdir-2 – – " in audit
     assert "The gain of hedge survives the one of 8 adaptive attacks that was run on it" in audit
     assert "no defense faced audit-transfer-start" in _section(text, "What was not measured")
