@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from igd_ray.attacks.registry import expand_attacks, parse_attack
 from igd_ray.data.options import SETTINGS as DATA_SETTINGS
 from igd_ray.data.options import with_options
-from igd_ray.defenses.specs import defense_arguments, parse_defense
+from igd_ray.defenses.specs import defense_arguments, defense_names, parse_defense
 from igd_ray.errors import InputError, did_you_mean
 from igd_ray.models.anatomy.layers import PENULTIMATE
 from igd_ray.models.demo import DEMO_EPSILON
@@ -20,6 +20,7 @@ from igd_ray.models.sources import code_digest
 from igd_ray.plain_yaml import read_yaml
 from igd_ray.ranking import RANKINGS, ranking_class
 from igd_ray.ranking.clip_dissect import similarity_function
+from igd_ray.ranking.own import register_files, split_method
 from igd_ray.threat import Norm, ThreatModel, parse_fraction
 
 # Epsilon where none is given: what the demo's model was made for, and the paper's for CIFAR.
@@ -83,6 +84,7 @@ class WorkspaceSettings(BaseModel):
         prompts, prompt_template: CD-IR's prompts, from a file with one a class, or from templates with {} for the
             class; by default the bare class names.
         similarity: how CD-IR compares activations and classes: soft-wpmi, wpmi or rank-reorder.
+        method_arg: settings of rankings from files, such as "mine.power".
         norm, eps: the threat model; eps in [0, 1] pixel units.
         sigma, tau, draws: the first pass's noise and temperature; sigma is eps/2 by default.
         catalog: the folder of results.
@@ -113,6 +115,7 @@ class WorkspaceSettings(BaseModel):
     prompts: str | None = None
     prompt_template: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = ()
     similarity: str = "soft-wpmi"
+    method_arg: dict[str, Any] = Field(default_factory=dict)
     norm: Annotated[Norm, BeforeValidator(lambda value: Norm.parse(str(value)))] = Norm.LINF
     eps: Fraction | None = None
     sigma: Fraction | None = None
@@ -185,16 +188,26 @@ def _ranking_options(method: str) -> frozenset[str]:
 
 
 class RankSettings(WorkspaceSettings):
-    """`igd rank`: rankings of one layer by one or more methods."""
+    """`igd rank`: rankings of one layer by one or more methods.
+
+    Attributes:
+        method: names of rankings; NAME=FILE.py:CLASS is one of the user's own.
+    """
 
     method: Labels = ("loir",)
 
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The names, without files."""
+        return tuple(dict.fromkeys(split_method(entry)[0] for entry in self.method))
+
     def check(self) -> None:
-        """Check methods as well."""
+        """Check methods as well, and register those in files."""
         super().check()
-        for method in self.method:
-            ranking_class(method)
-        computed = () if "import_from" in self.model_fields_set else self.method
+        register_files(self.method, self.method_arg, taken=defense_names())
+        for name in self.methods:
+            ranking_class(name)
+        computed = () if "import_from" in self.model_fields_set else self.methods
         for method, flag in _options_of_others(self, computed):
             raise InputError(f"{flag} is an option of {method} rankings that are computed here; leave it out")
 
@@ -324,6 +337,7 @@ class EvaluateSettings(WorkspaceSettings):
     Attributes:
         defenses, attacks: labels; `iwwc` and `audit` stand for several attacks.
         defense_arg: arguments of defenses, such as "hedge.steps".
+        method: rankings of the user's own, NAME=FILE.py:CLASS, for defenses called NAME-K.
         ranking: ids of rankings to use, for the methods they are of; others are computed.
         from_search: ids of finished searches whose settings are added as defenses.
         shard_size: images a unit; attacks work on a unit as one batch.
@@ -336,6 +350,7 @@ class EvaluateSettings(WorkspaceSettings):
     defenses: Labels = ("none",)
     attacks: Labels = ("aa", "tr-apgd-ce")
     defense_arg: dict[str, Any] = Field(default_factory=dict)
+    method: Annotated[tuple[str, ...], BeforeValidator(_labels)] = ()
     ranking: Annotated[tuple[str, ...], BeforeValidator(_labels)] = ()
     from_search: Annotated[tuple[str, ...], BeforeValidator(_labels)] = ()
     shard_size: int = Field(default=64, ge=1)
@@ -347,10 +362,16 @@ class EvaluateSettings(WorkspaceSettings):
     def check(self) -> None:
         """Check labels as well."""
         super().check()
+        register_files(self.method, self.method_arg, taken=defense_names())
         for attack in expand_attacks(self.attacks):
             parse_attack(attack)
         labels = [parse_defense(defense) for defense in self.defenses]
         defense_arguments(self.defense_arg, [label.label for label in labels if label.own])
+        for name, file in map(split_method, self.method):
+            if file is None:
+                raise InputError(f"--method {name}: expected a ranking in a file, NAME=FILE.py:CLASS; leave {name} out")
+            if name not in {label.method for label in labels}:
+                raise InputError(f"--method {name}: no defense of the run uses it; add {name}-K to --defenses")
         noisy = any(label.registered.takes_noise for label in labels)
         if noisy:
             _ = self.noise

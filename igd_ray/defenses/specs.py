@@ -104,6 +104,11 @@ def known_defenses() -> list[str]:
     return [NONE, *(form for form in forms if form != NONE)]
 
 
+def defense_names() -> frozenset[str]:
+    """Return what labels begin with: they are these, or these and a number."""
+    return frozenset(name for name, _, _ in all_forms())
+
+
 def given_arguments(given: Mapping[str, object], own: Collection[str] = ()) -> dict[str, dict[str, object]]:
     """Return the arguments that are `given`, by what stands before their dots, and by name.
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -24,6 +25,8 @@ from igd_ray.ranking import (
     import_rankings,
     ranking_class,
 )
+from igd_ray.ranking.in_process import LocalModels
+from igd_ray.ranking.own import FILES, TRIED_IMAGES, contained, own_settings, require_scores, try_out
 from igd_ray.units.arrays import read_arrays
 from igd_ray.units.base import Rows, Shard, Unit, is_done
 from igd_ray.units.ranking import NO_IMAGES, RankingUnit, read_ranking
@@ -102,9 +105,9 @@ class RankingPlan:
             by_shard = self._units_by_shard(statistic)
             states = [[read_arrays(catalog, unit.key) for unit in units] for units in by_shard]
             merged.append([statistic.merge(of_neurons) for of_neurons in zip(*states, strict=True)])
-        if not statistics:
-            return ranking.scores(())
-        return torch.cat([ranking.scores(states) for states in zip(*merged, strict=True)], dim=1)
+        # One set of states for each range of neurons; one without any where there are no statistics.
+        ranges = list(zip(*merged, strict=True)) or [()]
+        return torch.cat([ranking.scores(states) for states in ranges], dim=1)
 
 
 def plan_ranking(workspace: AnyWorkspace, method: str) -> RankingPlan:
@@ -114,26 +117,43 @@ def plan_ranking(workspace: AnyWorkspace, method: str) -> RankingPlan:
         InputError: for an unknown method, or a probe set that lacks a class or has too few images for it.
     """
     kind = ranking_class(method)
+    layer, settings = workspace.layer, workspace.settings
     reads_images, reads_clip = "images" in kind.reads, "clip" in kind.reads
     labels = workspace.probe.labels if reads_images else torch.empty(0, dtype=torch.int64)
     if reads_clip:
         workspace.uses.add(CLIP)
+    own = code_digest(kind) is not None
     # Settings of the package's own methods have flags of their own.
-    names = kind.setting_names() if code_digest(kind) is None else ()
-    ranking = kind(
-        workspace.layer,
-        tuple(workspace.class_names),
-        seed=workspace.settings.seed if kind.uses_seed else 0,
-        **{name: getattr(workspace.settings, name) for name in names},
+    given = (
+        own_settings(method, kind, settings.method_arg)
+        if own
+        else {name: getattr(settings, name) for name in kind.setting_names()}
     )
-    ranking = ranking.prepared(Probe(workspace.example, labels, lambda: workspace.loaded_clip))
+    with contained(kind.__qualname__) if own else nullcontext():
+        ranking = kind(layer, tuple(workspace.class_names), seed=settings.seed if kind.uses_seed else 0, **given)
+        ranking = ranking.prepared(Probe(workspace.example, labels, lambda: workspace.loaded_clip))
+        ranking = ranking.sharded(workspace.model, workspace.example)
+    if own:
+        _try_out(workspace, ranking, labels)
     return RankingPlan(
         method,
         workspace.ranked,
-        ranking.sharded(workspace.model, workspace.example),
+        ranking,
         workspace.shards("probe") if reads_images else (),
         content_hash(workspace.loaded_clip.identity) if reads_clip else None,
     )
+
+
+def _try_out(workspace: AnyWorkspace, ranking: Ranking, labels: Tensor) -> None:
+    """Try out a ranking of the user's own on the first image of each class, and have workers bring its file along."""
+    if (file := FILES.get(type(ranking))) is not None:
+        workspace.bring_code(file)
+    images, some = workspace.example[:0], labels
+    if len(labels):
+        places = {label: place for place, label in reversed(list(enumerate(labels.tolist())))}
+        first = workspace.probe.select(sorted(places.values())[:TRIED_IMAGES])
+        images, some = next(iter(first.batches(TRIED_IMAGES)))
+    try_out(ranking, images, some, len(labels), LocalModels(workspace.model, lambda: workspace.loaded_clip))
 
 
 def import_ranking(workspace: AnyWorkspace, method: str, folder: str) -> RankingPlan:
@@ -194,7 +214,9 @@ def finish_ranking(catalog: Catalog, plan: RankingPlan) -> NeuronScores:
         )
     layer = plan.ranked.layer
     details = {**plan.ranking.options, "layer_module": layer.module, "layer_side": layer.side}
-    scores = NeuronScores(plan.scores(catalog), method=plan.method, layer=layer.name, details=details)
+    values = plan.scores(catalog)
+    require_scores(values, len(plan.ranked.class_names), layer.width, type(plan.ranking).__qualname__)
+    scores = NeuronScores(values, method=plan.method, layer=layer.name, details=details)
     catalog.commit("rankings", plan.ranking_id, _ranking_rows(plan, scores))
     return scores
 

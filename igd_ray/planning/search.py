@@ -177,7 +177,7 @@ def plan_searches(workspace: Workspace[SearchSettings]) -> list[SearchPlan]:
     settings = workspace.settings
     if settings.ranking is not None:
         return [plan_search(workspace, stored_ranking(workspace, settings.ranking))]
-    return [plan_search(workspace, plan_ranking(workspace, method)) for method in settings.method]
+    return [plan_search(workspace, plan_ranking(workspace, method)) for method in settings.methods]
 
 
 def load_objective(catalog: Catalog, plan: SearchPlan, model: ModelSource) -> ObjectiveSource:

@@ -85,6 +85,7 @@ class Workspace(Generic[S]):
         example: one image, float32 [1, C, H, W] in [0, 1].
         model_id: the hash of the model and of its factory's arguments.
         uses: what the plans made so far have workers bring along: image sets, "test", "probe" and "search", and "clip".
+        code: the files of the user's own rankings and defenses, which workers bring along too.
 
     Raises:
         InputError: if model, data and layer do not exist or do not fit each other.

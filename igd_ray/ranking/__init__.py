@@ -3,11 +3,10 @@
 from importlib import import_module
 from pkgutil import iter_modules
 
-from igd_ray.ranking.base import Batch, Probe, Ranking, State, Statistic, StatisticRanking
+from igd_ray.ranking.base import Batch, Probe, Ranking, State, Statistic, StatisticRanking, pooled_activations
 from igd_ray.ranking.clip_dissect import (
     SIMILARITIES,
     clip_dissect,
-    pooled_activations,
     rank_reorder,
     soft_wpmi,
     wpmi,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from igd_ray.models.anatomy.layers import Layer
+from igd_ray.models.anatomy.layers import Layer, recorded
 from igd_ray.models.sources import code_digest
 
 if TYPE_CHECKING:
@@ -250,3 +250,11 @@ class StatisticRanking(Ranking, Statistic):
 def concatenated(states: Sequence[State]) -> State:
     """Return the arrays of `states` one after the other along their first axis, the images'."""
     return {name: torch.cat([state[name] for state in states]) for name in states[0]}
+
+
+@torch.no_grad()
+def pooled_activations(model: nn.Module, layer: Layer, images: Tensor) -> Tensor:
+    """Return the spatially averaged activations of `layer`, [B, N], for `images` [B, channels, H, W]."""
+    with recorded(model, layer) as activations:
+        model(images)
+    return layer.pool(activations[0])

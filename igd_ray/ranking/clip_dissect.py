@@ -18,8 +18,18 @@ from torch import Tensor, nn
 
 from igd_ray.data.images import LabeledImages
 from igd_ray.errors import InputError, did_you_mean
-from igd_ray.models.anatomy.layers import PENULTIMATE, Layer, recorded
-from igd_ray.ranking.base import Batch, Input, Probe, Ranking, State, Statistic, concatenated, planned
+from igd_ray.models.anatomy.layers import PENULTIMATE, Layer
+from igd_ray.ranking.base import (
+    Batch,
+    Input,
+    Probe,
+    Ranking,
+    State,
+    Statistic,
+    concatenated,
+    planned,
+    pooled_activations,
+)
 from igd_ray.ranking.in_process import rank_neurons
 from igd_ray.ranking.prompts import class_prompts, embed_classes, read_prompts
 from igd_ray.ranking.registry import register
@@ -80,7 +90,7 @@ def soft_wpmi(class_similarity: Tensor, activations: Tensor, *, top_k: int = TOP
     Raises:
         InputError: if the shapes do not match, a value is not finite, or there are fewer images than `top_k`.
 
-    Images 0 and 1 excite neuron 0 and show class 0; images 1 and 2 excite neuron 1 and show class 1:
+    Images 0 and 1 excite neuron 0 and show class 0; images 1 and 2 excite neuron 1 and show class 1.
 
         >>> cosines = torch.tensor([[0.3, 0.1], [0.2, 0.2], [0.1, 0.3]])
         >>> activations = torch.tensor([[2.0, 0.0], [1.0, 1.0], [0.0, 2.0]])
@@ -107,7 +117,7 @@ def wpmi(class_similarity: Tensor, activations: Tensor, *, top_k: int = WPMI_TOP
         L(i, c) = Σ_{r<K} log(P[x_r, c] + 1e-7)
         I(i, c) = L(i, c) − 0.6 · (logsumexp_i' L(i', c) − log N)
 
-    Args, returns and raises: as `soft_wpmi`.
+    Args, returns and raises as `soft_wpmi`.
 
         >>> cosines = torch.tensor([[0.3, 0.1], [0.2, 0.2], [0.1, 0.3]])
         >>> activations = torch.tensor([[2.0, 0.0], [1.0, 1.0], [0.0, 2.0]])
@@ -138,16 +148,10 @@ def rank_reorder(class_similarity: Tensor, activations: Tensor, *, top_k: int | 
     random orders for every neuron. Where all top activations of a neuron are equal, E is 1, as for a random order.
     A mean similarity below 1e-3, which CLIP does not give, counts as 1e-3.
 
-    Args:
-        class_similarity: raw cosine similarities of images and class names, [D, C].
-        activations: spatially averaged activations, [D, N].
-        top_k: K, the number of most activating images; by default one image in 20, but at least two.
+    Args and raises: as `soft_wpmi`; K is by default one image in 20, but at least two.
 
     Returns:
         float64 [C, N], at most 0.
-
-    Raises:
-        InputError: if the shapes do not match, a value is not finite, or there are fewer images than `top_k`.
 
     Class 0 orders the top images of neuron 0 as their activations do, class 1 the other way round:
 
@@ -246,20 +250,11 @@ def _without_popularity(likelihood: Tensor, weight: float) -> Tensor:
     return (likelihood - weight * popularity).T.contiguous()
 
 
-@torch.no_grad()
-def pooled_activations(model: nn.Module, layer: Layer, images: Tensor) -> Tensor:
-    """Return the spatially averaged activations of `layer`, [B, N], for `images` [B, channels, H, W]."""
-    with recorded(model, layer) as activations:
-        model(images)
-    return layer.pool(activations[0])
-
-
 @dataclass(frozen=True)
 class PooledActivations(Statistic):
     """Spatially averaged activations of a layer, [D, N]."""
 
     layer: Layer
-
     kind: ClassVar[str] = "pooled-activations"
 
     def depends_on(self, neurons: range) -> Mapping[str, object]:
@@ -301,7 +296,6 @@ class ClassEmbeddings(Statistic):
     """CLIP's embeddings of the classes, [C, E], from their prompts [C][T]."""
 
     texts: tuple[tuple[str, ...], ...]
-
     kind: ClassVar[str] = "class-embeddings"
     stage: ClassVar[str] = "embedding"
     reads: ClassVar[frozenset[Input]] = frozenset({"clip"})

@@ -1,5 +1,6 @@
 """Rankings computed in this process, from a model and a probe set, without a catalog."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,27 +19,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Models:
+class LocalModels:
     """The models of this process.
 
     Attributes:
         model: the base model.
-        given_clip: the CLIP model, if there is one.
+        load_clip: returns the CLIP model; called only for rankings that read it.
     """
 
     model: nn.Module
-    given_clip: "Clip | None"
+    load_clip: "Callable[[], Clip]"
 
     @property
     def clip(self) -> "Clip":
-        """The CLIP model.
-
-        Raises:
-            InputError: if there is none.
-        """
-        if self.given_clip is None:
-            raise InputError("this ranking reads a CLIP model; pass one as clip=")
-        return self.given_clip
+        """The CLIP model."""
+        return self.load_clip()
 
 
 def rank_neurons(
@@ -70,11 +65,16 @@ def rank_neurons(
     def placed(images: Tensor) -> Tensor:
         return images.to(device=parameter.device, dtype=parameter.dtype)
 
-    models = _Models(model, clip)
+    def load_clip() -> "Clip":
+        if clip is None:
+            raise InputError(f"{method} rankings read a CLIP model; pass one as clip=")
+        return clip
+
+    models = LocalModels(model, load_clip)
     example = placed(next(iter(probe.batches(1)))[0])
     found = find_layer(model, layer, example)
     ranking = ranking_class(method)(found, tuple(probe.class_names), **settings)  # type: ignore[arg-type]
-    ranking = ranking.prepared(Probe(example, probe.labels, lambda: models.clip))
+    ranking = ranking.prepared(Probe(example, probe.labels, load_clip))
     neurons = range(found.width)
     statistics = ranking.statistics()
     states: list[list[State]] = [[] for _ in statistics]

@@ -179,7 +179,7 @@ class WorkerSetup:
         return replace(self, images={})
 
     def files(self) -> tuple[tuple[Path, ...], ...]:
-        """Return the local files that the models are built from, those together that must lie in one folder."""
+        """Return the local files of models and of the user's code, those together that must lie in one folder."""
         model, clip = self.model, self.clip
         groups: list[tuple[Path, ...]] = []
         if model.factory_file is not None:
@@ -218,6 +218,7 @@ class Context:
         self.setup = setup
         self.device = device
         self.catalog = catalog or Catalog(setup.catalog)
+        # Units name the classes in these files by modules that importing them makes.
         for file in setup.code:
             import_sources(file)
         self._model: nn.Module | None = None

@@ -21,9 +21,11 @@ from igd_ray.units.ranking import read_ranking
 from igd_ray.verbs.dry_run import show_costs
 from igd_ray.verbs.executors import executor_for
 from igd_ray.verbs.flags import (
+    OWN_RANKING,
     add_defense_arguments,
     add_defense_flags,
     add_dry_run,
+    add_method_arguments,
     add_workspace_flags,
     given_settings,
 )
@@ -55,6 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="adversarial points to keep of attacks on defenses; what transfers and audits need is always kept "
         "(default: all)",
     )
+    parser.add_argument(
+        "--method", metavar=OWN_RANKING, help="a ranking of your own, for defenses NAME-K; several with commas"
+    )
+    add_method_arguments(parser)
     parser.add_argument("--ranking", metavar="ID", help="use these rankings, with commas, instead of computing them")
     parser.add_argument("--from-search", metavar="ID", help="add the defenses that these searches chose, with commas")
     parser.add_argument("--shard-size", type=int, help="images a unit, attacked as one batch (default: 64)")

@@ -100,6 +100,19 @@ def add_defense_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+OWN_RANKING = "NAME=FILE.py:CLASS"
+
+
+def add_method_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `--method-arg`."""
+    parser.add_argument(
+        "--method-arg",
+        action="append",
+        metavar="NAME.SETTING=VALUE",
+        help=f"a setting of a ranking of your own, given as --method {OWN_RANKING}; may be repeated",
+    )
+
+
 NOT_SETTINGS = ("verb", "run", "config", "json", "dry_run", "defense")
 
 
@@ -107,10 +120,14 @@ def given_settings(arguments: argparse.Namespace) -> dict[str, object]:
     """Return the settings that the command line gives.
 
     Raises:
-        InputError: for a --model-arg or --defense-arg without "=".
+        InputError: for a --model-arg, --defense-arg or --method-arg without "=".
     """
     given = {name: value for name, value in vars(arguments).items() if name not in NOT_SETTINGS}
-    for setting, example in (("model_arg", "width=16"), ("defense_arg", "hedge.steps=20")):
+    for setting, example in (
+        ("model_arg", "width=16"),
+        ("defense_arg", "hedge.steps=20"),
+        ("method_arg", "mine.power=2"),
+    ):
         if setting in given:
             texts = getattr(arguments, setting)
             given[setting] = dict(_argument(text, setting.replace("_", "-"), example) for text in texts)

@@ -11,7 +11,7 @@ from igd_ray.planning.workspace import Workspace
 from igd_ray.ranking import RANKINGS
 from igd_ray.verbs.dry_run import show_costs
 from igd_ray.verbs.executors import executor_for
-from igd_ray.verbs.flags import add_dry_run, add_workspace_flags, given_settings
+from igd_ray.verbs.flags import OWN_RANKING, add_dry_run, add_method_arguments, add_workspace_flags, given_settings
 from igd_ray.verbs.output import show
 
 # Classes of a ranking that are printed for people.
@@ -20,7 +20,11 @@ SHOWN = 20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    parser.add_argument("--method", help=f"{', '.join(RANKINGS)}; several with commas (default: loir)")
+    parser.add_argument(
+        "--method",
+        help=f"{', '.join(RANKINGS)}, or your own as {OWN_RANKING}; several with commas (default: loir)",
+    )
+    add_method_arguments(parser)
     parser.add_argument(
         "--import-from", metavar="DIR", help="take the ranking that the authors' scripts saved there (unit*.npy)"
     )
@@ -35,9 +39,9 @@ def run(arguments: argparse.Namespace) -> int:
     executor = executor_for(settings)
     workspace = Workspace(settings)
     if isinstance(settings, ImportSettings):
-        plans: list[RankingPlan] = [import_ranking(workspace, settings.method[0], settings.import_from)]
+        plans: list[RankingPlan] = [import_ranking(workspace, settings.methods[0], settings.import_from)]
     else:
-        plans = [plan_ranking(workspace, method) for method in settings.method]
+        plans = [plan_ranking(workspace, method) for method in settings.methods]
     units = [unit for plan in plans for unit in plan.units]
     if arguments.dry_run:
         show_costs(workspace, units, as_json=arguments.json)

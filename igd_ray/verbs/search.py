@@ -18,7 +18,14 @@ from igd_ray.search import Trial, best_trials, most_accurate
 from igd_ray.units.base import Unit
 from igd_ray.verbs.dry_run import show_costs
 from igd_ray.verbs.executors import executor_for
-from igd_ray.verbs.flags import add_defense_flags, add_dry_run, add_workspace_flags, given_settings
+from igd_ray.verbs.flags import (
+    OWN_RANKING,
+    add_defense_flags,
+    add_dry_run,
+    add_method_arguments,
+    add_workspace_flags,
+    given_settings,
+)
 from igd_ray.verbs.output import show
 
 # No k meets the tolerance: the table is printed all the same.
@@ -27,7 +34,11 @@ NOTHING_FEASIBLE = 3
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    parser.add_argument("--method", help=f"{', '.join(RANKINGS)}; several with commas (default: loir)")
+    parser.add_argument(
+        "--method",
+        help=f"{', '.join(RANKINGS)}, or your own as {OWN_RANKING}; several with commas (default: loir)",
+    )
+    add_method_arguments(parser)
     parser.add_argument("--ranking", metavar="ID", help="use this ranking instead of computing one")
     parser.add_argument("--tolerance", help="how far clean accuracy may fall, as a fraction (default: 0.005)")
     space = parser.add_argument_group("what is tried")

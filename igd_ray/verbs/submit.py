@@ -138,21 +138,27 @@ def _take_along(values: dict[str, object], folder: Path) -> dict[str, object]:
             beside = Path(file).with_suffix(".safetensors")
             if name == "clip" and "clip_weights" not in values and beside.is_file():
                 values["clip_weights"] = _copy([beside], folder)
-    file, separator, factory = str(values.get("model", "")).rpartition(":")
+    file, separator, _ = str(values.get("model", "")).rpartition(":")
     if separator and file.endswith(".py"):
-        values["model"] = f"{_copy(list(model_sources(Path(file)).values()), folder)}:{factory}"
-    if "defenses" in values:
-        entries = values["defenses"]
-        listed = entries if isinstance(entries, list) else str(entries).split(",")
-        values["defenses"] = ",".join(_with_code(str(entry).strip(), folder) for entry in listed)
+        values["model"] = _take_code(str(values["model"]), folder)
+    for name in ("defenses", "method"):
+        if name in values:
+            entries = values[name]
+            listed = entries if isinstance(entries, list) else str(entries).split(",")
+            values[name] = ",".join(_with_code(str(entry).strip(), folder) for entry in listed)
     return values
 
 
 def _with_code(entry: str, folder: Path) -> str:
-    """Return a defense's label, or NAME=FILE.py:factory with a copy of the file and of the modules beside it."""
+    """Return a name, or NAME=FILE.py:FACTORY with a copy of the file and of the modules beside it."""
     name, equals, spec = entry.partition("=")
-    file, _, factory = spec.rpartition(":")
-    return f"{name}={_copy(list(model_sources(Path(file)).values()), folder)}:{factory}" if equals else entry
+    return f"{name}={_take_code(spec, folder)}" if equals else entry
+
+
+def _take_code(spec: str, folder: Path) -> str:
+    """Copy the file of FILE.py:FACTORY and the modules beside it that it imports; return the spec of the copy."""
+    file, _, name = spec.rpartition(":")
+    return f"{_copy(list(model_sources(Path(file)).values()), folder)}:{name}"
 
 
 def _copy(files: Sequence[Path], folder: Path) -> str:

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from igd_ray.catalog import Catalog, run_query
+from igd_ray.cli import main
+from igd_ray.ranking import RANKINGS
 from tests.docs.documents import PAGES, Block, blocks
 from tests.toys.places import REPOSITORY
 
@@ -51,7 +53,22 @@ def _first_column(text: str, heading: str) -> list[str]:
     return re.findall(r"`(\w+)`", "\n".join(row.split("|")[1] for row in rows))
 
 
-@pytest.mark.parametrize("block", [block for block in blocks("python") if block.page == "guide.md"])
+OWN_RANKINGS = [block for block in blocks("python") if "StatisticRanking" in block.text and block.page == "guide.md"]
+SCRIPTS = [block for block in blocks("python") if block not in OWN_RANKINGS and block.page == "guide.md"]
+
+
+@pytest.mark.parametrize("block", OWN_RANKINGS, ids=lambda block: block.page)
+def test_a_ranking_of_one_s_own_ranks(block: Block, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(block.text)
+    name = re.findall(r"class (\w+)\(StatisticRanking\)", block.text)[0]
+    given = ["--method", f"mine={tmp_path}/own.py:{name}", "--method-arg", "mine.power=2", "--catalog", f"{tmp_path}/r"]
+    try:
+        assert main(["rank", *given, "--n", "4", "--probe-n", "100", "--search-n", "50", "--executor", "local"]) == 0
+    finally:
+        RANKINGS.pop("mine", None)
+
+
+@pytest.mark.parametrize("block", SCRIPTS)
 def test_the_example_in_python_runs(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(block.text, block.page, "exec"), {"__name__": "example"})
     assert "of 16 images stay correct" in capsys.readouterr().out

@@ -67,7 +67,7 @@ def planned_keys(catalog: Path) -> dict[str, str]:
         given = {"probe_n": 200, "search_n": 100, "catalog": str(catalog), **changes}
         search = load_settings(SearchSettings, file=None, given=given)
         workspace = Workspace(search)
-        for method in search.method:
+        for method in search.methods:
             ranking = plan_ranking(workspace, method)
             found = plan_search(workspace, ranking)
             keys[f"{name} / {method} / search"] = found.search_id
