@@ -17,7 +17,7 @@ from tests.toys.sessions import session_for
 
 pytestmark = pytest.mark.cluster
 
-OWN = Path(__file__).parents[1] / "toys" / "own"
+OWN = Path(__file__).parents[1] / "toys" / "own_rankings"
 
 
 @pytest.fixture(autouse=True)

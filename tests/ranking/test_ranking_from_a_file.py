@@ -17,7 +17,7 @@ from igd_ray.units.ranking import read_ranking
 from igd_ray.verbs.submit import stage
 from tests.toys.runs import rows
 
-OWN = Path(__file__).parents[1] / "toys" / "own"
+OWN = Path(__file__).parents[1] / "toys" / "own_rankings"
 SMALL = ["--n", "6", "--probe-n", "100", "--search-n", "50", "--executor", "local", "--json"]
 
 
