@@ -6,16 +6,20 @@ both. Several merges may run at once: only one writes the entry, the others thro
 """
 
 import secrets
+import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
+import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from igd_ray.catalog.duckdb_files import CatalogFiles
 from igd_ray.catalog.merged import INDEX, merged_name, number_of
 from igd_ray.catalog.rows import same_rows
 from igd_ray.catalog.schemas import SCHEMAS
@@ -23,7 +27,7 @@ from igd_ray.catalog.sealed import sealed_parquet
 from igd_ray.catalog.sources import KEY_COLUMNS, MERGED
 from igd_ray.catalog.store import Catalog
 from igd_ray.catalog.tables import QUARANTINE, UnreadableError, require_own
-from igd_ray.errors import IgdError
+from igd_ray.errors import IgdError, first_line
 
 # Rows of a row group, of whole results: few enough to be skipped, many enough to be packed well.
 ROWS_OF_A_GROUP = 100_000
@@ -41,11 +45,21 @@ LARGE = {"adversarials", "arrays"}
 # What is asked about together lies together: the columns of a result's first row by which results are sorted.
 SORTED_BY = ("model", "dataset", "norm", "epsilon", "method", "defense", "attack", "image_id")
 
+# Small files that are read together.
+FILES_AT_ONCE = 1000
+
 # A query that listed files before a merged one was there has started to read after this long.
 SECONDS_TO_SETTLE = 2.0
 
 # How often a merge begins anew when another has come first.
 TRIES = 3
+
+# How long what was merged stays for whoever reads it without igd-ray, unless `igd compact` is told otherwise.
+KEEP_SECONDS = 3600.0
+
+# While a run goes on, its files are merged whenever this many units have finished; at its end, where a table has that
+# many small files.
+UNITS_OF_A_MERGE, FILES_OF_A_MERGE = 500, 64
 
 # A session that has not written for this long has ended.
 SESSION_ENDED = timedelta(hours=1)
@@ -114,6 +128,44 @@ def compact(
     return Compaction(len(batch.rows), len(batch.files), deleted)
 
 
+class RunningMerge:
+    """Merges a catalog's small files while a run goes on and at its end; the run never waits for it, nor fails by it.
+
+    Args:
+        catalog: the run's.
+    """
+
+    def __init__(self, catalog: Catalog) -> None:
+        # Its own, as a thread of its own uses it.
+        self._catalog = Catalog(catalog.address)
+        self._finished = 0
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> "RunningMerge":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
+        if kind is None:
+            if self._thread is not None:
+                self._thread.join()
+            self._merge()
+
+    def count(self) -> None:
+        """Note that a unit is committed."""
+        self._finished += 1
+        if self._finished >= UNITS_OF_A_MERGE and (self._thread is None or not self._thread.is_alive()):
+            self._finished = 0
+            # A daemon: killed in the middle of it, a merge loses nothing.
+            self._thread = threading.Thread(target=self._merge, daemon=True)
+            self._thread.start()
+
+    def _merge(self) -> None:
+        try:
+            compact(self._catalog, keep_seconds=KEEP_SECONDS, least=FILES_OF_A_MERGE)
+        except (IgdError, OSError, pa.ArrowException) as error:
+            self._catalog.tables.say(f"the small files of {self._catalog} were not merged: {first_line(error)}")
+
+
 def _merge_table(catalog: Catalog, table: str, batch: _Batch, least: int) -> None:
     """Write merged files of what is small in `table`, and note them in `batch`."""
     single = catalog.unmerged(table)
@@ -153,6 +205,8 @@ def _results(catalog: Catalog, table: str, single: Sequence[str], merged: Sequen
         except (FileNotFoundError, UnreadableError):
             return None
 
+    if table in KEY_COLUMNS and table not in LARGE:
+        single = yield from _read_together(catalog, table, single)
     with ThreadPoolExecutor(4) as threads:
         for key, rows in zip(single, threads.map(read, single), strict=True):
             if rows is None:
@@ -165,6 +219,34 @@ def _results(catalog: Catalog, table: str, single: Sequence[str], merged: Sequen
         merged_rows = catalog.read_if_whole(table, key)
         if merged_rows is not None:
             yield Result(key, merged_rows)
+
+
+def _read_together(catalog: Catalog, table: str, keys: Sequence[str]) -> Generator[Result, None, list[str]]:
+    """Yield the results of small files, hundreds of which DuckDB reads at once; return the keys it could not read."""
+    left: list[str] = []
+    for start in range(0, len(keys), FILES_AT_ONCE):
+        some = keys[start : start + FILES_AT_ONCE]
+        files = CatalogFiles(catalog)
+        try:
+            with duckdb.connect(config={"temp_directory": ""}) as connection:
+                connection.execute("SET TimeZone = 'UTC'")
+                connection.register_filesystem(files)
+                rows = connection.sql(files.select(table, [f"{key}.parquet" for key in some])).to_arrow_table()
+            rows = rows.cast(SCHEMAS[table])
+        except (duckdb.Error, pa.ArrowException):
+            left += some  # one of them is damaged, or gone
+            continue
+        runs = pc.run_end_encode(rows[KEY_COLUMNS[table]].combine_chunks())
+        stops = dict(zip(runs.values.to_pylist(), runs.run_ends.to_pylist(), strict=True))
+        if len(stops) != len(runs.values) or not stops.keys() <= set(some):
+            left += some
+            continue
+        begin = 0
+        for key in some:
+            stop = stops.get(key, begin)
+            yield Result(key, rows.slice(begin, stop - begin))
+            begin = stop
+    return left
 
 
 def _own_rows(table: str, file: str, parquet: pq.ParquetFile) -> pa.Table:

@@ -2,6 +2,7 @@
 
 import io
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any
 
 from fsspec import AbstractFileSystem
@@ -43,15 +44,18 @@ class CatalogFiles(AbstractFileSystem):  # type: ignore[misc]
     def relation(self, table: str) -> str:
         """Return the SELECT of the rows of `table` that count, from exactly the files that hold them now."""
         files = self._catalog.files(table) or {f"{EMPTY}.parquet": set()}
-        names = ", ".join(f"'{PROTOCOL}://{table}/{file}'" for file in files)
         doubles = [(file, key) for file, keys in files.items() for key in sorted(keys)]
         if not doubles or table not in KEY_COLUMNS:
-            return f"SELECT * FROM read_parquet([{names}])"
+            return self.select(table, list(files))
         pairs = ", ".join(f"('{file}', '{key}')" for file, key in doubles)
         return (
-            f"SELECT * EXCLUDE (filename) FROM read_parquet([{names}], filename = true) "
+            f"SELECT * EXCLUDE (filename) FROM read_parquet([{_names(table, list(files))}], filename = true) "
             f"WHERE (parse_filename(filename), {KEY_COLUMNS[table]}) NOT IN (VALUES {pairs})"
         )
+
+    def select(self, table: str, files: Sequence[str]) -> str:
+        """Return the SELECT of all rows of files of `table`, in the order of the files."""
+        return f"SELECT * FROM read_parquet([{_names(table, files)}])"
 
     def open(self, path: str, mode: str = "rb", **_options: Any) -> io.RawIOBase:
         """Open a file, every byte of which is verified before DuckDB has it."""
@@ -140,6 +144,10 @@ class CatalogFiles(AbstractFileSystem):  # type: ignore[misc]
         from datetime import UTC, datetime
 
         return datetime(2000, 1, 1, tzinfo=UTC)
+
+
+def _names(table: str, files: Sequence[str]) -> str:
+    return ", ".join(f"'{PROTOCOL}://{table}/{file}'" for file in files)
 
 
 class _Handle(io.RawIOBase):

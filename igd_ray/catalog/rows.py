@@ -6,17 +6,18 @@ from typing import TypeAlias
 import pyarrow as pa
 
 from igd_ray.catalog.schemas import SCHEMAS
+from igd_ray.catalog.sources import KEY_COLUMNS
 from igd_ray.errors import InputError, first_line
 
 Rows: TypeAlias = "pa.Table | Sequence[Mapping[str, object]]"
 
 
-def conform(table: str, rows: Rows) -> pa.Table:
+def conform(table: str, rows: Rows, key: str | None = None) -> pa.Table:
     """Return `rows` with exactly the columns, order and types of `table`'s schema.
 
     Raises:
-        InputError: if columns are missing or unknown, a value does not fit its column's type, or a required one is
-            NULL.
+        InputError: if columns are missing or unknown, a value does not fit its column's type, a required one is NULL,
+            or a row is of another result than `key`, where the table says of which a row is.
     """
     schema = SCHEMAS[table]
     named = [set(rows.column_names)] if isinstance(rows, pa.Table) else [set(row) for row in rows]
@@ -33,6 +34,10 @@ def conform(table: str, rows: Rows) -> pa.Table:
     for field in schema:
         if not field.nullable and conformed.column(field.name).null_count:
             raise InputError(f"rows do not fit the schema of {table}: {field.name} must not be NULL")
+    if key is not None and table in KEY_COLUMNS:
+        others = set(conformed[KEY_COLUMNS[table]].unique().to_pylist()) - {key}
+        if others:
+            raise InputError(f"rows do not fit the result {key!r} of {table}: {KEY_COLUMNS[table]} is {min(others)!r}")
     return conformed
 
 

@@ -135,7 +135,7 @@ class Catalog:
         name = f"{table}/{file_of(table, key)}"
         if not replace and self._counts(table, key):
             return False
-        content = sealed_parquet(name, [conform(table, rows)], SCHEMAS[table])
+        content = sealed_parquet(name, [conform(table, rows, key)], SCHEMAS[table])
         if replace:
             self.place.write(name, content)
             return True
@@ -154,7 +154,7 @@ class Catalog:
             InputError: for an unknown table, a bad key, or rows that do not fit the schema.
             IgdError: if it cannot be written; nothing half-written is left.
         """
-        (first, own), *others = ((table, conform(table, each)) for table, each in rows.items())
+        (first, own), *others = ((table, conform(table, each, key)) for table, each in rows.items())
         if not others:
             return self.commit(first, key, own)
         if self.finish_unit(list(rows), key):

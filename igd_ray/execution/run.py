@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from igd_ray.catalog import Catalog
+from igd_ray.catalog.compaction import RunningMerge
 from igd_ray.errors import IncompleteError
 from igd_ray.execution.executor import Executor
 from igd_ray.execution.progress import Progress
@@ -59,13 +60,18 @@ def run_units(executor: Executor, catalog: Catalog, units: Sequence[Unit], *, ti
     failed: list[UnitReport] = []
     computed = 0
     # Closed in any case, so that leases end now rather than when the generator is collected.
-    with Progress(title, done=reused, total=planned) as progress, closing(executor.run(waiting)) as reports:
+    with (
+        RunningMerge(catalog) as merge,
+        Progress(title, done=reused, total=planned) as progress,
+        closing(executor.run(waiting)) as reports,
+    ):
         for report in reports:
             progress.advance(report)
             if report.parts:
                 continue
             if report.error is None:
                 computed += 1
+                merge.count()
             else:
                 failed.append(report)
                 record_failure(catalog, report)
