@@ -45,8 +45,8 @@ LARGE = {"adversarials", "arrays"}
 # What is asked about together lies together: the columns of a result's first row by which results are sorted.
 SORTED_BY = ("model", "dataset", "norm", "epsilon", "method", "defense", "attack", "image_id")
 
-# Small files that are read together.
-FILES_AT_ONCE = 1000
+# Small files that are read together, where there are many.
+MANY_FILES, FILES_AT_ONCE = 32, 1000
 
 # A query that listed files before a merged one was there has started to read after this long.
 SECONDS_TO_SETTLE = 2.0
@@ -205,10 +205,11 @@ def _results(catalog: Catalog, table: str, single: Sequence[str], merged: Sequen
         except (FileNotFoundError, UnreadableError):
             return None
 
-    if table in KEY_COLUMNS and table not in LARGE:
+    if table in KEY_COLUMNS and table not in LARGE and len(single) >= MANY_FILES:
         single = yield from _read_together(catalog, table, single)
     with ThreadPoolExecutor(4) as threads:
-        for key, rows in zip(single, threads.map(read, single), strict=True):
+        found = threads.map(read, single) if len(single) >= MANY_FILES else map(read, single)
+        for key, rows in zip(single, found, strict=True):
             if rows is None:
                 if not catalog.tables.is_sound(table, f"{key}.parquet"):
                     catalog.tables.set_aside(table, f"{key}.parquet")

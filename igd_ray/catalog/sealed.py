@@ -299,7 +299,7 @@ def kept_rows(file: pq.ParquetFile) -> dict[str, pa.Table]:
         if name.startswith(prefix):
             table = name.removeprefix(prefix).decode()
             try:
-                kept[table] = pa.ipc.open_stream(base64.b85decode(text)).read_all()
+                kept[table] = pa.ipc.open_stream(base64.b64decode(text)).read_all()
                 kept[table].validate(full=True)
             except (pa.ArrowException, ValueError) as error:
                 raise DamagedError(f"the rows of {table} in it are damaged") from error
@@ -313,7 +313,7 @@ def _text(rows: pa.Table) -> str:
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     with pa.ipc.new_stream(buffer, rows.schema, options=options) as writer:
         writer.write_table(rows.combine_chunks())
-    return base64.b85encode(buffer.getvalue()).decode()
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def _seal(name: str, tail: bytes, start: int) -> str:
