@@ -17,6 +17,8 @@ VERBS = {
     "train": "train what a defense needs: SODEF's ODE block",
     "search": "find the smallest k that keeps clean accuracy, by bisection",
     "evaluate": "attack defenses and reduce to the image-wise worst case",
+    "check": "check a defense of your own before it is evaluated",
+    "new": "write a commented starting file for a defense of your own",
     "verify": "judge stored points again; fail where a stored verdict does not hold",
     "report": "write a run's tables, figures and checks as one HTML file",
     "sql": "query the catalog: one SELECT",

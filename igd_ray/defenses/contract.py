@@ -357,12 +357,16 @@ def _counting(model: nn.Module) -> Iterator[list[int]]:
     def count_backward(gradient: Tensor) -> None:
         counts[1] += len(gradient)
 
-    def count(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-        counts[0] += len(output)
-        if output.requires_grad:
-            output.register_hook(count_backward)  # type: ignore[no-untyped-call]
+    def count(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        counts[0] += len(inputs[0])
+        if not (inputs[0].requires_grad and torch.is_grad_enabled()):
+            return inputs
+        # At the input, as a defense may take its logits from inside the model.
+        images = inputs[0].view_as(inputs[0])
+        images.register_hook(count_backward)  # type: ignore[no-untyped-call]
+        return (images, *inputs[1:])
 
-    handle = model.register_forward_hook(count)
+    handle = model.register_forward_pre_hook(count)
     try:
         yield counts
     finally:

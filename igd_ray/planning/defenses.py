@@ -7,6 +7,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from igd_ray.config import EvaluateSettings
+from igd_ray.defenses.contract import Contract
+from igd_ray.defenses.own import OwnDefense
 from igd_ray.defenses.registry import ProbeImages
 from igd_ray.defenses.sodef import SodefTraining
 from igd_ray.defenses.specs import DefenseLabel, DefenseSpec, given_arguments, parse_defense
@@ -105,6 +107,21 @@ class _Run:
 
     def bring_code(self, file: Path) -> None:
         self.workspace.bring_code(file)
+
+
+def contract_of(workspace: Workspace[EvaluateSettings]) -> tuple[OwnDefense, Contract]:
+    """Look at the defense in a file that the settings name, on a few images; return it, and what was found.
+
+    Raises:
+        InputError: if there is none, or its file or arguments cannot be used.
+    """
+    settings = workspace.settings
+    label = parse_defense(settings.defenses[-1])
+    if label.own is None:
+        raise InputError(f"igd check takes a defense in a file, FILE.py:factory, not {label.label!r}")
+    own = label.own.imported()
+    given = given_arguments(settings.defense_arg, [label.label]).get(label.label, {})
+    return own, own.look(own.checked(given)[0], _Run(workspace, NeededDefenses()))
 
 
 def _resolve(
