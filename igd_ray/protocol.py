@@ -21,6 +21,9 @@ NINE_ATTACKS = (
     "tr-apgd-eot",
 )
 
+# What the names of attacks begin with that are computed on the base model and judged on the defense.
+TRANSFER_PREFIX = "tr-"
+
 # Adaptive attacks, aimed at one defense; they attack the images that all others left standing.
 AUDIT_PREFIX = "audit-"
 AUDIT_ATTACKS = (

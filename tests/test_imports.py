@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 PROGRAM = """
 import importlib, pkgutil, sys
@@ -32,3 +33,13 @@ def test_everything_but_the_cluster_imports_without_ray() -> None:
 def test_catalog_and_report_import_without_torch() -> None:
     modules = imported('module.name.startswith(("igd_ray.catalog", "igd_ray.report"))', {"torch", "ray"})
     assert "igd_ray.report.html" in modules
+
+
+def test_a_question_in_sql_waits_for_nothing_that_it_does_not_need(tmp_path: Path) -> None:
+    program = (
+        "import sys; from igd_ray.catalog import Catalog; from igd_ray.cli import main; Catalog(sys.argv[1]).create();"
+        "assert main(['sql', 'SELECT 1', '--catalog', sys.argv[1]]) == 0;"
+        "print({'matplotlib', 'pandas', 'pyarrow.dataset', 'rich', 'jinja2', 'yaml', 'torch'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "set()", done.stdout + done.stderr

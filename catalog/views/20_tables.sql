@@ -19,13 +19,16 @@ FROM stored_attempts;
 
 -- The units that were planned, each with the parts that it was split into where memory did not suffice for it whole;
 -- any other is its own and only part.
+-- Once a connection.
 CREATE OR REPLACE VIEW unit_parts AS
-WITH RECURSIVE parts(unit_key, part_key) AS (
+WITH RECURSIVE splits AS MATERIALIZED (
+    SELECT unit_key, part_key FROM stored_splits
+), parts(unit_key, part_key) AS (
     SELECT DISTINCT unit_key, unit_key FROM stored_run_units
     UNION
     SELECT parts.unit_key, splits.part_key
     FROM parts
-    JOIN stored_splits AS splits ON splits.unit_key = parts.part_key
+    JOIN splits ON splits.unit_key = parts.part_key
 )
 SELECT unit_key, part_key FROM parts
-ANTI JOIN stored_splits AS splits ON splits.unit_key = parts.part_key;
+ANTI JOIN splits ON splits.unit_key = parts.part_key;

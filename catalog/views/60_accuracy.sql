@@ -1,17 +1,31 @@
--- What is known of each planned image under each attack: NULL in `robust` where nothing was measured.
+-- What is known of each planned image under each attack: NULL in `robust` where nothing was measured. The outcomes of a
+-- whole cell say it as they are.
 CREATE OR REPLACE VIEW verdicts AS
+SELECT
+    run_id, defense, attack, image_id,
+    status = 'robust' AS robust,
+    status = 'error' AS error,
+    status = 'skipped' AS skipped,
+    clean_prediction = label AS clean_correct,
+    forwards, backwards, queries, seconds
+FROM whole_outcomes
+UNION ALL
 SELECT
     planned.run_id, planned.defense, planned.attack, planned.image_id,
     bool_and(outcomes.status = 'robust') AS robust,
     coalesce(bool_or(outcomes.status = 'error'), false) AS error,
     coalesce(bool_or(outcomes.status = 'skipped'), false) AS skipped,
     bool_and(outcomes.clean_prediction = outcomes.label) AS clean_correct,
-    sum(outcomes.forwards) AS forwards,
-    sum(outcomes.backwards) AS backwards,
-    sum(outcomes.queries) AS queries,
+    sum(outcomes.forwards)::BIGINT AS forwards,
+    sum(outcomes.backwards)::BIGINT AS backwards,
+    sum(outcomes.queries)::BIGINT AS queries,
     sum(outcomes.seconds) AS seconds
-FROM (SELECT DISTINCT run_id, defense, attack, image_id FROM planned) AS planned
-LEFT JOIN outcomes USING (run_id, defense, attack, image_id)
+FROM (
+    SELECT DISTINCT run_id, defense, attack, image_id
+    FROM planned
+    SEMI JOIN (FROM reported_parts WHERE NOT whole) AS parts USING (run_id, unit_key, defense, attack)
+) AS planned
+LEFT JOIN other_outcomes AS outcomes USING (run_id, defense, attack, image_id)
 GROUP BY ALL;
 
 -- One row for each defense and attack. A robust accuracy over an image that was not measured under this very

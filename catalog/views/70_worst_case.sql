@@ -1,14 +1,31 @@
 -- What all planned attacks together say of each image: robust only if every one of them left it robust.
--- Broken, misclassified and skipped (broken before by another attack) are not robust.
+-- Broken, misclassified and skipped (broken before by another attack) are not robust. `nine_robust` goes by the nine
+-- published attacks only, and by their number, `nine`, that have a verdict; the undefended model's transfers are the
+-- attacks on it. `audited` goes by the audit's attacks, too, of which `audits` have a verdict.
+-- Once for several.
 CREATE OR REPLACE VIEW worst_case_images AS
 SELECT
     run_id, defense, image_id,
     count(*) AS attacks,
     CASE WHEN count(robust) = count(*) AND NOT bool_or(error) THEN bool_and(robust) END AS robust,
     -- The attack 'clean' measures this; without it, every attack's own look at the clean image counts alike.
-    coalesce(avg(clean_correct::INT) FILTER (attack = 'clean'), avg(clean_correct::INT)) AS clean_share
+    coalesce(avg(clean_correct::INT) FILTER (attack = 'clean'), avg(clean_correct::INT)) AS clean_share,
+    count(robust) FILTER (is_nine(attack) AND NOT error) AS nine,
+    CASE WHEN
+        bool_and(robust IS NOT NULL AND NOT error) FILTER (is_nine(attack))
+        AND (
+            count(*) FILTER (is_nine(attack)) = number_of_nine()
+            OR (defense = 'none' AND count(*) FILTER (is_direct(attack)) = number_of_direct())
+        )
+    THEN
+        bool_and(robust) FILTER (is_nine(attack))
+    END AS nine_robust,
+    count(robust) FILTER (is_audit(attack) AND NOT error) AS audits,
+    CASE WHEN bool_and(robust IS NOT NULL AND NOT error) FILTER (is_nine(attack) OR is_audit(attack)) THEN
+        bool_and(robust) FILTER (is_nine(attack) OR is_audit(attack))
+    END AS audited
 FROM verdicts
-GROUP BY ALL;
+GROUP BY run_id, defense, image_id;
 
 -- One row for each defense; NULL until every planned attack has finished on every image, and after any error.
 CREATE OR REPLACE VIEW worst_case AS
@@ -21,17 +38,15 @@ WITH counted AS (
     FROM worst_case_images
     GROUP BY ALL
 ), planned_attacks AS (
-    SELECT run_id, defense, count(DISTINCT attack) AS attacks FROM planned GROUP BY ALL
+    SELECT run_id, defense, count(*) AS attacks FROM cells GROUP BY run_id, defense
 )
 SELECT
-    counted.run_id, runs.model, runs.dataset, counted.defense, counted.n, attacks, counted.clean_accuracy,
-    counted.robust_accuracy,
-    wilson_low(counted.robust_accuracy, counted.n) AS low,
-    wilson_high(counted.robust_accuracy, counted.n) AS high,
-    counted.robust_accuracy - undefended.robust_accuracy AS gain,
-    wilson_low(counted.clean_accuracy, counted.n) AS clean_low,
-    wilson_high(counted.clean_accuracy, counted.n) AS clean_high
+    run_id, runs.model, runs.dataset, defense, counted.n, attacks, clean_accuracy, robust_accuracy,
+    wilson_low(robust_accuracy, counted.n) AS low,
+    wilson_high(robust_accuracy, counted.n) AS high,
+    robust_accuracy - any_value(robust_accuracy) FILTER (defense = 'none') OVER (PARTITION BY run_id) AS gain,
+    wilson_low(clean_accuracy, counted.n) AS clean_low,
+    wilson_high(clean_accuracy, counted.n) AS clean_high
 FROM counted
 JOIN planned_attacks USING (run_id, defense)
-LEFT JOIN stored_runs AS runs USING (run_id)
-LEFT JOIN counted AS undefended ON undefended.run_id = counted.run_id AND undefended.defense = 'none';
+LEFT JOIN stored_runs AS runs USING (run_id);

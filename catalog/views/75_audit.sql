@@ -1,6 +1,3 @@
--- Whether an attack belongs to the audit: adaptive attacks, each on the images that all attacks before it left robust.
-CREATE OR REPLACE MACRO is_audit(attack) AS starts_with(attack, 'audit-');
-
 -- What all attacks but the audit's say of each image, and what all of them say; of runs with an audit only. Where there
 -- is no other attack, the clean image says it.
 CREATE OR REPLACE VIEW audit_images AS
@@ -13,7 +10,7 @@ SELECT
     END AS robust,
     CASE WHEN bool_and(verdicts.robust IS NOT NULL AND NOT error) THEN bool_and(verdicts.robust) END AS audited
 FROM verdicts
-SEMI JOIN (SELECT run_id FROM planned WHERE is_audit(attack)) AS audits USING (run_id)
+SEMI JOIN (FROM cells WHERE is_audit(attack)) AS audits USING (run_id)
 GROUP BY verdicts.run_id, verdicts.defense, verdicts.image_id;
 
 -- One row for each defense of a run with an audit: the worst case over the other attacks, and over all of them. Each is
@@ -32,23 +29,21 @@ WITH counted AS (
     FROM audit_images
     GROUP BY ALL
 ), planned_attacks AS (
-    SELECT run_id, defense, count(DISTINCT attack) FILTER (is_audit(attack)) AS audit_attacks FROM planned GROUP BY ALL
+    SELECT run_id, defense, count(*) FILTER (is_audit(attack)) AS audit_attacks FROM cells GROUP BY run_id, defense
 )
 SELECT
-    counted.run_id, runs.model, runs.dataset, counted.defense, counted.n,
-    counted.robust_accuracy,
-    wilson_low(counted.robust_accuracy, counted.n) AS low,
-    wilson_high(counted.robust_accuracy, counted.n) AS high,
-    counted.robust_accuracy - undefended.robust_accuracy AS gain,
-    counted.audited_accuracy,
-    wilson_low(counted.audited_accuracy, counted.n) AS audited_low,
-    wilson_high(counted.audited_accuracy, counted.n) AS audited_high,
-    counted.audited_accuracy - undefended.audited_accuracy AS audited_gain,
-    counted.broken_by_audit, audit_attacks
+    run_id, runs.model, runs.dataset, defense, counted.n, robust_accuracy,
+    wilson_low(robust_accuracy, counted.n) AS low,
+    wilson_high(robust_accuracy, counted.n) AS high,
+    robust_accuracy - any_value(robust_accuracy) FILTER (defense = 'none') OVER (PARTITION BY run_id) AS gain,
+    audited_accuracy,
+    wilson_low(audited_accuracy, counted.n) AS audited_low,
+    wilson_high(audited_accuracy, counted.n) AS audited_high,
+    audited_accuracy - any_value(audited_accuracy) FILTER (defense = 'none') OVER (PARTITION BY run_id) AS audited_gain,
+    broken_by_audit, audit_attacks
 FROM counted
 JOIN planned_attacks USING (run_id, defense)
-LEFT JOIN stored_runs AS runs USING (run_id)
-LEFT JOIN counted AS undefended ON undefended.run_id = counted.run_id AND undefended.defense = 'none';
+LEFT JOIN stored_runs AS runs USING (run_id);
 
 -- What each audit attack found: the images that all before it had left to it, and those of them that it broke or that
 -- the defense, asked afresh, got wrong without an attack. NULL until it, and all other attacks, have finished on every

@@ -1,5 +1,6 @@
 -- The state of each unit of a run: one that is reported on is done with its outcomes, any other with whatever it
 -- yields; a unit that was split is done with all of its parts.
+-- Once a connection.
 CREATE OR REPLACE VIEW unit_states AS
 WITH yielded AS (
     SELECT unit_key FROM stored_arrays
@@ -19,7 +20,7 @@ WITH yielded AS (
         run_id, planned_units.unit_key, any_value(kind) AS kind, any_value(defense) AS defense,
         any_value(attack) AS attack,
         bool_and(
-            part_key IN (SELECT unit_key FROM stored_outcomes)
+            part_key IN (SELECT part_key FROM counted_outcomes)
             OR (NOT reported AND part_key IN (SELECT unit_key FROM yielded))
         ) AS done
     FROM planned_units

@@ -1,15 +1,16 @@
 """Questions to the catalog in SQL, without a way to change anything or to look elsewhere."""
 
 import re
-from collections.abc import Callable
-from typing import TypeVar
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
 
 from igd_ray.catalog.duckdb_files import PROTOCOL, CatalogFiles
 from igd_ray.catalog.schemas import SCHEMAS
-from igd_ray.catalog.sources import view_statements
+from igd_ray.catalog.sources import definitions, named_in
 from igd_ray.catalog.store import Catalog
 from igd_ray.errors import IgdError, InputError
 
@@ -17,6 +18,9 @@ Answer = TypeVar("Answer")
 
 # How often a question is asked anew, each time because other files are found to be damaged or gone.
 TRIES = 40
+
+# What lists the views there are, instead of naming one.
+_LISTING = re.compile(r"\b(show|describe|desc|duckdb_\w+|information_schema|pg_\w+|sqlite_\w+)\b", re.IGNORECASE)
 
 # What may stand before an explained statement: words, and no comments, so that nothing but DuckDB's parser reads those.
 _EXPLAIN = re.compile(r"\s*EXPLAIN\s+(?:ANALYZE\s+|\([\w\s,]*\)\s*)?", re.IGNORECASE | re.ASCII)
@@ -28,8 +32,79 @@ SELECT DISTINCT value ->> '$' FROM (SELECT json_serialize_sql($1::VARCHAR) AS pa
 WHERE key = 'type' AND ends_with(value ->> '$', '_NODE')"""
 
 
-def connect(catalog: Catalog, files: CatalogFiles | None = None) -> duckdb.DuckDBPyConnection:
+class Reader:
+    """A connection to a catalog that makes the views when a question names them.
+
+    What several views ask again and again, such as which cells of a run are whole, it makes a table of, once.
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, files: CatalogFiles):
+        """Read `files` through `connection`, DuckDB in memory."""
+        self.connection = connection
+        self._files = files
+        self._pending = {definition.name: definition for definition in definitions()}
+        # The tables that no view reads yet.
+        self._unread = {f"stored_{table}": table for table in SCHEMAS}
+
+    def table(self, sql: str, *parameters: object) -> pa.Table:
+        """Return the answer to a SELECT or EXPLAIN; what stands behind `$1`, `$2` comes after it."""
+        self._make(named_in(sql, {*self._pending, *self._unread}))
+        if _LISTING.search(sql):
+            self.make_all()
+        try:
+            return self._answer(sql, parameters)
+        except duckdb.CatalogException:
+            # It may mean a view by another way than by its name.
+            if not self._pending:
+                raise
+            self.make_all()
+            return self._answer(sql, parameters)
+
+    def rows(self, sql: str, *parameters: object) -> list[dict[str, Any]]:
+        """Return the answer to a SELECT, a dictionary for each row."""
+        rows: list[dict[str, Any]] = self.table(sql, *parameters).to_pylist()
+        return rows
+
+    def _answer(self, sql: str, parameters: Sequence[object]) -> pa.Table:
+        return self.connection.sql(sql, params=list(parameters)).to_arrow_table()
+
+    def make_all(self) -> None:
+        """Make all that is left of the views."""
+        self._make([*self._unread, *self._pending])
+
+    def _make(self, names: Collection[str]) -> None:
+        asked = Counter(names)
+        for name, definition in reversed(self._pending.items()):
+            if name in asked:
+                asked.update(definition.needs)
+        for name in [name for name in self._unread if name in asked]:
+            self.connection.execute(f"CREATE VIEW {name} AS {self._files.relation(self._unread[name])}")
+            del self._unread[name]
+        for definition in [each for name, each in self._pending.items() if name in asked]:
+            as_table = definition.once or (definition.once_for_several and asked[definition.name] > 1)
+            self.connection.execute(definition.statement(as_table=as_table))
+            del self._pending[definition.name]
+
+
+def connect(catalog: Catalog) -> duckdb.DuckDBPyConnection:
     """Return an in-memory DuckDB connection with every view over `catalog`, shut off from all other files.
+
+    Raises:
+        InputError: if `catalog` is not there, or is of another schema version.
+        IgdError: if what was merged cannot be read.
+        duckdb.Error: if a file cannot be read, is damaged, or was merged and deleted in between.
+    """
+    reader = open_reader(catalog, CatalogFiles(catalog))
+    try:
+        reader.make_all()
+    except duckdb.Error:
+        reader.connection.close()
+        raise
+    return reader.connection
+
+
+def open_reader(catalog: Catalog, files: CatalogFiles) -> Reader:
+    """Return a reader of `catalog`, shut off from all other files; whoever opens it closes its connection.
 
     Args:
         catalog: whose.
@@ -37,19 +112,13 @@ def connect(catalog: Catalog, files: CatalogFiles | None = None) -> duckdb.DuckD
 
     Raises:
         InputError: if `catalog` is not there, or is of another schema version.
-        IgdError: if what was merged cannot be read.
-        duckdb.Error: if a file cannot be read, is damaged, or was merged and deleted in between.
     """
     catalog.check()
-    files = files or CatalogFiles(catalog)
     # An empty temporary folder: DuckDB would allow reading and writing there.
     connection = duckdb.connect(":memory:", config={"temp_directory": "", "python_enable_replacements": False})
     try:
         connection.execute("SET TimeZone = 'UTC'")
         connection.register_filesystem(files)
-        for table in SCHEMAS:
-            connection.execute(f"CREATE VIEW remote_{table} AS {files.relation(table)}")
-        connection.execute(view_statements(catalog.address, SCHEMAS))
         for setting in (
             f"allowed_directories = ['{PROTOCOL}://']",
             "autoinstall_known_extensions = false",
@@ -61,10 +130,10 @@ def connect(catalog: Catalog, files: CatalogFiles | None = None) -> duckdb.DuckD
     except duckdb.Error:
         connection.close()
         raise
-    return connection
+    return Reader(connection, files)
 
 
-def ask(catalog: Catalog, question: Callable[[duckdb.DuckDBPyConnection], Answer]) -> Answer:
+def ask(catalog: Catalog, question: Callable[[Reader], Answer]) -> Answer:
     """Return what `question` finds over `catalog`; damaged files are said on stderr and left out.
 
     It is asked again where a file was found damaged, or was merged and deleted in between.
@@ -75,12 +144,14 @@ def ask(catalog: Catalog, question: Callable[[duckdb.DuckDBPyConnection], Answer
     """
     for _ in range(TRIES):
         files = CatalogFiles(catalog)
+        reader = open_reader(catalog, files)
         try:
-            with connect(catalog, files) as connection:
-                return question(connection)
+            return question(reader)
         except (duckdb.Error, pa.ArrowException, OSError) as error:
             if not files.can_do_better():
                 raise _told(error) from error
+        finally:
+            reader.connection.close()
     raise IgdError(f"files of {catalog} went away {TRIES} times while they were read; ask again")
 
 
@@ -91,9 +162,9 @@ def run_query(catalog: Catalog, sql: str) -> pa.Table:
         InputError: for any other statement or several, and for what DuckDB refuses.
     """
 
-    def question(connection: duckdb.DuckDBPyConnection) -> pa.Table:
-        _require_reading(connection, sql)
-        return connection.sql(sql).to_arrow_table()
+    def question(reader: Reader) -> pa.Table:
+        _require_reading(reader.connection, sql)
+        return reader.table(sql)
 
     return ask(catalog, question)
 

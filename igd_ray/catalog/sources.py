@@ -1,10 +1,14 @@
 """Where the SQL of views and named queries lies, and the text that makes every view over a folder."""
 
+import re
 from collections.abc import Collection
 from pathlib import Path
+from typing import NamedTuple
 
 from igd_ray.catalog.schemas import SCHEMAS
 from igd_ray.errors import InputError, did_you_mean
+from igd_ray.protocol import AUDIT_PREFIX, NINE_ATTACKS, TRANSFER_PREFIX
+from igd_ray.statistics import Z_95
 
 # A file name that no shell, URL or pattern reads as anything else; a leading dot would hide the file.
 KEY = "[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}"
@@ -50,23 +54,134 @@ def named_query(name: str) -> str:
     return queries[name]
 
 
-def view_statements(root: str, remote: Collection[str] = ()) -> str:
-    """Return the SQL that makes every view over the tables in the folder `root` ("." for the working folder).
+class Definition(NamedTuple):
+    """A view, or a macro.
 
-    The tables `remote` are not read from there, but from relations ``remote_<table>`` that the connection has.
+    Attributes:
+        name: of the view or macro.
+        query: what follows ``CREATE OR REPLACE VIEW name AS``; of a macro, the whole statement without its end.
+        needs: the definitions that the text names; all of them come before it.
+        is_macro: whether it is a macro.
+        once: whether a connection of igd-ray makes a table of it, because others ask it again and again.
+        once_for_several: whether it does so where more than one of what is made asks it.
     """
+
+    name: str
+    query: str
+    needs: frozenset[str]
+    is_macro: bool = False
+    once: bool = False
+    once_for_several: bool = False
+
+    def statement(self, *, as_table: bool = False) -> str:
+        """Return the SQL that makes the view, or a temporary table of its rows."""
+        if self.is_macro:
+            return f"{self.query};"
+        kind = "TEMP TABLE" if as_table else "VIEW"
+        return f"CREATE OR REPLACE {kind} {self.name} AS {self.query};"
+
+
+def definitions() -> list[Definition]:
+    """Return every view and macro over the relations ``stored_<table>``, each after what it needs."""
+    texts = [
+        _protocol(),
+        *(path.read_text() for path in sorted(_folder("views").glob("*.sql"))),
+        _nine_accuracies(),
+    ]
+    found: list[Definition] = []
+    for text in texts:
+        found += _parsed(text, {*(f"stored_{table}" for table in SCHEMAS), *(each.name for each in found)})
+    return found
+
+
+def view_statements(root: str) -> str:
+    """Return the SQL that makes every view over the tables in the folder `root`, for any program that has DuckDB."""
     folder = as_pattern(root).replace("'", "''")
-    # First of all what was merged, on which the rows of every other table depend.
-    tables = ["compacted", *(table for table in SCHEMAS if table != "compacted")]
-    stored = [f"CREATE OR REPLACE VIEW stored_{table} AS {_rows(folder, table, remote)};" for table in tables]
-    views = [path.read_text().strip() for path in sorted(_folder("views").glob("*.sql"))]
-    return "\n".join(stored) + "\n\n" + "\n\n".join(views) + "\n"
+    stored = [f"CREATE OR REPLACE VIEW stored_{table} AS {_rows(folder, table)};" for table in SCHEMAS]
+    return (
+        "\n".join([_merged_results(folder), *stored, *(definition.statement() for definition in definitions())]) + "\n"
+    )
 
 
-def _rows(folder: str, table: str, remote: Collection[str]) -> str:
+def _protocol() -> str:
+    """Return macros of what SQL needs to know of the protocol and of the statistics."""
+    direct = [attack for attack in NINE_ATTACKS if not attack.startswith(TRANSFER_PREFIX)]
+    return f"""
+CREATE OR REPLACE MACRO z_95() AS {Z_95!r};
+CREATE OR REPLACE MACRO is_nine(attack) AS attack IN {NINE_ATTACKS};
+CREATE OR REPLACE MACRO number_of_nine() AS {len(NINE_ATTACKS)};
+CREATE OR REPLACE MACRO is_direct(attack) AS attack IN {tuple(direct)};
+CREATE OR REPLACE MACRO number_of_direct() AS {len(direct)};
+CREATE OR REPLACE MACRO is_audit(attack) AS starts_with(attack, '{AUDIT_PREFIX}');
+"""
+
+
+def _nine_accuracies() -> str:
+    """Return the view of robust accuracies in percent under the nine attacks, a column for each, in their order.
+
+    One over other images than the worst case is NULL.
+    """
+    columns = ",\n    ".join(
+        f"round(100 * any_value(robust_accuracy) FILTER (attack = '{attack}'), 2) AS \"{attack}\""
+        for attack in NINE_ATTACKS
+    )
+    query = f"""
+SELECT
+    run_id, defense,
+    {columns}
+FROM accuracy
+SEMI JOIN (SELECT run_id, defense, count(*) AS n FROM worst_case_images GROUP BY ALL) AS images
+    USING (run_id, defense, n)
+GROUP BY run_id, defense"""
+    return f"CREATE OR REPLACE VIEW nine_accuracies AS {query};\n"
+
+
+_STATEMENT = re.compile(r"^CREATE OR REPLACE (VIEW|MACRO) (\w+)(?: AS)?\b(.*?);[ ]*$", re.DOTALL | re.MULTILINE)
+_ONCE, _ONCE_FOR_SEVERAL = "-- Once a connection.\n", "-- Once for several.\n"
+
+
+def _parsed(text: str, known: set[str]) -> list[Definition]:
+    """Return the definitions in a text of SQL, each with those it needs of `known` and of those before it."""
+    found = []
+    end = 0
+    for match in _STATEMENT.finditer(text):
+        kind, name, query = match.groups()
+        is_macro = kind == "MACRO"
+        words = named_in(re.sub(r"--[^\n]*", "", query), known)
+        once, several = (remark in text[end : match.start()] for remark in (_ONCE, _ONCE_FOR_SEVERAL))
+        found.append(
+            Definition(name, match[0].rstrip()[:-1] if is_macro else query.strip(), words, is_macro, once, several)
+        )
+        known.add(name)
+        end = match.end()
+    return found
+
+
+def named_in(sql: str, names: Collection[str]) -> frozenset[str]:
+    """Return those of `names` that are words of `sql`, in any case, whatever they mean there."""
+    return frozenset(names) & {word.lower() for word in re.findall(r"\w+", sql)}
+
+
+def _merged_results(folder: str) -> str:
+    """Return the view of where each result is that was merged: a later entry of the log overrides an earlier one."""
+    return f"""
+CREATE OR REPLACE VIEW merged_results AS
+SELECT *
+FROM (
+    SELECT table_name, key, arg_max(file, (regexp_full_match(entry, '[0-9]{{8}}'), entry)) AS file
+    FROM (
+        SELECT *, left(parse_filename(filename), -8) AS entry
+        FROM read_parquet('{folder}/compacted/*.parquet', filename = true)
+    )
+    WHERE regexp_full_match(entry, '{KEY}')
+    GROUP BY table_name, key
+)
+WHERE starts_with(file, '{MERGED}');
+"""
+
+
+def _rows(folder: str, table: str) -> str:
     """Return the SQL of a table's rows: from merged files that are announced, and from files that none replaces."""
-    if table in remote:
-        return f"SELECT * FROM remote_{table}"
     if table == "compacted":
         return f"""
 SELECT * EXCLUDE (filename) FROM read_parquet('{folder}/compacted/*.parquet', filename = true)
@@ -82,7 +197,7 @@ WHERE regexp_full_match(left(parse_filename(filename), -8), '{KEY}')"""
         in_single = f"regexp_full_match({name}, '{KEY}') AND {name} NOT IN (SELECT key FROM merged)"
     return f"""
 WITH merged AS MATERIALIZED (
-    SELECT key, min(file) AS file FROM stored_compacted WHERE table_name = '{table}' GROUP BY key
+    SELECT key, file FROM merged_results WHERE table_name = '{table}'
 )
 SELECT * EXCLUDE (filename) FROM read_parquet('{folder}/{table}/*.parquet', filename = true)
 WHERE CASE WHEN starts_with({file}, '{MERGED}') THEN {in_merged} ELSE {in_single} END"""

@@ -4,8 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import duckdb
-
+from igd_ray.catalog.query import Reader
 from igd_ray.protocol import NOT_MEASURED, attack_order, unplanned_attacks, unplanned_audits
 from igd_ray.report.tables import DASH, Column, Row, Share, Table, percent
 from igd_ray.statistics import Comparison
@@ -14,14 +13,9 @@ from igd_ray.statistics import Comparison
 Ask = Callable[..., list[dict[str, Any]]]
 
 
-def asking(connection: duckdb.DuckDBPyConnection) -> Ask:
-    """Return what asks `connection`, one made by `igd_ray.catalog.connect`."""
-
-    def ask(sql: str, *parameters: object) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = connection.sql(sql, params=list(parameters)).to_arrow_table().to_pylist()
-        return rows
-
-    return ask
+def asking(reader: Reader) -> Ask:
+    """Return what asks `reader`."""
+    return reader.rows
 
 
 def worst_cases(ask: Ask, run_id: str) -> list[dict[str, Any]]:

@@ -1,20 +1,22 @@
 """Tables on the terminal: coloured there, plain aligned text where the output is piped."""
 
 import itertools
+import os
+import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
-
-import pyarrow as pa
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from igd_ray.report.tables import number
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from rich.console import Console
+    from rich.table import Table
+
 
 def print_table(
-    rows: pa.Table | Sequence[Mapping[str, object]], *, title: str | None = None, console: Console | None = None
+    rows: "pa.Table | Sequence[Mapping[str, object]]", *, title: str | None = None, console: "Console | None" = None
 ) -> None:
     """Print `rows`, numbers to the right.
 
@@ -23,17 +25,25 @@ def print_table(
         title: printed above.
         console: where to print; standard output by default.
     """
-    console = console or Console()
-    names = rows.column_names if isinstance(rows, pa.Table) else list(rows[0]) if rows else []
-    values = rows.to_pylist() if isinstance(rows, pa.Table) else rows
+    names, values = (list(rows[0]) if rows else [], rows) if isinstance(rows, Sequence) else _of_arrow(rows)
     columns = [[row[name] for row in values] for name in names]
     right = [_is_number(column) for column in columns]
-    if console.is_terminal:
+    if console is None and (sys.stdout.isatty() or "FORCE_COLOR" in os.environ):
+        # Imported here: what goes into a pipe need not wait for it.
+        from rich.console import Console
+
+        console = Console()
+    if console is not None and console.is_terminal:
         console.print(_coloured(names, columns, right, title))
-    else:
-        for line in _plain(names, columns, right, title):
-            # Written past rich, which would break long lines.
-            console.file.write(line + "\n")
+        return
+    file = sys.stdout if console is None else console.file
+    for line in _plain(names, columns, right, title):
+        # Written past rich, which would break long lines.
+        file.write(line + "\n")
+
+
+def _of_arrow(table: "pa.Table") -> tuple[list[str], list[dict[str, object]]]:
+    return table.column_names, table.to_pylist()
 
 
 def _is_number(column: Sequence[object]) -> bool:
@@ -54,7 +64,11 @@ def _text(value: object) -> str:
 
 def _coloured(
     names: Sequence[str], columns: Sequence[Sequence[object]], right: Sequence[bool], title: str | None
-) -> Table:
+) -> "Table":
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(
         title=title,
         title_justify="left",

@@ -10,7 +10,7 @@ from igd_ray.planning.evaluation import plan_evaluation
 from igd_ray.planning.search import plan_searches
 from igd_ray.planning.workspace import Workspace
 from igd_ray.protocol import NINE_ATTACKS
-from igd_ray.report import write_report
+from igd_ray.report.html import write_report
 from igd_ray.verbs.evaluate import evaluate, show_accuracy
 from igd_ray.verbs.executors import executor_for
 from igd_ray.verbs.flags import given_settings

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from igd_ray.catalog import Catalog
 from igd_ray.catalog.places import Folder, Place
 from igd_ray.errors import IgdError, first_line
-from igd_ray.report import print_table
+from igd_ray.report.terminal import print_table
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 

@@ -13,10 +13,10 @@ from igd_ray.execution.run import RunSummary, commit_run, require_all
 from igd_ray.execution.session import Session
 from igd_ray.planning.evaluation import EvaluationPlan, plan_evaluation
 from igd_ray.planning.workspace import Workspace
-from igd_ray.report import print_table
 from igd_ray.report.accuracy import accuracy_rows, accuracy_tables
 from igd_ray.report.audit import audit_sentences
 from igd_ray.report.evaluation import asking, noise_sentences
+from igd_ray.report.terminal import print_table
 from igd_ray.units.ranking import read_ranking
 from igd_ray.verbs.dry_run import show_costs
 from igd_ray.verbs.executors import executor_for

@@ -2,8 +2,6 @@
 
 import argparse
 
-import yaml
-
 from igd_ray.errors import InputError
 
 
@@ -135,6 +133,8 @@ def given_settings(arguments: argparse.Namespace) -> dict[str, object]:
 
 
 def _argument(text: str, flag: str, example: str) -> tuple[str, object]:
+    import yaml
+
     name, equals, value = text.partition("=")
     if not name or not equals:
         raise InputError(f"--{flag} must be NAME=VALUE, such as {example}, not {text!r}")

@@ -2,13 +2,15 @@
 
 import json
 import sys
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
+from igd_ray.report.terminal import print_table
 
-from igd_ray.report import print_table
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
-def show(table: pa.Table, *, as_json: bool, title: str | None = None) -> None:
+def show(table: "pa.Table", *, as_json: bool, title: str | None = None) -> None:
     """Print `table`, as JSON if asked."""
     if as_json:
         json.dump(table.to_pylist(), sys.stdout, default=str, indent=2)

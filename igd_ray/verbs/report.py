@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from igd_ray.catalog import Catalog
-from igd_ray.report import write_report
+from igd_ray.report.html import write_report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

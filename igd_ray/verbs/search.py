@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from igd_ray.catalog import Catalog, connect, run_query
+from igd_ray.catalog import Catalog, ask, run_query
 from igd_ray.config import SearchSettings, load_settings
 from igd_ray.execution.run import commit_run, commit_stages, require_all
 from igd_ray.execution.session import Session
@@ -13,7 +13,6 @@ from igd_ray.planning.search import SearchPlan, SearchResult, finish_search, pla
 from igd_ray.planning.workspace import Workspace
 from igd_ray.ranking import RANKINGS
 from igd_ray.report.evaluation import asking
-from igd_ray.report.preparation import write_search_figure
 from igd_ray.search import Trial, best_trials, most_accurate
 from igd_ray.units.base import Unit
 from igd_ray.verbs.dry_run import show_costs
@@ -133,9 +132,11 @@ def _show_trials(
 
 
 def _show_choice(catalog: Catalog, result: SearchResult) -> None:
+    # Imported here, as drawing needs matplotlib.
+    from igd_ray.report.preparation import write_search_figure
+
     path = catalog.root / f"search-{result.search_id}.svg"
-    with connect(catalog) as connection:
-        write_search_figure(asking(connection), result.search_id, path)
+    ask(catalog, lambda reader: write_search_figure(asking(reader), result.search_id, path))
     if result.chosen is not None:
         use = f"use it with: igd evaluate --from-search {result.search_id}"
         print(f"chosen: {_setting(result.chosen)} ({use})")

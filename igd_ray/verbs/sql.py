@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 
 from igd_ray.catalog import Catalog, named_queries, named_query, run_query
 from igd_ray.errors import InputError, first_line
@@ -41,7 +39,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.format == "csv":
         _write_csv(table, arguments.output)
     elif arguments.format == "parquet":
-        _write(lambda: pa.parquet.write_table(table, arguments.output), arguments.output)
+        import pyarrow.parquet
+
+        _write(lambda: pyarrow.parquet.write_table(table, arguments.output), arguments.output)
     else:
         show(table, as_json=arguments.format == "json")
     return 0
@@ -62,14 +62,16 @@ def _read(name: str) -> str:
 
 
 def _write_csv(table: pa.Table, output: str | None) -> None:
+    import pyarrow.csv
+
     nested = [field.name for field in table.schema if pa.types.is_nested(field.type)]
     if nested:
         raise InputError(f"column {nested[0]!r} holds lists, which CSV cannot; use --format json or parquet")
     if output is not None:
-        _write(lambda: pa.csv.write_csv(table, output), output)
+        _write(lambda: pyarrow.csv.write_csv(table, output), output)
     else:
         sys.stdout.flush()
-        pa.csv.write_csv(table, sys.stdout.buffer)
+        pyarrow.csv.write_csv(table, sys.stdout.buffer)
 
 
 def _write(write: Callable[[], None], output: str) -> None:

@@ -17,7 +17,7 @@ from igd_ray.cli import main
 from igd_ray.cluster import RayExecutor, ray_session
 from igd_ray.models import load_model
 from igd_ray.planning.evaluation import plan_evaluation
-from igd_ray.report import write_report
+from igd_ray.report.html import write_report
 from igd_ray.units.base import Shard, Unit, UnitReport, shards_of
 from igd_ray.units.replica import ImageArrays, WorkerSetup
 from igd_ray.verbs.evaluate import evaluate

@@ -1,37 +1,50 @@
 """The tables that README and the pages of docs/ print, and the committed rows that they come from."""
 
 import io
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
-import duckdb
 from rich.console import Console
 
+from igd_ray.catalog import SCHEMAS, Catalog, named_query, run_query
 from igd_ray.report.terminal import print_table
+from tests.toys.catalog_rows import add_plan, row
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-
 
 # Rows of APGD with EoT on the base model as published, 20 gradients a step though there they are equal: kept to compare
 # costs, and of no run.
 PUBLISHED_EOT = "published-eot"
 
-# Every run there is finished.
-PROGRESS = f"""
-CREATE VIEW progress AS
-SELECT DISTINCT run_id, 1 AS planned, 1 AS done, 0 AS running, 0 AS quarantined, 0 AS failed
-FROM outcomes
-WHERE run_id <> '{PUBLISHED_EOT}'
-"""
+
+def catalog_of(rows: Iterable[Mapping[str, object]], folder: Path) -> Catalog:
+    """Make a catalog of published outcome rows: one unit for each attack on each defense, every run finished."""
+    catalog = Catalog(folder)
+    catalog.create()
+    runs: dict[str, dict[str, list[dict[str, object]]]] = defaultdict(lambda: defaultdict(list))
+    for each in rows:
+        key = f"{each['run_id']}-{each['defense']}-{each['attack']}"
+        known = {name: value for name, value in each.items() if name in SCHEMAS["outcomes"].names}
+        runs[str(each["run_id"])][key].append(row("outcomes", **{**known, "unit_key": key}))
+    for run_id, units in runs.items():
+        for key, outcomes in units.items():
+            catalog.commit("outcomes", key, outcomes)
+        if run_id != PUBLISHED_EOT:
+            first = next(iter(units.values()))[0]
+            facts = {name: first[name] for name in ("model", "model_id", "dataset", "norm", "epsilon")}
+            moment = datetime(2026, 1, 1, tzinfo=UTC)
+            catalog.commit("runs", run_id, [row("runs", run_id=run_id, verb="evaluate", created_at=moment, **facts)])
+            # Every attack of a run is planned on all of its images.
+            images = list(dict.fromkeys(str(each["image_id"]) for unit in units.values() for each in unit))
+            plan = {key: (str(unit[0]["defense"]), str(unit[0]["attack"]), images) for key, unit in units.items()}
+            add_plan(catalog, plan, run_id)
+    return catalog
 
 
-def printed(rows: Path, query: str) -> str:
-    """What `igd sql --file` prints for the query of that name over the outcome rows of one Parquet file."""
-    connection = duckdb.connect()
-    for statements in ("catalog/views/10_macros.sql",):
-        connection.execute((REPOSITORY / statements).read_text())
-    connection.from_parquet(str(rows)).create_view("outcomes")
-    connection.execute(PROGRESS)
-    table = connection.sql((REPOSITORY / "catalog" / "queries" / f"{query}.sql").read_text()).to_arrow_table()
+def printed(catalog: Catalog, query: str) -> str:
+    """What `igd sql --file` prints for the query of that name."""
     text = io.StringIO()
-    print_table(table, console=Console(file=text, force_terminal=False))
+    print_table(run_query(catalog, named_query(query)), console=Console(file=text, force_terminal=False))
     return text.getvalue()

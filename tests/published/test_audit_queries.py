@@ -1,12 +1,12 @@
 """The paper's table 8 and the audit's counts, over bare outcome rows."""
 
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
-import duckdb
-import pyarrow as pa
-
+from igd_ray.catalog import named_query, run_query
 from igd_ray.protocol import NINE_ATTACKS
-from tests.published.published import PROGRESS, REPOSITORY
+from tests.published.published import catalog_of
 
 DIRECT = [name for name in NINE_ATTACKS if not name.startswith("tr-")]
 
@@ -21,12 +21,9 @@ def rows(defense: str, attack: str, statuses: Sequence[str], run: str = "run") -
 
 
 def answer(query: str, outcomes: list[dict[str, object]]) -> list[dict[str, object]]:
-    connection = duckdb.connect()
-    connection.execute((REPOSITORY / "catalog" / "views" / "10_macros.sql").read_text())
-    connection.from_arrow(pa.Table.from_pylist(outcomes)).create_view("outcomes")
-    connection.execute(PROGRESS)
-    sql = (REPOSITORY / "catalog" / "queries" / f"{query}.sql").read_text()
-    found: list[dict[str, object]] = connection.sql(sql).to_arrow_table().to_pylist()
+    with tempfile.TemporaryDirectory() as folder:
+        catalog = catalog_of(outcomes, Path(folder))
+        found: list[dict[str, object]] = run_query(catalog, named_query(query)).to_pylist()
     return found
 
 

@@ -17,10 +17,11 @@ from igd_ray.protocol import (
     NOT_MEASURED,
     idea_note,
 )
-from igd_ray.report import print_table, write_report
 from igd_ray.report.accuracy import PrintedTable, accuracy_rows, accuracy_tables
 from igd_ray.report.audit import audit_sentence, audit_sentences
 from igd_ray.report.evaluation import asking, unmeasured
+from igd_ray.report.html import write_report
+from igd_ray.report.terminal import print_table
 from igd_ray.statistics import Comparison
 from igd_ray.verbs.evaluate import show_accuracy
 from tests.toys.catalog_rows import add_failure, add_plan, add_run, outcome, row

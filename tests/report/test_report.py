@@ -10,7 +10,7 @@ import pytest
 
 from igd_ray.catalog import Catalog
 from igd_ray.errors import IgdError, InputError
-from igd_ray.report import write_report
+from igd_ray.report.html import write_report
 from tests.toys.catalog_rows import add_failure, add_outcomes, add_plan, add_run, row
 
 VOID = {"meta", "img", "br"}

@@ -1,0 +1,158 @@
+"""Every view and query answers alike whichever way a catalog is read: small files or merged, views or tables."""
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+
+import duckdb
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from igd_ray.catalog import Catalog, ask, named_queries, run_query
+from igd_ray.catalog.compaction import compact
+from igd_ray.catalog.query import Reader
+from igd_ray.catalog.sources import view_statements
+from tests.toys.catalog_rows import add_failure, add_plan, add_run, outcome, row
+
+VIEWS = (
+    *("runs", "run_units", "rankings", "trials", "searches", "outcomes", "adversarials", "checks", "accuracy"),
+    *("worst_case", "worst_case_images", "attacked", "audit", "audit_attacks", "noise_failures", "attempts"),
+    *("progress", "unit_states", "pace", "verdicts"),
+)
+QUESTIONS = {**{view: f"FROM {view}" for view in VIEWS}, **named_queries()}
+
+Answers = dict[str, list[str]]
+
+
+def comparable(table: pa.Table) -> list[str]:
+    """The rows in one order; sums of seconds to nine digits, as they depend on theirs."""
+    return sorted(
+        str([float(f"{value:.9g}") if isinstance(value, float) else value for value in each.values()])
+        for each in table.to_pylist()
+    )
+
+
+def answers(catalog: Catalog) -> Answers:
+    def question(reader: Reader) -> Answers:
+        return {name: comparable(reader.table(sql)) for name, sql in QUESTIONS.items()}
+
+    return ask(catalog, question)
+
+
+IMAGES = "abcdef"
+CELLS = [("none", "aa"), ("none", "rays"), ("loir-2", "aa"), ("loir-2", "tr-aa"), ("loir-2", "audit-line")]
+STATES = ("whole", "missing", "failed", "split", "half split", "twice", "overlapping", "too few", "too many", "spoiled")
+Plan = Mapping[tuple[str, str], tuple[str, list[str]]]
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> Plan:
+    """What became of each attack on each defense, and the statuses of its images."""
+    status = st.lists(st.sampled_from(["robust", "broken", "misclassified", "skipped"]), min_size=6, max_size=6)
+    # Mostly whole, else almost every number would be NULL.
+    states = st.sampled_from(["whole"] if draw(st.booleans()) else STATES)
+    return {cell: (draw(states), draw(status)) for cell in CELLS}
+
+
+def commit(catalog: Catalog, key: str, cell: tuple[str, str], statuses: Mapping[str, str]) -> None:
+    rows = [outcome(key, *cell, image, status, model_id="m0") for image, status in statuses.items()]
+    catalog.commit("outcomes", key, rows)
+
+
+def fill(catalog: Catalog, plan: Plan) -> None:
+    """Two runs; the second uses some of the first's units, in other shards."""
+    units: dict[str, tuple[str, str, str]] = {}
+    for (defense, attack), (state, found) in plan.items():
+        cell, statuses = (defense, attack), dict(zip(IMAGES, found, strict=True))
+        first, second = f"{defense}-{attack}-0", f"{defense}-{attack}-1"
+        units |= {first: (*cell, "abc"), second: (*cell, "cdef" if state == "overlapping" else "def")}
+        commit(catalog, first, cell, {image: statuses[image] for image in "abc"})
+        later = {image: statuses[image] for image in units[second][2]}
+        if state in ("split", "half split"):
+            parts = {f"{second}-x": "d", f"{second}-y": "ef"}
+            splits = [row("splits", unit_key=second, part_key=part, images=len(has)) for part, has in parts.items()]
+            catalog.commit("splits", second, splits)
+            for part, has in list(parts.items())[: 1 if state == "half split" else 2]:
+                commit(catalog, part, cell, {image: later[image] for image in has})
+            continue
+        if state == "failed":
+            add_failure(catalog, second)
+        if state in ("missing", "failed"):
+            continue
+        if state == "too few":
+            del later["f"]
+        if state == "too many":
+            later["z"] = "broken"
+        if state == "spoiled":
+            later["f"] = "error"
+        rows = [outcome(second, *cell, image, status, model_id="m0") for image, status in later.items()]
+        catalog.commit("outcomes", second, rows * (2 if state == "twice" else 1))
+    for run in ("run", "again"):
+        add_run(catalog, run)
+    add_plan(catalog, units)
+    add_plan(catalog, {key: unit for key, unit in units.items() if key.startswith("none")}, "again")
+
+
+# The images of which nothing is known, or an error, by what became of the attack.
+UNKNOWN = {"missing": "def", "half split": "ef", "too few": "f"}
+ERRORS = {"failed": "def", "spoiled": "f"}
+
+
+def expected(plan: Plan) -> dict[tuple[str, str, str], tuple[bool | None, bool, bool]]:
+    """By definition: whether an image is robust, an error and skipped under each attack."""
+    known: dict[tuple[str, str, str], tuple[bool | None, bool, bool]] = {}
+    for cell, (state, found) in plan.items():
+        for image, status in zip(IMAGES, found, strict=True):
+            if image in ERRORS.get(state, ""):
+                # An error that is a row is not robust; one that a failed unit leaves behind is not, either.
+                known[*cell, image] = (False, True, False)
+            elif image in UNKNOWN.get(state, ""):
+                known[*cell, image] = (None, False, False)
+            else:
+                known[*cell, image] = (status == "robust", False, status == "skipped")
+    return known
+
+
+def seen(reader: Reader) -> dict[tuple[str, str, str], tuple[bool | None, bool, bool]]:
+    return {
+        (each["defense"], each["attack"], each["image_id"]): (each["robust"], each["error"], each["skipped"])
+        for each in reader.rows("FROM verdicts WHERE run_id = 'run'")
+    }
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@given(plans())
+def test_answers_are_alike_before_and_after_merging(empty_catalog: Catalog, plan: Plan) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        catalog = Catalog(shutil.copytree(empty_catalog.root, folder, dirs_exist_ok=True))
+        fill(catalog, plan)
+        before = answers(catalog)
+        assert ask(catalog, seen) == expected(plan)
+        compact(catalog, keep_seconds=0, settle_seconds=0)
+        assert answers(catalog) == before
+
+
+ROBUST = ["robust"] * 6
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_cell_in_each_state_beside_whole_ones(catalog: Catalog, state: str) -> None:
+    plan = {cell: (state if cell == ("loir-2", "aa") else "whole", ROBUST) for cell in CELLS}
+    fill(catalog, plan)
+    assert ask(catalog, seen) == expected(plan)
+    whole = run_query(catalog, "SELECT defense, attack FROM cells WHERE run_id = 'run' AND NOT whole").to_pylist()
+    assert whole == ([] if state in ("whole", "split", "spoiled") else [{"defense": "loir-2", "attack": "aa"}])
+
+
+def test_plain_duckdb_and_questions_on_connections_of_their_own_say_the_same(catalog: Catalog) -> None:
+    fill(catalog, {cell: (state, ROBUST) for cell, state in zip(CELLS, STATES, strict=False)})
+    together = answers(catalog)
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute(view_statements(str(catalog.root)))
+        for name in ("worst_case", "accuracy", "outcomes", "progress"):
+            assert comparable(connection.sql(QUESTIONS[name]).to_arrow_table()) == together[name]
+    for name in ("worst_case", "table8", "progress"):
+        assert comparable(run_query(catalog, QUESTIONS[name])) == together[name]
