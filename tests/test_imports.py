@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from igd_ray.catalog import Catalog
+
 PROGRAM = """
 import importlib, pkgutil, sys
 {blocked}
@@ -36,8 +38,9 @@ def test_catalog_and_report_import_without_torch() -> None:
 
 
 def test_a_question_in_sql_waits_for_nothing_that_it_does_not_need(tmp_path: Path) -> None:
+    Catalog(tmp_path).create()
     program = (
-        "import sys; from igd_ray.catalog import Catalog; from igd_ray.cli import main; Catalog(sys.argv[1]).create();"
+        "import sys; from igd_ray.cli import main;"
         "assert main(['sql', 'SELECT 1', '--catalog', sys.argv[1]]) == 0;"
         "print({'matplotlib', 'pandas', 'pyarrow.dataset', 'rich', 'jinja2', 'yaml', 'torch'} & set(sys.modules))"
     )
