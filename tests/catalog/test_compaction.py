@@ -10,6 +10,7 @@ import pytest
 from igd_ray.catalog import SCHEMAS, Catalog, ask, run_query
 from igd_ray.catalog.compaction import Compaction, compact
 from igd_ray.catalog.places import Folder
+from igd_ray.catalog.query import Reader
 from igd_ray.cli import main
 from igd_ray.errors import IgdError
 from tests.toys.catalog_rows import add_outcomes, add_plan, add_run, row
@@ -31,8 +32,8 @@ def filled(catalog: Catalog) -> Catalog:
 def answers(catalog: Catalog) -> dict[str, object]:
     views = ("runs", "run_units", "outcomes", "checks", "accuracy", "worst_case", "progress")
 
-    def rows(connection: duckdb.DuckDBPyConnection) -> dict[str, object]:
-        return {view: connection.sql(f"FROM {view} ORDER BY ALL").to_arrow_table().to_pylist() for view in views}
+    def rows(reader: Reader) -> dict[str, object]:
+        return {view: reader.rows(f"FROM {view} ORDER BY ALL") for view in views}
 
     found = ask(catalog, rows)
     for table in ("outcomes", "checks", "runs", "run_units"):
