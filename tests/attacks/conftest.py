@@ -27,6 +27,12 @@ def digits() -> tuple[Tensor, Tensor]:
 
 
 @pytest.fixture(scope="session")
+def images(digits: tuple[Tensor, Tensor]) -> Tensor:
+    """The digits without their labels."""
+    return digits[0]
+
+
+@pytest.fixture(scope="session")
 def threat() -> ThreatModel:
     return ThreatModel(Norm.LINF, DEMO_EPSILON)
 

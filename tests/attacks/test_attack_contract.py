@@ -104,11 +104,6 @@ def short_autoattack() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def images(digits: tuple[Tensor, Tensor]) -> Tensor:
-    return digits[0]
-
-
-@pytest.fixture(scope="module")
 def labels(digits: tuple[Tensor, Tensor]) -> Tensor:
     labels = digits[1].clone()
     labels[MISLABELLED] = (labels[MISLABELLED] + 1) % 10

@@ -59,11 +59,6 @@ def short_autoattack() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def images(digits: tuple[Tensor, Tensor]) -> Tensor:
-    return digits[0]
-
-
 @pytest.fixture
 def target(defended) -> nn.Module:
     """Two passes without noise: deterministic, and what every attack here can attack."""

@@ -31,11 +31,6 @@ def short() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def images(digits: tuple[Tensor, Tensor]) -> Tensor:
-    return digits[0]
-
-
-@pytest.fixture(scope="module")
 def labels(digits: tuple[Tensor, Tensor]) -> Tensor:
     labels = digits[1].clone()
     labels[WRONG_ROWS] = (labels[WRONG_ROWS] + 3) % 10

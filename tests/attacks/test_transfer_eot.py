@@ -15,11 +15,6 @@ STEPS = 10
 
 
 @pytest.fixture(scope="module")
-def images(digits: tuple[Tensor, Tensor]) -> Tensor:
-    return digits[0]
-
-
-@pytest.fixture(scope="module")
 def labels(digits: tuple[Tensor, Tensor]) -> Tensor:
     """Two of them wrong."""
     labels = digits[1].clone()

@@ -71,11 +71,6 @@ WITHOUT_TRANSFER = 7
 
 
 @pytest.fixture(scope="module")
-def images(digits: tuple[Tensor, Tensor]) -> Tensor:
-    return digits[0]
-
-
-@pytest.fixture(scope="module")
 def labels(digits: tuple[Tensor, Tensor]) -> Tensor:
     labels = digits[1].clone()
     labels[MISLABELLED] = (labels[MISLABELLED] + 1) % 10
