@@ -30,6 +30,9 @@ VERBS = {
     "doctor": "check this machine: versions, GPU, disk, Ray's addresses and tokens",
 }
 
+# A longer word, such as a path or a number of thousands of characters, hides what an error says of it.
+LONGEST_WORD = 300
+
 BAD_INPUT, FAILED, INTERRUPTED, NO_READER = 2, 1, 130, 141
 
 
@@ -90,7 +93,8 @@ def _top_parser() -> Parser:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    words = str(error).split()
+    return " ".join(word if len(word) <= LONGEST_WORD else f"{word[:100]}…{word[-50:]}" for word in words)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from igd_ray.errors import InputError, did_you_mean
 from igd_ray.models.anatomy.layers import PENULTIMATE
 from igd_ray.models.demo import DEMO_EPSILON
 from igd_ray.models.sources import code_digest
-from igd_ray.plain_yaml import read_yaml
+from igd_ray.plain_yaml import read_yaml, require_plain
 from igd_ray.ranking import RANKINGS, ranking_class
 from igd_ray.ranking.clip_dissect import similarity_function
 from igd_ray.ranking.own import register_files, split_method
@@ -32,6 +32,14 @@ LOADER_ARGUMENTS = frozenset({"spec", "weights", "output", "device"})
 
 # Which CLIP model is meant: settings of every ranking that reads one.
 CLIP_SETTINGS = frozenset({"clip", "clip_weights"})
+
+# Beyond these nothing is evaluated that an evaluator would want, or ever ends.
+SIGMA = (0.0, 10.0)
+TAU = (1e-6, 1e6)
+DRAWS = (1, 10_000)
+MOST_TRIED = 1000
+MOST_TRIALS = 100_000
+MOST_SHARD_IMAGES = 100_000
 
 # A value longer than this hides what an error says of it.
 LONGEST_VALUE_IN_ERROR = 200
@@ -59,12 +67,27 @@ def _numbers(value: object) -> object:
         low, high, count = float(ends[0]), float(ends[1]), int(ends[2])
     except ValueError:
         low = high = count = 0
-    if not (0 < low < high < math.inf and count >= 2):
-        raise InputError(f"a logarithmic grid is LOW:HIGH:COUNT with 0 < LOW < HIGH and COUNT ≥ 2, not {value!r}")
+    if not (0 < low < high < math.inf and 2 <= count <= MOST_TRIED):
+        raise InputError(
+            f"a logarithmic grid is LOW:HIGH:COUNT with 0 < LOW < HIGH and COUNT in 2…{MOST_TRIED}, not {value!r}"
+        )
     return [low * (high / low) ** (step / (count - 1)) for step in range(count)]
 
 
+def _plain(value: object) -> object:
+    """Take arguments that can stand in a key."""
+    require_plain(value)
+    return value
+
+
+Arguments = Annotated[dict[str, Any], BeforeValidator(_plain)]
 Labels = Annotated[tuple[str, ...], BeforeValidator(_labels), Field(min_length=1)]
+
+
+def _require_range(name: str, value: float, limits: tuple[float, float], unit: str = "") -> None:
+    low, high = limits
+    if not low <= value <= high:
+        raise InputError(f"{name} must lie in {low:g}…{high:g}{unit}, not {value:g}")
 
 
 class WorkspaceSettings(BaseModel):
@@ -98,7 +121,7 @@ class WorkspaceSettings(BaseModel):
 
     model: str = "demo"
     weights: str | None = None
-    model_arg: dict[str, Any] = Field(default_factory=dict)
+    model_arg: Arguments = Field(default_factory=dict)
     output: Annotated[str | None, BeforeValidator(lambda value: value if value is None else str(value))] = None
     data: str = "digits"
     split: str = "test"
@@ -115,11 +138,11 @@ class WorkspaceSettings(BaseModel):
     prompts: str | None = None
     prompt_template: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = ()
     similarity: str = "soft-wpmi"
-    method_arg: dict[str, Any] = Field(default_factory=dict)
+    method_arg: Arguments = Field(default_factory=dict)
     norm: Annotated[Norm, BeforeValidator(lambda value: Norm.parse(str(value)))] = Norm.LINF
     eps: Fraction | None = None
     sigma: Fraction | None = None
-    tau: float = Field(default=0.01, allow_inf_nan=False)
+    tau: float = 0.01
     draws: int = 1
     catalog: str = Field(default="results", min_length=1)
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -143,8 +166,7 @@ class WorkspaceSettings(BaseModel):
             InputError: if it is not given and eps is no infinity norm, which half of would say nothing about pixels.
         """
         if self.sigma is not None:
-            if not 0 <= self.sigma < math.inf:
-                raise InputError(f"sigma must be at least 0, in [0, 1] pixel units, not {self.sigma:g}")
+            _require_range("sigma", self.sigma, SIGMA, " in [0, 1] pixel units")
             return self.sigma
         if self.norm is not Norm.LINF:
             raise InputError(f"with --norm {self.norm.value} give --sigma, in [0, 1] pixel units; eps/2 is for linf")
@@ -157,10 +179,8 @@ class WorkspaceSettings(BaseModel):
             InputError: for the first setting that cannot be used.
         """
         _ = self.threat
-        if not self.tau > 0:
-            raise InputError(f"tau must be positive, not {self.tau:g}")
-        if self.draws < 1:
-            raise InputError(f"draws must be at least 1, not {self.draws}")
+        _require_range("tau", self.tau, TAU)
+        _require_range("draws", self.draws, DRAWS)
         similarity_function(self.similarity)
         taken = sorted(LOADER_ARGUMENTS & set(self.model_arg))
         if taken:
@@ -229,7 +249,7 @@ class ImportSettings(RankSettings):
 class TrainSettings(WorkspaceSettings):
     """`igd train`: what a defense needs beyond rankings."""
 
-    defense_arg: dict[str, Any] = Field(default_factory=dict)
+    defense_arg: Arguments = Field(default_factory=dict)
 
     def check(self) -> None:
         """Check arguments as well."""
@@ -262,9 +282,9 @@ class SearchSettings(RankSettings):
     draw_counts: Annotated[tuple[int, ...] | None, BeforeValidator(_labels)] = None
     ks: str | None = None
     sampler: Literal["bisection", "grid", "random", "optuna"] = "bisection"
-    trials: int = Field(default=32, ge=1)
+    trials: int = Field(default=32, ge=1, le=MOST_TRIALS)
     k_mode: Literal["shared", "per-class"] = "shared"
-    refine: int = Field(default=0, ge=0)
+    refine: int = Field(default=0, ge=0, le=MOST_TRIED)
     refine_n: int = Field(default=64, ge=1)
 
     @property
@@ -296,9 +316,11 @@ class SearchSettings(RankSettings):
         """Check the search space as well."""
         super().check()
         for name in ("sigmas", "taus", "draw_counts"):
-            values = getattr(self, name)
+            values: tuple[float, ...] | None = getattr(self, name)
             if values is not None and not values:
                 raise InputError(f"--{name.replace('_', '-')} names nothing to try; give numbers with commas")
+            if len(values or ()) > MOST_TRIED:
+                raise InputError(f"--{name.replace('_', '-')} may name {MOST_TRIED} numbers at most")
         for many, one in (("sigmas", "sigma"), ("taus", "tau"), ("draw_counts", "draws")):
             if getattr(self, many) is not None and one in self.model_fields_set:
                 raise InputError(f"give --{one} or --{many.replace('_', '-')}, not both")
@@ -306,12 +328,12 @@ class SearchSettings(RankSettings):
             raise InputError(
                 f"--sigmas are multiples of an infinity-norm eps; with --norm {self.norm.value} give --sigma"
             )
-        if not all(0 <= sigma < math.inf for sigma in self.sigma_values):
-            raise InputError(f"sigmas must be at least 0, in multiples of eps, not {min(self.sigmas or ()):g}")
-        if not all(0 < tau < math.inf for tau in self.taus or ()):
-            raise InputError(f"taus must be positive, not {min(self.taus or ()):g}")
-        if not all(draws >= 1 for draws in self.draw_counts or ()):
-            raise InputError(f"draw counts must be at least 1, not {min(self.draw_counts or ())}")
+        for sigma in self.sigma_values if self.sigmas is not None else ():
+            _require_range("sigmas", sigma, SIGMA, " as multiples of eps in [0, 1] pixel units")
+        for tau in self.taus or ():
+            _require_range("taus", tau, TAU)
+        for draws in self.draw_counts or ():
+            _require_range("draw counts", draws, DRAWS)
         _ = self.k_values
         if self.ranking is not None and "method" in self.model_fields_set:
             raise InputError("a ranking has its method; give --ranking or --method, not both")
@@ -349,13 +371,13 @@ class EvaluateSettings(WorkspaceSettings):
 
     defenses: Labels = ("none",)
     attacks: Labels = ("aa", "tr-apgd-ce")
-    defense_arg: dict[str, Any] = Field(default_factory=dict)
+    defense_arg: Arguments = Field(default_factory=dict)
     method: Annotated[tuple[str, ...], BeforeValidator(_labels)] = ()
     ranking: Annotated[tuple[str, ...], BeforeValidator(_labels)] = ()
     from_search: Annotated[tuple[str, ...], BeforeValidator(_labels)] = ()
-    shard_size: int = Field(default=64, ge=1)
+    shard_size: int = Field(default=64, ge=1, le=MOST_SHARD_IMAGES)
     attack_seed: int | None = Field(default=None, ge=0, lt=2**63)
-    judge_draws: int = Field(default=1, ge=1)
+    judge_draws: int = Field(default=1, ge=DRAWS[0], le=DRAWS[1])
     mode: Literal["full", "cascade"] = "full"
     save_points: Literal["all", "broken", "none"] = "all"
 

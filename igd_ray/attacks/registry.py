@@ -20,6 +20,9 @@ TRANSFER_PREFIX = "tr-"
 # published 20, for more attacks in the same time.
 AUDIT_EOT = 4
 
+# Budgets of more digits never end.
+MOST_DIGITS = 7
+
 
 @dataclass(frozen=True)
 class Registration:
@@ -144,7 +147,7 @@ def parse_attack(label: str) -> NamedAttack:
     if label == CLEAN:
         return NamedAttack(label, None, transfer=False, registered=CLEAN)
     transfer = label.startswith(TRANSFER_PREFIX)
-    numbered = re.fullmatch(r"(.+)-([1-9][0-9]*)", label)
+    numbered = re.fullmatch(rf"(.+)-([1-9][0-9]{{0,{MOST_DIGITS - 1}}})", label)
     name, budget = (numbered[1], int(numbered[2])) if numbered else (label, None)
     # A transfer that keeps several points has a label of its own; any other is the direct attack on the base model.
     registration = REGISTERED.get(name)

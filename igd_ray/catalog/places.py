@@ -137,9 +137,18 @@ class Folder:
 
     def is_used(self) -> bool:
         """Tell whether the folder holds anything that is not hidden."""
-        if self.root.exists() and not self.root.is_dir():
-            raise InputError(f"{self.root} is a file, not a folder for a catalog; name another path")
-        return self.root.is_dir() and any(not path.name.startswith(".") for path in self.root.iterdir())
+        try:
+            at = self.root
+            while not (at.exists() or at.is_symlink()) and at != at.parent:
+                at = at.parent
+            if not at.is_dir():
+                what = "a file" if at.exists() else "a link that leads nowhere"
+                raise InputError(f"{at} is {what}, not a folder for a catalog; name another path")
+            return at == self.root and any(not path.name.startswith(".") for path in at.iterdir())
+        except OSError as error:
+            raise InputError(
+                f"{self.root} cannot be a catalog's folder ({error.strerror}); name another path"
+            ) from None
 
     def names(self, folder: str) -> list[str]:
         """Return the names of the files in `folder`; what is a link or a folder is said on stderr once."""

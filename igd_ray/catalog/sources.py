@@ -39,7 +39,7 @@ def _folder(name: str) -> Path:
 
 def named_queries() -> dict[str, str]:
     """Return the text of every query that is shipped, by its name."""
-    return {path.stem: path.read_text() for path in sorted(_folder("queries").glob("*.sql"))}
+    return {path.stem: path.read_text(encoding="utf-8") for path in sorted(_folder("queries").glob("*.sql"))}
 
 
 def named_query(name: str) -> str:
@@ -85,7 +85,7 @@ def definitions() -> list[Definition]:
     """Return every view and macro over the relations ``stored_<table>``, each after what it needs."""
     texts = [
         _protocol(),
-        *(path.read_text() for path in sorted(_folder("views").glob("*.sql"))),
+        *(path.read_text(encoding="utf-8") for path in sorted(_folder("views").glob("*.sql"))),
         _nine_accuracies(),
     ]
     found: list[Definition] = []

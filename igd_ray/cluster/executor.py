@@ -6,12 +6,15 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
+import torch
+
 from igd_ray.catalog import Catalog
 from igd_ray.cluster.leases import SECONDS_FOR_A_UNIT, LeaseLoop
-from igd_ray.cluster.session import ray_session
+from igd_ray.cluster.session import ray_session, require_usable
 from igd_ray.cluster.storage import StorageCheck
 from igd_ray.cluster.tuning import search_with_tune
 from igd_ray.cluster.workers import RayWorkers
+from igd_ray.errors import InputError
 from igd_ray.execution.attempts import AttemptLog
 from igd_ray.execution.halving import Halving
 from igd_ray.search import Sampler
@@ -30,6 +33,9 @@ class RayExecutor:
         device: "auto" uses GPUs if the cluster has or had some, "cpu" uses none, "cuda" uses only GPUs.
         num_gpus: logical GPUs of a local Ray; by default those of the machine.
         seconds: after how long a unit counts as hung; by default six hours.
+
+    Raises:
+        InputError: if RAY_ADDRESS cannot be used, or GPUs are asked of a local Ray on a machine without any.
     """
 
     def __init__(
@@ -41,6 +47,10 @@ class RayExecutor:
         num_gpus: int | None = None,
         seconds: float | None = None,
     ) -> None:
+        address = os.environ.get("RAY_ADDRESS", "")
+        require_usable(address)
+        if device == "cuda" and not address and num_gpus is None and not torch.cuda.is_available():
+            raise InputError("--device cuda: PyTorch sees no GPU here; use --device cpu")
         self._setup = setup
         self._device = device
         self._asked = actors

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,10 @@ from igd_ray.errors import IgdError, InputError, first_line
 
 LOOPBACK = "127.0.0.1"
 
-SECONDS_TO_ANSWER = 5.0
+SECONDS_TO_ANSWER = 3.0
+
+# What Ray takes in place of HOST:PORT.
+WORDS_FOR_ADDRESSES = ("auto", "local")
 
 # A local Ray binds the machine's own address, unless the node address is the loopback and the first variable is 0 when
 # Ray is imported. The other variables turn off usage reports and messages.
@@ -52,11 +56,27 @@ def _require_listener(address: str) -> None:
         return
     try:
         socket.create_connection((host, int(port)), timeout=SECONDS_TO_ANSWER).close()
-    except OSError as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise InputError(
-            f"RAY_ADDRESS={address}: no Ray cluster answers there ({error.strerror or error}); "
+            f"RAY_ADDRESS={address}: no Ray cluster answers there ({first_line(error)}); "
             "start its head, or unset RAY_ADDRESS for a local Ray"
         ) from None
+
+
+def require_usable(address: str) -> None:
+    """Check what RAY_ADDRESS holds, before anything is written; where it is empty a local Ray starts.
+
+    Raises:
+        InputError: if it is not HOST:PORT, "auto" or "local", or nothing answers there.
+    """
+    if address.startswith("http"):
+        raise InputError(
+            f"RAY_ADDRESS must be HOST:PORT of a cluster, not {address!r}; "
+            "for `ray job submit` set RAY_API_SERVER_ADDRESS instead"
+        )
+    if address and address not in WORDS_FOR_ADDRESSES and not re.fullmatch(r".+:\d{1,5}", address):
+        raise InputError(f"RAY_ADDRESS must be HOST:PORT of a cluster, not {address!r}; unset it for a local Ray")
+    _require_listener(address)
 
 
 def _init(ray: ModuleType, **options: object) -> None:
@@ -86,21 +106,16 @@ def ray_session(*, num_cpus: int | None = None, num_gpus: int | None = None) -> 
         num_cpus, num_gpus: logical resources of a local Ray; by default those of the machine.
 
     Raises:
-        InputError: if RAY_ADDRESS is an HTTP address, which only Ray's job commands accept, or nothing answers there.
+        InputError: as `require_usable` does.
         IgdError: if Ray does not start, or the cluster refuses this process.
     """
     address = os.environ.get("RAY_ADDRESS", "")
-    if address.startswith("http"):
-        raise InputError(
-            f"RAY_ADDRESS must be HOST:PORT of a cluster, not {address!r}; "
-            "for `ray job submit` set RAY_API_SERVER_ADDRESS instead"
-        )
     ray = import_ray(address)
     if ray.is_initialized():
         yield ray
         return
     if address:
-        _require_listener(address)
+        require_usable(address)
         _init(ray, address=address)
     else:
         _init(

@@ -34,12 +34,14 @@ def read_lines(file: str, what: str) -> list[str]:
         InputError: starting with `what` was expected, if there is no such file, or it is not UTF-8 text.
     """
     path = Path(file)
-    if not path.is_file():
-        raise InputError(f"{what}, one on each line; no file at {path}")
     try:
+        if not path.is_file():
+            raise InputError(f"{what}, one on each line; no file at {path}")
         return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError:
         raise InputError(f"{what}, one on each line; {path} is not UTF-8 text") from None
+    except OSError as error:
+        raise InputError(f"{what}, one on each line; {path} cannot be read ({error.strerror})") from None
 
 
 def parse_class_names(class_names: str | Sequence[str] | None) -> tuple[str, ...] | None:

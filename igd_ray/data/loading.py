@@ -12,7 +12,7 @@ from igd_ray.data.modes import in_mode
 from igd_ray.data.options import LABEL_COLUMN, MODE, split_options
 from igd_ray.data.parquet import load_hub, load_parquet
 from igd_ray.data.request import Request, Source, Window
-from igd_ray.errors import InputError, did_you_mean
+from igd_ray.errors import InputError, did_you_mean, first_line
 
 
 def load_images(
@@ -59,7 +59,11 @@ def load_window(
     if label_column is not None and name not in WITH_COLUMNS:
         raise InputError(f"{spec}: a label column is for {' and '.join(WITH_COLUMNS)}:, not for {name}")
     load = SOURCES[name][1]
-    images = load(Request(spec, location, split, window, parse_class_names(class_names), label_column))
+    request = Request(spec, location, split, window, parse_class_names(class_names), label_column)
+    try:
+        images = load(request)
+    except OSError as error:
+        raise InputError(f"{spec}: it cannot be read ({error.strerror or first_line(error)})") from None
     return in_mode(images, options.get(MODE))
 
 

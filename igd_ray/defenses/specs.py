@@ -89,7 +89,7 @@ def parse_defense(label: str) -> DefenseLabel:
     for name, form, kind in all_forms():
         if form.method is None and name == label:
             return DefenseLabel(label, kind.name)
-        if form.method is not None and name == beginning and re.fullmatch(r"[1-9]\d*", number):
+        if form.method is not None and name == beginning and re.fullmatch(r"[1-9][0-9]{0,6}", number):
             return DefenseLabel(label, kind.name, form.method, int(number), form.drops)
     forms = known_defenses()
     raise InputError(

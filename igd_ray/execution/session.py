@@ -44,13 +44,13 @@ class Session:
         self._stack.close()
 
     def prepare(self, units: Sequence[Unit]) -> None:
-        """Read the images that pending `units` need, so that an unreadable one is found before anything is written.
+        """Read the images that pending `units` need, and make the executor, before anything is written.
 
         Raises:
-            InputError: naming the image.
+            InputError: naming the image that cannot be read, or why units cannot run where they should.
         """
         if pending(self.workspace.catalog, units):
-            self.workspace.worker_setup()
+            self._make_executor(self.workspace.worker_setup())
 
     def run(self, units: Sequence[Unit], title: str) -> RunSummary:
         """Run the pending ones of `units`; nothing is started where all are done."""

@@ -223,7 +223,7 @@ def _listens_beyond_loopback(port: int) -> bool:
     """Tell whether something on this machine listens at `port` of another address than the loopback's (Linux)."""
     for table, loopbacks in (("tcp", ("0100007F",)), ("tcp6", ("0" * 24 + "01000000", "0" * 16 + "FFFF00000100007F"))):
         try:
-            lines = Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+            lines = Path(f"/proc/net/{table}").read_text(encoding="utf-8").splitlines()[1:]
         except OSError:
             continue
         for line in lines:

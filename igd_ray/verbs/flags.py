@@ -2,7 +2,7 @@
 
 import argparse
 
-from igd_ray.errors import InputError
+from igd_ray.errors import InputError, first_line
 
 
 class Parser(argparse.ArgumentParser):
@@ -135,10 +135,16 @@ def given_settings(arguments: argparse.Namespace) -> dict[str, object]:
 def _argument(text: str, flag: str, example: str) -> tuple[str, object]:
     import yaml
 
+    from igd_ray.plain_yaml import plain_value
+
     name, equals, value = text.partition("=")
     if not name or not equals:
         raise InputError(f"--{flag} must be NAME=VALUE, such as {example}, not {text!r}")
     try:
-        return name, yaml.safe_load(value)
-    except yaml.YAMLError:
-        return name, value
+        return name, plain_value(value)
+    except yaml.YAMLError as error:
+        if isinstance(error, yaml.MarkedYAMLError):
+            return name, value  # text that YAML would read as broken syntax
+        raise InputError(f"--{flag} {name}: {first_line(error)}") from None
+    except ValueError as error:
+        raise InputError(f"--{flag} {name}: not a plain value ({first_line(error)})") from None

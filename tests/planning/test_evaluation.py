@@ -256,10 +256,10 @@ def test_arguments_of_the_factory_are_part_of_the_model(tmp_path: Path) -> None:
 def test_a_model_without_a_penultimate_layer_can_be_attacked_undefended(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(
         "from torch import nn\nfrom igd_ray.models.demo import demo_model\n\n"
-        "class Doubled(nn.Module):\n"
+        "class Summed(nn.Module):\n"
         "    def __init__(self):\n        super().__init__()\n        self.inner = demo_model()\n"
-        "    def forward(self, x):\n        return 2 * self.inner(x)\n\n"
-        "net = Doubled\n"
+        "    def forward(self, x):\n        return self.inner(x).cumsum(dim=1)\n\n"
+        "net = Summed\n"
     )
     weights = tmp_path / "net.safetensors"
     save_file({f"inner.{name}": tensor for name, tensor in load_file(WEIGHTS_FILE).items()}, weights)

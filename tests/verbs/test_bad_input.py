@@ -5,7 +5,6 @@ import json
 import pickle
 import zipfile
 from collections.abc import Callable
-from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 
@@ -75,128 +74,6 @@ def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str], folder: Pa
     assert lines[0].startswith("igd: error: ")
     assert sorted(path for path in folder.rglob("*") if "__pycache__" not in path.parts) == before
     return lines[0]
-
-
-FILE = ["--model", "net.py:net", "--weights", "grey.safetensors"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["evalute"], "unknown verb 'evalute'; known: demo, rank"),
-        (["evalute"], "did you mean 'evaluate'"),
-        (
-            ["evaluate", "--modle", "demo"],
-            "unknown argument '--modle'; see `igd evaluate --help`; did you mean '--mode' or '--model'",
-        ),
-        (["evaluate", "--n", "many"], "argument --n: invalid int value: 'many'"),
-        (["evaluate", "--n", "0"], "n: input should be greater than or equal to 1, not 0"),
-        (["evaluate", "--n", "541"], "540"),
-        (["evaluate", "--model", "dem"], "unknown model 'dem'; known forms: demo, robustbench:NAME"),
-        (["evaluate", "--model", "dem"], "did you mean 'demo'"),
-        (["evaluate", "--model", "robustbench:Wong2020Fst"], "did you mean 'Wong2020Fast'"),
-        (["evaluate", "--model", "timm:resnet1"], "did you mean"),
-        (["evaluate", "--model", "timm:resnet18", "--model-arg", "name=x"], "does not take these arguments"),
-        (["evaluate", "--model", "missing.py:net", "--weights", "grey.safetensors"], "no file at missing.py"),
-        (["evaluate", "--model", "net.py:nett", "--weights", "grey.safetensors"], "did you mean 'net'"),
-        (
-            ["evaluate", "--model", "net.py:dictionary", "--weights", "grey.safetensors"],
-            "return an nn.Module, got dict",
-        ),
-        (["evaluate", "--model", "net.py:net"], "needs its weights: pass --weights FILE"),
-        (["evaluate", *FILE, "--model-arg", "depth=3"], "unexpected keyword argument 'depth'"),
-        (["evaluate", *FILE, "--model-arg", "depth"], "--model-arg must be NAME=VALUE"),
-        (["evaluate", *FILE, "--model-arg", "weights=1"], "--model-arg weights: a factory cannot have an argument of"),
-        (["rank", *FILE, "--model-arg", "spec=1"], "--model-arg spec: a factory cannot have an argument of that name"),
-        (["search", "--model-arg", "device=cpu"], "use --model, --weights, --output or --device, or rename it"),
-        (["evaluate", "--model", "net.py:net", "--weights", "none.pt"], "weights: no file at none.pt"),
-        (["evaluate", "--model", "net.py:net", "--weights", "cut.safetensors"], "not a whole safetensors file"),
-        (["evaluate", "--model", "net.py:net", "--weights", "cut.pt"], "is not a whole PyTorch file"),
-        (["evaluate", "--model", "net.py:net", "--weights", "not_torch.pt"], "is not a whole PyTorch file"),
-        (
-            ["evaluate", "--model", "net.py:net", "--weights", "colour.safetensors"],
-            "0.weight should be [4, 1, 3, 3], is [4, 3, 3, 3]",
-        ),
-        (
-            ["evaluate", "--model", "net.py:net", "--weights", "colour.safetensors", "--model-arg", "channels=3"],
-            "cannot take images [1, 8, 8]",
-        ),
-        (
-            ["evaluate", "--model", "net.py:net", "--weights", "seven.safetensors", "--model-arg", "classes=7"],
-            "has 7 classes, the data 10",
-        ),
-        (["evaluate", "--data", "digit"], "did you mean 'digits'"),
-        (["evaluate", "--data", "parquet:none.parquet"], "none.parquet"),
-        (["evaluate", "--split", "tset"], "did you mean 'test'"),
-        (["evaluate", "--eps", "0"], "eps must lie in (0, 1]"),
-        (["evaluate", "--eps", "8"], "eps must lie in (0, 1]"),
-        (["evaluate", "--eps", "8/"], "expected a number such as 0.03 or a fraction such as 8/255, not '8/'"),
-        (["evaluate", "--norm", "l1"], "norm must be one of linf, l2, not 'l1'"),
-        (["evaluate", "--norm", "l2", "--eps", "0.5", "--defenses", "loir-4"], "with --norm l2 give --sigma"),
-        (["evaluate", "--defenses", "loir-4", "--sigma", "-1"], "sigma must be at least 0"),
-        (["evaluate", "--defenses", "loir-4", "--tau", "0"], "tau must be positive"),
-        (["evaluate", "--draws", "0"], "draws must be at least 1"),
-        (["evaluate", "--defenses", "loir-0"], "unknown defense 'loir-0'"),
-        (["evaluate", "--defenses", "loir-65"], "loir-65: k must lie in 1…64"),
-        (["evaluate", "--defenses", "lior-5"], "unknown defense 'lior-5'"),
-        (
-            ["evaluate", "--signed"],
-            "--signed is an option of loir rankings, which no defense of the run uses; add loir-K",
-        ),
-        (["evaluate", "--defenses", "none,cdir-8", "--every-class"], "--every-class is an option of loir rankings"),
-        (["evaluate", "--defenses", "confidence-8", "--clip", "demo"], "--clip is an option of cdir rankings"),
-        (["evaluate", "--defenses", "random-8", "--prompts", "names.txt"], "add cdir-K to --defenses, or leave it out"),
-        (["evaluate", "--attacks", "autoatack"], "unknown attack 'autoatack'"),
-        (["evaluate", "--layer", "layr3"], "no layer 'layr3'; layers that can be masked: penultimate, conv1"),
-        (["evaluate", "--layer", "layr3"], "did you mean 'layer3'"),
-        (["evaluate", "--executor", "local", "--actors", "2"], "--actors is for --executor ray"),
-        (["evaluate", "--executor", "lcal"], "invalid choice: 'lcal'"),
-        (["evaluate", "--config", "none.yaml"], "settings: no file at none.yaml"),
-        (["evaluate", "--config", "settings.yaml"], "unknown setting 'sigmaa'"),
-        (["evaluate", "--config", "list.yaml"], "must map names to values"),
-        (["evaluate", "--config", "code.yaml"], "is not plain YAML"),
-        (["evaluate", "--classes", "names.txt"], "no file at names.txt"),
-        (["evaluate", "--ranking", "0123"], "has no '0123' in rankings"),
-        (["rank", "--method", "loire"], "method must be one of loir, cdir, random"),
-        (["rank", "--method", "cdir", "--clip", "ViT-B-61/openai"], "did you mean"),
-        (["search", "--search-split", "test"], "both come from the split 'test'"),
-        (["search", "--ks", "9:3"], "ks must be LOW:HIGH with LOW ≤ HIGH, or numbers with commas, not '9:3'"),
-        (["search", "--ks", "few"], "ks must be LOW:HIGH"),
-        (["search", "--ks", "60:65"], "k must lie in 1…64, the neurons of 'penultimate', not 65"),
-        (["search", "--ks", "0:3"], "k must lie in 1…64, the neurons of 'penultimate', not 0"),
-        (["search", "--sigmas", ","], "--sigmas names nothing to try"),
-        (["search", "--sigmas", "0.5,-1"], "sigmas must be at least 0, in multiples of eps, not -1"),
-        (["search", "--sigmas", "1", "--sigma", "0.1"], "give --sigma or --sigmas, not both"),
-        (["search", "--sigmas", "1", "--norm", "l2"], "are multiples of an infinity-norm eps; with --norm l2 give"),
-        (["search", "--taus", "0"], "taus must be positive, not 0"),
-        (["search", "--taus", "1:0.1:4"], "a logarithmic grid is LOW:HIGH:COUNT with 0 < LOW < HIGH"),
-        (["search", "--draw-counts", "0"], "draw counts must be at least 1, not 0"),
-        (["search", "--trials", "5"], "--trials is for --sampler random and optuna; bisection knows"),
-        (["search", "--refine-n", "5"], "--refine-n is for --refine"),
-        (["search", "--k-mode", "per-class", "--sampler", "grid"], "--k-mode per-class is for --sampler bisection"),
-        (["search", "--k-mode", "per-class", "--search-n", "3"], "a k for each class needs search images of every"),
-        (["search", "--ranking", "0123"], "has no '0123' in rankings"),
-        (["search", "--ranking", "0123", "--method", "cdir"], "give --ranking or --method, not both"),
-        pytest.param(
-            ["search", "--sampler", "optuna"],
-            "needs a package of its own: pip install optuna; bisection, grid and random need none",
-            marks=pytest.mark.skipif(
-                find_spec("optuna") is not None, reason="optuna is installed, so nothing is missing"
-            ),
-        ),
-        (["search", "--tolerance", "2"], "tolerance: input should be less than or equal to 1"),
-        (["search", "--probe-n", "1000", "--search-n", "1000"], "probe and 1000 search images share"),
-        (["rank", "--probe-n", "5"], "the probe set has no image of 5 of 10 classes"),
-        (["rank", "--method", "cdir", "--probe-n", "99"], "top 100 images, but the probe set has 99"),
-        (["report"], "no catalog at results"),
-        (["status", "--catalog", "nowhere"], "no catalog at nowhere"),
-        (["sql", "SELECT 1"], "no catalog at results"),
-        (["sql"], "give one statement"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
-)
-def test_bad_input(arguments: list[str], expected: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert expected in refusal(arguments, capsys, folder)
 
 
 def test_no_argument_of_a_factory_can_collide_with_one_of_loading() -> None:
