@@ -14,7 +14,7 @@ from igd_ray.checks import (
     not_measurable,
 )
 from igd_ray.planning.evaluation import Cell, EvaluationPlan
-from igd_ray.units.inspection import finding_row
+from igd_ray.units.checks.defense import finding_row
 
 
 def commit_comparisons(catalog: Catalog, plan: EvaluationPlan, *, model: str) -> None:

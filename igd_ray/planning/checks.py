@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 
 from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.units.base import Shard
-from igd_ray.units.inspection import GradientCheckUnit, InspectionUnit
+from igd_ray.units.checks.defense import DefenseCheckUnit, GradientCheckUnit
+from igd_ray.units.checks.noise import NoiseUnit
+from igd_ray.units.checks.stored_points import CheckedShard, StoredPointsCheckUnit
 from igd_ray.units.judged import JudgedUnit
-from igd_ray.units.noise import NoiseUnit
-from igd_ray.units.review import Reviewed, ReviewUnit
 
-CheckUnit = InspectionUnit | NoiseUnit | GradientCheckUnit | ReviewUnit
+CheckUnit = DefenseCheckUnit | NoiseUnit | GradientCheckUnit | StoredPointsCheckUnit
 
 # Images that the attacks of the gradient checks run on: enough for McNemar's test to tell 20 steps from 200.
 GRADIENT_CHECK_IMAGES = 32
@@ -40,7 +40,7 @@ def plan_checks(
         seed: the run's seed.
         num_classes: of the model.
     """
-    checks: list[CheckUnit] = [InspectionUnit(defense, inspected, protocol, seed)]
+    checks: list[CheckUnit] = [DefenseCheckUnit(defense, inspected, protocol, seed)]
     if defense.is_random:
         checks += [NoiseUnit(defense, shard, seed) for shard in shards]
     attacking = [unit for of_attack in units.values() for unit in of_attack if unit.judges_points]
@@ -53,6 +53,6 @@ def plan_checks(
             checks.append(gradients)
     for of_attack in units.values():
         if of_attack[0].judges_points and of_attack[0].save_points != "none":
-            parts = tuple(Reviewed(unit.key, unit.points_unit.key, unit.shard) for unit in of_attack)
-            checks.append(ReviewUnit(defense, of_attack[0].attack, of_attack[0].threat, parts, seed))
+            parts = tuple(CheckedShard(unit.key, unit.points_unit.key, unit.shard) for unit in of_attack)
+            checks.append(StoredPointsCheckUnit(defense, of_attack[0].attack, of_attack[0].threat, parts, seed))
     return checks

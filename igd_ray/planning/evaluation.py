@@ -20,7 +20,7 @@ from igd_ray.planning.workspace import Workspace
 from igd_ray.protocol import NOT_MEASURED, attack_order, idea_note
 from igd_ray.units.attack import AttackUnit, TransferUnit
 from igd_ray.units.base import Shard, Unit
-from igd_ray.units.inspection import INSPECTED_IMAGES, GradientCheckUnit
+from igd_ray.units.checks.defense import INSPECTED_IMAGES, GradientCheckUnit
 from igd_ray.units.judged import JudgedUnit
 from igd_ray.units.points import SavePoints
 

@@ -11,9 +11,9 @@ from igd_ray.catalog import Catalog, run_query
 from igd_ray.execution.queue import SOURCE_FAILED
 from igd_ray.units.attack import AttackUnit
 from igd_ray.units.base import Rows
-from igd_ray.units.inspection import GradientCheckUnit, InspectionUnit
+from igd_ray.units.checks.defense import DefenseCheckUnit, GradientCheckUnit
+from igd_ray.units.checks.stored_points import StoredPointsCheckUnit
 from igd_ray.units.replica import Context
-from igd_ray.units.review import ReviewUnit
 from tests.toys.runs import run_evaluation
 
 CHANGES = {"n": 16, "shard_size": 8, "defenses": "none,random-8", "attacks": "apgd-ce-5,tr-apgd-ce-5"}
@@ -104,7 +104,7 @@ def test_checks_take_fewer_images_at_once_and_their_findings_belong_to_the_run(
 
     changes = {"n": 16, "shard_size": 8, "defenses": "none", "attacks": "apgd-ce,tr-apgd-ce-5"}
     catalog = Catalog(tmp_path / "results")
-    for kind in (InspectionUnit, GradientCheckUnit, ReviewUnit):
+    for kind in (DefenseCheckUnit, GradientCheckUnit, StoredPointsCheckUnit):
         monkeypatch.setattr(kind, "compute", fitting(kind.compute))
     # The first look's check of gradients is made beside dear attacks only.
     monkeypatch.setattr("igd_ray.planning.checks.GRADIENT_CHECK_SHARE", 0)

@@ -7,7 +7,7 @@ import pytest
 
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.units.attack import AttackUnit, TransferUnit
-from igd_ray.units.review import ReviewUnit
+from igd_ray.units.checks.stored_points import StoredPointsCheckUnit
 from tests.toys.counted_runs import Prepared, prepare
 from tests.toys.runs import rows, run_evaluation
 
@@ -135,7 +135,7 @@ def test_only_points_that_are_kept_are_reviewed(saved: Mapping[str, Prepared], c
     units = [
         unit
         for unit in saved[choice].plan.inspections
-        if isinstance(unit, ReviewUnit) and unit.defense.label == "loir-8"
+        if isinstance(unit, StoredPointsCheckUnit) and unit.defense.label == "loir-8"
     ]
     assert len(units) == reviewed
 

@@ -38,7 +38,7 @@ INSPECTED_IMAGES = 64
 
 
 @dataclass(frozen=True)
-class InspectionUnit(Unit):
+class DefenseCheckUnit(Unit):
     """The checks of one defense that need the model rather than attack outcomes."""
 
     defense: DefenseSpec
@@ -60,7 +60,7 @@ class InspectionUnit(Unit):
             seed=self.seed,
         )
 
-    def halved(self) -> "tuple[InspectionUnit]":
+    def halved(self) -> "tuple[DefenseCheckUnit]":
         """Return a unit that looks at half of the images only, for when memory does not suffice for all at once."""
         return (replace(self, shard=self.shard.halves()[0]),)
 

@@ -14,7 +14,7 @@ from igd_ray.models import load_model
 from igd_ray.planning.defenses import needed_defenses
 from igd_ray.threat import Norm, ThreatModel
 from igd_ray.units.base import Shard, execute
-from igd_ray.units.inspection import GradientCheckUnit, InspectionUnit
+from igd_ray.units.checks.defense import DefenseCheckUnit, GradientCheckUnit
 from igd_ray.units.replica import Context, ImageArrays, WorkerSetup
 from tests.toys.contexts import GivenModel, shard
 from tests.toys.counting import PassCounter
@@ -29,7 +29,7 @@ THREAT = ThreatModel(Norm.LINF, 0.01)
 Findings = dict[str, dict[str, object]]
 
 
-def findings(unit: GradientCheckUnit | InspectionUnit, context: Context) -> Findings:
+def findings(unit: GradientCheckUnit | DefenseCheckUnit, context: Context) -> Findings:
     """The rows of a unit, by check."""
     rows = unit.compute(context)["checks"]
     found = {str(row["check"]): dict(row) for row in rows}
@@ -51,7 +51,7 @@ def digits(folder: Path, model: nn.Module, n: int = 16) -> GivenModel:
 
 def test_every_inspection_has_all_of_its_findings(tmp_path: Path) -> None:
     context = digits(tmp_path, load_model("demo"))
-    unit = InspectionUnit(NONE, shard(context), "standard", 0)
+    unit = DefenseCheckUnit(NONE, shard(context), "standard", 0)
     assert set(findings(unit, context)) == {"randomised", "zero-gradient", "batch-dependence", "output-range"}
 
 

@@ -16,7 +16,7 @@ from igd_ray.planning.evaluation import run_unit
 from igd_ray.threat import Norm, ThreatModel
 from igd_ray.units.attack import AttackUnit
 from igd_ray.units.base import Shard, execute
-from igd_ray.units.noise import NOISE_DRAWS, NoiseUnit
+from igd_ray.units.checks.noise import NOISE_DRAWS, NoiseUnit
 from igd_ray.units.replica import Context, ImageArrays, WorkerSetup
 from tests.toys.contexts import GivenModel, shard
 from tests.toys.counting import PassCounter

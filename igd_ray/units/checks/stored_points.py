@@ -20,7 +20,7 @@ from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.identity import content_hash, derive_seed, unit_key
 from igd_ray.threat import ThreatModel
 from igd_ray.units.base import Passes, Rows, Shard, Unit
-from igd_ray.units.inspection import TABLE, finding_row
+from igd_ray.units.checks.defense import TABLE, finding_row
 from igd_ray.units.judged import base_passes, build_defense
 from igd_ray.units.points import read_points
 from igd_ray.units.replica import Context
@@ -29,7 +29,7 @@ from igd_ray.units.replica import Context
 LOOKS = 3
 
 
-class Reviewed(NamedTuple):
+class CheckedShard(NamedTuple):
     """What is reviewed of one shard.
 
     Attributes:
@@ -46,7 +46,7 @@ class Reviewed(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ReviewUnit(Unit):
+class StoredPointsCheckUnit(Unit):
     """The checks of one attack's stored points on one defense, over all shards, one shard in memory at a time.
 
     Attributes:
@@ -59,7 +59,7 @@ class ReviewUnit(Unit):
     defense: DefenseSpec
     attack: NamedAttack
     threat: ThreatModel
-    parts: tuple[Reviewed, ...]
+    parts: tuple[CheckedShard, ...]
     seed: int
 
     kind = "review"
@@ -90,7 +90,7 @@ class ReviewUnit(Unit):
             seed=self.seed,
         )
 
-    def halved(self) -> "tuple[ReviewUnit, ...]":
+    def halved(self) -> "tuple[StoredPointsCheckUnit, ...]":
         """Return a unit that has half a shard at a time in memory, and reviews all of them; none below one image."""
         parts = tuple(
             part._replace(shard=half, is_half=True) if len(part.shard.ids) > 1 else part
@@ -132,7 +132,7 @@ class ReviewUnit(Unit):
         }
 
 
-def _broken(context: Context, part: Reviewed) -> Tensor:
+def _broken(context: Context, part: CheckedShard) -> Tensor:
     """Return which images of a shard the outcomes call broken, bool [n]."""
     table = context.catalog.read("outcomes", part.outcomes)
     statuses = dict(zip(table["image_id"].to_pylist(), table["status"].to_pylist(), strict=True))

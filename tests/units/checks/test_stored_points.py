@@ -19,9 +19,9 @@ from igd_ray.planning.evaluation import run_unit
 from igd_ray.threat import Norm, ThreatModel
 from igd_ray.units.attack import AttackUnit, TransferUnit
 from igd_ray.units.base import execute
+from igd_ray.units.checks.stored_points import LOOKS, CheckedShard, StoredPointsCheckUnit
 from igd_ray.units.points import point_rows
 from igd_ray.units.replica import Context
-from igd_ray.units.review import LOOKS, Reviewed, ReviewUnit
 from tests.toys.contexts import GivenModel, shard
 from tests.toys.models import Threshold
 
@@ -32,7 +32,7 @@ APGD = parse_attack("apgd-ce-5")
 GREY = 100 / 255
 
 
-def findings(unit: ReviewUnit, context: Context) -> dict[str, dict[str, object]]:
+def findings(unit: StoredPointsCheckUnit, context: Context) -> dict[str, dict[str, object]]:
     """The rows of a unit, by check."""
     rows = unit.compute(context)["checks"]
     assert [row["check"] for row in rows] == ["stored-points", "rounding"]
@@ -46,7 +46,7 @@ def grey(folder: Path, number: int) -> GivenModel:
     return GivenModel(Threshold(100.2 / 255), images, torch.zeros(number, dtype=torch.int64), folder / "results")
 
 
-def keep(context: Context, key: str, pixels: Tensor, statuses: list[str], start: int = 0) -> Reviewed:
+def keep(context: Context, key: str, pixels: Tensor, statuses: list[str], start: int = 0) -> CheckedShard:
     """Commit points of one pixel, NaN where there is none, and their images' statuses, as an attack does."""
     images = shard(context, start, start + len(pixels))
     points = {"returned": (pixels[:, None, None, None], ~pixels.isnan())}
@@ -57,7 +57,7 @@ def keep(context: Context, key: str, pixels: Tensor, statuses: list[str], start:
         for image_id, status in zip(images.ids, statuses, strict=True)
     ]
     context.catalog.commit("outcomes", key, rows)
-    return Reviewed(key, key, images)
+    return CheckedShard(key, key, images)
 
 
 def test_an_attack_s_own_points_are_fine(tmp_path: Path) -> None:
@@ -65,7 +65,9 @@ def test_an_attack_s_own_points_are_fine(tmp_path: Path) -> None:
     context = GivenModel(load_model("demo"), data.images, data.labels, tmp_path / "results")
     attacks = [AttackUnit(NONE, APGD, THREAT, shard(context, *ends), 0, None, 1) for ends in ((0, 8), (8, 12))]
     assert all(execute(unit, context).error is None for unit in attacks)
-    unit = ReviewUnit(NONE, APGD, THREAT, tuple(Reviewed(each.key, each.key, each.shard) for each in attacks), 0)
+    unit = StoredPointsCheckUnit(
+        NONE, APGD, THREAT, tuple(CheckedShard(each.key, each.key, each.shard) for each in attacks), 0
+    )
     assert unit.needs == {each.key for each in attacks}
     assert (unit.shard.start, unit.shard.stop, unit.shard.ids) == (0, 12, shard(context).ids)
     stored = sum(len(context.catalog.read("adversarials", each.key)) for each in attacks)
@@ -90,7 +92,7 @@ def test_a_stored_point_that_is_no_image_is_a_finding_and_not_asked_for(tmp_path
         pa.Table.from_pylist(spoiled, schema=SCHEMAS["adversarials"]),
         tmp_path / "results" / "adversarials" / "a.parquet",
     )
-    found = findings(ReviewUnit(NONE, APGD, THREAT, (part,), 0), context)
+    found = findings(StoredPointsCheckUnit(NONE, APGD, THREAT, (part,), 0), context)
     assert (found["stored-points"]["severity"], found["stored-points"]["value"]) == (WARNING, math.inf)
     assert found["stored-points"]["message"].startswith("1 of 3 stored points lie outside the ball or [0, 1], some")
     assert "loses 0 of 2 misclassified points" in found["rounding"]["message"]
@@ -103,7 +105,7 @@ def test_points_outside_the_ball_are_found_over_all_shards(tmp_path: Path) -> No
         keep(context, "b", torch.tensor([float("nan")] * 2), ["robust", "misclassified"], 2),
         keep(context, "c", torch.tensor([-0.01, GREY]), ["robust", "robust"], 4),
     )
-    found = findings(ReviewUnit(NONE, APGD, THREAT, parts, 0), context)["stored-points"]
+    found = findings(StoredPointsCheckUnit(NONE, APGD, THREAT, parts, 0), context)["stored-points"]
     assert found["severity"] == WARNING
     assert "2 of 4 stored points" in found["message"]
     assert found["value"] == pytest.approx(GREY + 0.01 - 0.125, abs=1e-7)
@@ -120,7 +122,7 @@ def test_points_that_rounding_loses_are_counted_over_all_shards(tmp_path: Path, 
         keep(context, "a", points[:10], ["broken"] * 10),
         keep(context, "b", points[10:], ["broken"] * 10 + ["robust"] * 20, 10),
     )
-    found = findings(ReviewUnit(NONE, APGD, THREAT, parts, 0), context)["rounding"]
+    found = findings(StoredPointsCheckUnit(NONE, APGD, THREAT, parts, 0), context)["rounding"]
     assert (found["severity"], found["value"]) == (severity, pytest.approx(lost / 20))
     assert f"loses {lost} of 20" in found["message"]
 
@@ -129,7 +131,9 @@ def test_a_transfer_is_reviewed_with_its_source_s_points_and_its_own_verdicts(tm
     context = grey(tmp_path, 4)
     source = keep(context, "source", torch.full((4,), 100.3 / 255), ["broken"] * 4)
     carried = keep(context, "carried", torch.full((4,), float("nan")), ["broken", "broken", "broken", "robust"])
-    unit = ReviewUnit(NONE, parse_attack("tr-apgd-ce-5"), THREAT, (Reviewed("carried", "source", carried.shard),), 0)
+    unit = StoredPointsCheckUnit(
+        NONE, parse_attack("tr-apgd-ce-5"), THREAT, (CheckedShard("carried", "source", carried.shard),), 0
+    )
     assert unit.needs == {"source", "carried"}
     found = findings(unit, context)
     assert "of 4 stored points" in found["stored-points"]["message"]
@@ -140,7 +144,7 @@ def test_a_transfer_is_reviewed_with_its_source_s_points_and_its_own_verdicts(tm
 def test_without_stored_points_both_findings_say_that_nothing_was_measured(tmp_path: Path) -> None:
     context = grey(tmp_path, 2)
     part = keep(context, "a", torch.full((2,), float("nan")), ["broken", "robust"])
-    found = findings(ReviewUnit(NONE, APGD, THREAT, (part,), 0), context)
+    found = findings(StoredPointsCheckUnit(NONE, APGD, THREAT, (part,), 0), context)
     assert all((row["severity"], row["value"]) == (INFO, None) for row in found.values())
     assert all("nothing to measure" in row["message"] for row in found.values())
     assert context.given.forwards == 0
@@ -148,7 +152,7 @@ def test_without_stored_points_both_findings_say_that_nothing_was_measured(tmp_p
 
 def test_without_the_reviewed_unit_there_is_an_error_and_no_finding(tmp_path: Path) -> None:
     context = grey(tmp_path, 2)
-    report = execute(ReviewUnit(NONE, APGD, THREAT, (Reviewed("a", "a", shard(context)),), 0), context)
+    report = execute(StoredPointsCheckUnit(NONE, APGD, THREAT, (CheckedShard("a", "a", shard(context)),), 0), context)
     assert report.error is not None
     assert run_query(context.catalog, "FROM checks").num_rows == 0
 
@@ -161,7 +165,7 @@ def test_units_that_were_split_are_reviewed_by_their_parts(tmp_path: Path) -> No
     ]
     rows = [{"unit_key": "whole", "part_key": part.points, "images": 2} for part in parts]
     context.catalog.commit("splits", "whole", rows)
-    unit = ReviewUnit(NONE, APGD, THREAT, (Reviewed("whole", "whole", shard(context)),), 0)
+    unit = StoredPointsCheckUnit(NONE, APGD, THREAT, (CheckedShard("whole", "whole", shard(context)),), 0)
     found = findings(unit, context)
     assert "2 of 4 stored points" in found["stored-points"]["message"]
     assert "loses 2 of 4" in found["rounding"]["message"]
@@ -170,7 +174,7 @@ def test_units_that_were_split_are_reviewed_by_their_parts(tmp_path: Path) -> No
 def test_findings_are_those_of_the_run_that_uses_the_unit(tmp_path: Path) -> None:
     context = grey(tmp_path, 2)
     part = keep(context, "a", torch.full((2,), 102 / 255), ["broken"] * 2)
-    unit = ReviewUnit(NONE, APGD, THREAT, (part,), 0)
+    unit = StoredPointsCheckUnit(NONE, APGD, THREAT, (part,), 0)
     context.catalog.commit("run_units", "run", [run_unit("run", unit, "none", None)])
     assert execute(unit, context).error is None
     rows = run_query(context.catalog, 'SELECT run_id, defense, attack, "check" FROM checks ORDER BY ALL').to_pylist()
@@ -185,14 +189,14 @@ def test_findings_are_those_of_the_run_that_uses_the_unit(tmp_path: Path) -> Non
 def test_a_random_defense_is_asked_with_noise_of_its_own_and_the_same_each_time(tmp_path: Path) -> None:
     context = grey(tmp_path, 200)
     part = keep(context, "a", torch.full((200,), GREY + 0.1), ["broken"] * 200)
-    unit = ReviewUnit(SMOOTHING, APGD, THREAT, (part,), 0)
+    unit = StoredPointsCheckUnit(SMOOTHING, APGD, THREAT, (part,), 0)
     first = findings(unit, context)
     torch.manual_seed(1)
     assert findings(unit, context) == first
     # Noise of σ = 0.1 makes about one in six of these points right, rounded or not.
     assert first["rounding"]["severity"] == INFO
     assert "asking again without it 0" not in first["rounding"]["message"]
-    other = ReviewUnit(SMOOTHING, APGD, THREAT, (part,), 1)
+    other = StoredPointsCheckUnit(SMOOTHING, APGD, THREAT, (part,), 1)
     assert other.key != unit.key
 
 
@@ -205,7 +209,7 @@ def test_the_bound_of_passes_holds_for_two_points_an_image(tmp_path: Path, defen
     carried = TransferUnit(defense, attack, source, 1)
     for each in (source, carried):
         assert execute(each, context).error is None
-    unit = ReviewUnit(defense, attack, THREAT, (Reviewed(carried.key, source.key, carried.shard),), 0)
+    unit = StoredPointsCheckUnit(defense, attack, THREAT, (CheckedShard(carried.key, source.key, carried.shard),), 0)
     asked = 0
 
     def count(_module: object, inputs: tuple[Tensor]) -> None:
