@@ -21,12 +21,11 @@ import pyarrow.parquet as pq
 
 from igd_ray.catalog.duckdb_files import CatalogFiles
 from igd_ray.catalog.merged import INDEX, merged_name, number_of
-from igd_ray.catalog.rows import same_rows
 from igd_ray.catalog.schemas import SCHEMAS
 from igd_ray.catalog.sealed import sealed_parquet
 from igd_ray.catalog.sources import KEY_COLUMNS, MERGED
 from igd_ray.catalog.store import Catalog
-from igd_ray.catalog.tables import QUARANTINE, UnreadableError, require_own
+from igd_ray.catalog.tables import QUARANTINE, UnreadableError, require_own, same_rows
 from igd_ray.errors import IgdError, first_line
 
 # Rows of a row group, of whole results: few enough to be skipped, many enough to be packed well.
@@ -303,7 +302,7 @@ def _write(catalog: Catalog, table: str, results: Sequence[Result], batch: _Batc
     name = f"{table}/{file}"
     groups = list(_groups(table, results))
     tables = [pa.concat_tables(result.rows for result in group) for group in groups]
-    catalog.place.write(name, sealed_parquet(name, tables, SCHEMAS[table]))
+    catalog.place.write(name, sealed_parquet(name, tables, SCHEMAS[table], dictionary=table not in LARGE))
     batch.files.append(name)
     batch.written = time.monotonic()
 

@@ -12,11 +12,10 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from igd_ray.catalog.rows import conform
 from igd_ray.catalog.schemas import SCHEMAS
 from igd_ray.catalog.sealed import sealed_parquet
 from igd_ray.catalog.sources import MERGED
-from igd_ray.catalog.tables import QUARANTINE, TableFiles, UnreadableError, is_key
+from igd_ray.catalog.tables import QUARANTINE, TableFiles, UnreadableError, conform, is_key
 
 INDEX = "compacted"
 

@@ -95,7 +95,7 @@ def sealed_parquet(
     schema: pa.Schema,
     *,
     rows_of_others: Mapping[str, pa.Table] | None = None,
-    compression: str = "zstd",
+    dictionary: bool = False,
 ) -> bytes:
     """Return a Parquet file with a row group for each of `tables` that has rows.
 
@@ -104,12 +104,14 @@ def sealed_parquet(
         tables: rows of `schema`.
         schema: the table's.
         rows_of_others: rows of other tables, by table, that the file keeps beside its own.
-        compression: of its pages.
+        dictionary: whether repeated values are stored once, which pays for many rows.
     """
     # In memory first: whatever fails on the way to the disk is then an ordinary OSError.
     buffer = io.BytesIO()
     entries = {f"{ROWS_OF_OTHERS}{table}": _text(rows) for table, rows in (rows_of_others or {}).items()}
-    with pq.ParquetWriter(buffer, schema, compression=compression, write_page_checksum=True) as writer:
+    with pq.ParquetWriter(
+        buffer, schema, compression="zstd", use_dictionary=dictionary, write_page_checksum=True
+    ) as writer:
         for rows in tables:
             if len(rows):
                 writer.write_table(rows, row_group_size=len(rows))

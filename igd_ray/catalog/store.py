@@ -10,11 +10,10 @@ import pyarrow.parquet as pq
 
 from igd_ray.catalog.merged import INDEX, MergedResults, Where
 from igd_ray.catalog.places import Folder, place_of
-from igd_ray.catalog.rows import Rows, conform, same_rows
 from igd_ray.catalog.schemas import SCHEMA_VERSION, SCHEMAS, UNSEALED_VERSION
 from igd_ray.catalog.sealed import kept_rows, sealed_parquet
 from igd_ray.catalog.sources import KEY_COLUMNS, view_statements
-from igd_ray.catalog.tables import EMPTY, TableFiles, UnreadableError, empty_parquet, file_of
+from igd_ray.catalog.tables import EMPTY, Rows, TableFiles, UnreadableError, conform, empty_parquet, file_of, same_rows
 from igd_ray.errors import InputError
 
 _MARKER, _VIEWS = "catalog.json", "views.sql"
@@ -115,8 +114,10 @@ class Catalog:
             found = json.loads(self.place.read(_MARKER))
         except (FileNotFoundError, NotADirectoryError):
             raise InputError(f"no catalog at {self} (it has no {_MARKER}); check the path") from None
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             raise InputError(f"cannot read {self}/{_MARKER}: {error}") from error
+        except (OSError, pa.ArrowException) as error:
+            raise self.tables.unavailable(_MARKER, error) from error
         return found.get("schema_version") if isinstance(found, dict) else None
 
     def commit(self, table: str, key: str, rows: Rows, *, replace: bool = False) -> bool:
@@ -218,7 +219,8 @@ class Catalog:
                 self.merged.count_alone(table, key)
 
     def _create(self, table: str, key: str, content: bytes) -> bool:
-        name, file = f"{table}/{file_of(table, key)}", file_of(table, key)
+        file = file_of(table, key)
+        name = f"{table}/{file}"
         written = self.place.create(name, content)
         if not written and not self.tables.is_sound(table, file):
             self.tables.set_aside(table, file)
@@ -241,11 +243,14 @@ class Catalog:
         return name in self._sound
 
     def has(self, table: str, key: str) -> bool:
-        """Tell whether the result `key` of `table` is committed; of a unit that was split, whether its parts are."""
+        """Tell whether the result `key` of `table` is committed; of a unit that was split, whether its parts are.
+
+        In a folder a damaged file counts as none; an object store verifies its objects itself.
+        """
         parts = self.parts(key) if table != "splits" else ()
         if parts:
             return all(self.has(table, part) for part in parts)
-        return self._is_there(table, key)
+        return self._counts(table, key) if isinstance(self.place, Folder) else self._is_there(table, key)
 
     def _is_there(self, table: str, key: str) -> bool:
         return self.place.exists(f"{table}/{file_of(table, key)}") or key in self.merged.of(table)
@@ -311,14 +316,12 @@ class Catalog:
 
     def keys(self, table: str) -> set[str]:
         """Return the keys of all committed results of `table`."""
-        # In this order: a small file is deleted only after it is merged.
-        single = self.tables.keys(table)
+        single = self.tables.keys(table)  # first: a small file is deleted only after it is merged
         return single | self.merged.of(table).keys()
 
     def unmerged(self, table: str) -> set[str]:
         """Return the keys of the results of `table` that have a file each of their own, and count there."""
-        # In this order: a small file is deleted only after it is merged.
-        single = self.tables.keys(table)
+        single = self.tables.keys(table)  # first: a small file is deleted only after it is merged
         return single - self.merged.of(table).keys()
 
     def files(self, table: str) -> dict[str, set[str]]:

@@ -1,9 +1,9 @@
-"""The Parquet files of a catalog's tables: which are there, what is in them, and which of them are damaged."""
+"""The Parquet files of a catalog's tables: which are there, what rows they hold, and which of them are damaged."""
 
 import re
 import sys
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,11 +15,15 @@ from igd_ray.catalog.sources import KEY, KEY_COLUMNS, MERGED
 from igd_ray.errors import IgdError, InputError, did_you_mean, first_line
 
 Found = TypeVar("Found")
+Rows: TypeAlias = "pa.Table | Sequence[Mapping[str, object]]"
 
 _KEY = re.compile(KEY)
 
 # The zero-row file that lets a pattern over a table without results succeed.
 EMPTY = "_empty"
+
+# In the names of copies that Syncthing makes, which are keys otherwise.
+CONFLICT = ".sync-conflict-"
 
 # Where damaged files go, out of the way of every query.
 QUARANTINE = "quarantine"
@@ -52,7 +56,7 @@ class TableFiles:
         for name in self.place.names(known(table)):
             if not name.endswith(".parquet") or name.startswith("."):
                 continue
-            if is_key(name.removesuffix(".parquet")):
+            if is_key(name.removesuffix(".parquet")) and CONFLICT not in name:
                 ours.append(name)
             else:
                 self.say(f"{self._title}/{table}/{name} is not a result of igd-ray: not read")
@@ -236,3 +240,56 @@ def known(table: str) -> str:
     if table not in SCHEMAS:
         raise InputError(f"no table {table!r}; there are {', '.join(SCHEMAS)}{did_you_mean(table, SCHEMAS)}")
     return table
+
+
+def conform(table: str, rows: Rows, key: str | None = None) -> pa.Table:
+    """Return `rows` with exactly the columns, order and types of `table`'s schema.
+
+    Raises:
+        InputError: if columns are missing or unknown, a value does not fit its column's type, a required one is NULL,
+            or a row is of another result than `key`, where the table says of which a row is.
+    """
+    schema = SCHEMAS[table]
+    named = [set(rows.column_names)] if isinstance(rows, pa.Table) else [set(row) for row in rows]
+    for names in named:
+        _require_columns(table, names)
+    try:
+        if isinstance(rows, pa.Table):
+            conformed = rows.select(schema.names).replace_schema_metadata(None).cast(schema)
+        else:
+            columns = [_column(field, [row[field.name] for row in rows]) for field in schema]
+            conformed = pa.Table.from_arrays(columns, schema=schema)
+    except (pa.ArrowException, TypeError, OverflowError) as error:
+        raise InputError(f"rows do not fit the schema of {table}: {first_line(error)}") from error
+    for field in schema:
+        if not field.nullable and conformed.column(field.name).null_count:
+            raise InputError(f"rows do not fit the schema of {table}: {field.name} must not be NULL")
+    if key is not None and table in KEY_COLUMNS:
+        others = set(conformed[KEY_COLUMNS[table]].unique().to_pylist()) - {key}
+        if others:
+            raise InputError(f"rows do not fit the result {key!r} of {table}: {KEY_COLUMNS[table]} is {min(others)!r}")
+    return conformed
+
+
+def same_rows(first: pa.Table, second: pa.Table) -> bool:
+    """Tell whether two tables of one schema hold the same values in the same order; NaN equals NaN."""
+    # As text NaN equals itself.
+    return first.equals(second) or repr(first.to_pylist()) == repr(second.to_pylist())
+
+
+def _column(field: pa.Field, values: list[object]) -> pa.Array:
+    if pa.types.is_integer(field.type):
+        # Given the type, pyarrow would cut 1.5 to 1 without a word; a cast refuses.
+        return pa.array(values).cast(field.type)
+    return pa.array(values, field.type)
+
+
+def _require_columns(table: str, names: set[str]) -> None:
+    expected = set(SCHEMAS[table].names)
+    problems = [
+        f"{what} {', '.join(sorted(columns))}"
+        for what, columns in (("missing", expected - names), ("unknown", names - expected))
+        if columns
+    ]
+    if problems:
+        raise InputError(f"rows do not fit the schema of {table}: {'; '.join(problems)}")

@@ -11,7 +11,7 @@ from igd_ray.planning.search import plan_searches
 from igd_ray.planning.workspace import Workspace
 from igd_ray.protocol import NINE_ATTACKS
 from igd_ray.report.html import write_report
-from igd_ray.verbs.evaluate import evaluate, show_accuracy
+from igd_ray.verbs.evaluate import evaluate, require_worst_case, show_accuracy
 from igd_ray.verbs.executors import executor_for
 from igd_ray.verbs.flags import given_settings
 from igd_ray.verbs.search import search
@@ -72,6 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
         catalog = workspace.catalog
         show_accuracy(catalog, plan.run_id, as_json=arguments.json)
         require_all(summary, "evaluation")
+        require_worst_case(catalog, plan.run_id)
         report = write_report(catalog, plan.run_id, catalog.root / "report.html")
         if not arguments.json:
             print(f"report: {report}")

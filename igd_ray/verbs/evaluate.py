@@ -8,6 +8,7 @@ from igd_ray.attacks.registry import known_attacks
 from igd_ray.catalog import Catalog, ask, run_query
 from igd_ray.config import EvaluateSettings, load_settings
 from igd_ray.defenses.specs import known_defenses
+from igd_ray.errors import IncompleteError
 from igd_ray.execution.comparisons import commit_comparisons
 from igd_ray.execution.run import RunSummary, commit_run, require_all
 from igd_ray.execution.session import Session
@@ -85,6 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
         summary = evaluate(session, plan)
         show_accuracy(workspace.catalog, plan.run_id, as_json=arguments.json)
         require_all(summary, "evaluation")
+        require_worst_case(workspace.catalog, plan.run_id)
     return 0
 
 
@@ -107,6 +109,23 @@ def evaluate(session: Session, plan: EvaluationPlan) -> RunSummary:
     if not summary.failed:
         commit_comparisons(workspace.catalog, plan, model=workspace.source.label)
     return summary
+
+
+def require_worst_case(catalog: Catalog, run_id: str) -> None:
+    """Check that the worst case of every defense is known.
+
+    Raises:
+        IncompleteError: naming those of which it is not, and what to do.
+    """
+    unknown = run_query(
+        catalog,
+        f"SELECT defense FROM worst_case WHERE run_id = '{run_id}' AND robust_accuracy IS NULL ORDER BY defense",
+    )["defense"].to_pylist()
+    if unknown:
+        raise IncompleteError(
+            f"the worst case of {', '.join(unknown)} is not known, as results are missing, damaged or errors; run the "
+            "same command again, which computes these"
+        )
 
 
 def show_accuracy(catalog: Catalog, run_id: str, *, as_json: bool) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from igd_ray.catalog import Catalog
+from igd_ray.catalog.integrity import check_files
 from igd_ray.errors import IgdError, IncompleteError
 from igd_ray.execution.executor import local_device
 from igd_ray.planning.evaluation import Cell, plan_evaluation
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "every verdict holds: status, predictions, distance; 1 if not, with a line for each image. Images that an "
         "earlier attack had broken are skipped, as the run did; of images without points the run kept none, so that "
         "only their clean prediction is checked. A verdict with a tiny difference of the top two logits may flip on "
-        "another processor than the run's."
+        "another processor than the run's. With --files every file of the catalog is read and verified instead."
     )
     parser.add_argument("--catalog", metavar="DIR", default="results", help="folder of results (default: results)")
     parser.add_argument(
@@ -48,6 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="verify N cells (one shard of images under one defense and attack), spread evenly over defenses and "
         "attacks and chosen by their hash (default: all)",
+    )
+    parser.add_argument(
+        "--files",
+        action="store_true",
+        default=False,
+        help="verify that each file of the catalog holds what was written into it, instead of judging points",
     )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
     parser.add_argument("--json", action="store_true", default=False, help="print the result, all failures, as JSON")
@@ -66,6 +73,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Verify, and print a row for each defense and attack."""
     catalog = Catalog(arguments.catalog)
     catalog.check()
+    if arguments.files:
+        verify_files(catalog, as_json=arguments.json)
+        return 0
     stored = find_run(catalog, arguments.run_id)
     given = {name: getattr(arguments, name) for name in MOVED if hasattr(arguments, name)}
     here = {"catalog": arguments.catalog, "executor": "local", "device": local_device(arguments.device)}
@@ -93,6 +103,27 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"of {missing} images the run was told to keep no points: their verdicts cannot be judged again")
     conclude(cells, checks, as_json=arguments.json)
     return 0
+
+
+def verify_files(catalog: Catalog, *, as_json: bool) -> None:
+    """Print what is wrong with files of the catalog, one a line.
+
+    Raises:
+        IgdError: if anything is.
+    """
+    files, faults = check_files(catalog)
+    if as_json:
+        show(pa.Table.from_pylist([fault._asdict() for fault in faults]), as_json=True)
+    elif not faults:
+        print(f"all {files} files hold what was written into them")
+    else:
+        for fault in faults:
+            print(f"{catalog}/{fault.name}: {fault.why}")
+    if faults:
+        raise IgdError(
+            f"{len(faults)} of {files} files are damaged, first {faults[0].name}; run the commands again that made "
+            "them, or igd compact, which set them aside"
+        )
 
 
 def table_rows(cells: Sequence[Cell], checks: Sequence[UnitCheck]) -> list[dict[str, object]]:

@@ -34,7 +34,7 @@ SMALL = {
     "splits": SCHEMAS["splits"],
     "compacted": SCHEMAS["compacted"],
 }
-MODULES = ("store", "rows", "tables", "merged", "compaction", "sealed")
+MODULES = ("store", "tables", "merged", "compaction", "sealed")
 
 
 class Killed(BaseException):
