@@ -39,6 +39,13 @@ def test_the_defense_is_evaluated(printed: str) -> None:
     assert re.search(r"^rounding +8 ", printed, re.MULTILINE)
 
 
+def test_the_attack_is_a_column_and_the_adaptive_attack_aims_at_two_passes(printed: str) -> None:
+    header = next(line for line in printed.splitlines() if line.startswith("defense"))
+    assert "corners-5" in header.split()
+    (audited,) = re.findall(r"^audit-first-pass-5 +(\S+)", printed, re.MULTILINE)
+    assert audited == "mean-activation-8", "rounding has one pass"
+
+
 def test_the_page_answers_where_things_go() -> None:
     text = (REPOSITORY / "docs" / PAGE).read_text()
     things = re.findall(r"^\| (an? [\w ]+) \| ", text, re.MULTILINE)
