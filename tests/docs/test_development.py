@@ -1,7 +1,9 @@
 """The files of docs/development.md are complete: each is written, imported and run as the page says."""
 
 import re
+from pathlib import Path
 
+import mypy.api
 import pytest
 
 from tests.docs.documents import blocks
@@ -44,6 +46,16 @@ def test_the_attack_is_a_column_and_the_adaptive_attack_aims_at_two_passes(print
     assert "corners-5" in header.split()
     (audited,) = re.findall(r"^audit-first-pass-5 +(\S+)", printed, re.MULTILINE)
     assert audited == "mean-activation-8", "rounding has one pass"
+
+
+@pytest.mark.slow
+def test_the_files_are_typed_as_the_package_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    for block in files():
+        (tmp_path / FILE.match(block)[1]).write_text(block)
+    flags = ["--strict", "--ignore-missing-imports", "--follow-imports=silent", f"--cache-dir={tmp_path / 'cache'}"]
+    report, _, code = mypy.api.run([*flags, *map(str, tmp_path.glob("*.py"))])
+    assert code == 0, report
 
 
 def test_the_page_answers_where_things_go() -> None:
