@@ -24,6 +24,7 @@ from igd_ray.config import (
 )
 from igd_ray.errors import InputError, did_you_mean
 from igd_ray.models import model_sources
+from igd_ray.models.checkpoints import PART, file_and_part
 from igd_ray.plain_yaml import read_yaml
 from igd_ray.verbs.flags import Parser, given_settings
 from igd_ray.verbs.verify import MOVED
@@ -124,7 +125,7 @@ def _require_absolute(flag: str, place: str) -> None:
 
 def _require_reachable_data(spec: str) -> None:
     kind, _, place = spec.partition(":")
-    if place and kind != "robustbench":
+    if place and kind not in ("digits", "hf"):
         _require_absolute("--data", place)
 
 
@@ -133,8 +134,9 @@ def _take_along(values: dict[str, object], folder: Path) -> dict[str, object]:
     values = dict(values)
     for name in FILES:
         file = values.get(name)
-        if isinstance(file, str) and Path(file).is_file():
-            values[name] = _copy([Path(file)], folder)
+        path, part = file_and_part(file) if isinstance(file, str) else (None, None)
+        if isinstance(file, str) and path is not None and path.is_file():
+            values[name] = _copy([path], folder) + (f"{PART}{part}" if part else "")
             beside = Path(file).with_suffix(".safetensors")
             if name == "clip" and "clip_weights" not in values and beside.is_file():
                 values["clip_weights"] = _copy([beside], folder)

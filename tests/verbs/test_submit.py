@@ -32,6 +32,22 @@ def test_code_and_named_files_go_along_and_nothing_else(tmp_path: Path, monkeypa
     assert list(folder.rglob("views/*.sql")), "the views go along"
 
 
+@pytest.mark.parametrize(("weights", "copied"), [("net.pt#model_ema", True), ("own", False)])
+def test_a_part_of_a_checkpoint_and_the_factory_s_own_weights_stay_what_they_are(
+    weights: str, copied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("net.py", "net.pt"):
+        (tmp_path / name).write_text(name)
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "job"
+    folder.mkdir()
+    flags = ["--model", "net.py:factory", "--weights", weights, "--data", "hf:uoft-cs/cifar10"]
+    stage("evaluate", [*flags, "--catalog", "/shared/results"], folder)
+    values = yaml.safe_load((folder / "settings.yaml").read_text())
+    file, mark, part = values["weights"].partition("#")
+    assert (mark + part, (folder / file).is_file()) == ("#model_ema" if copied else "", copied)
+
+
 def test_modules_beside_the_factory_go_along_beside_it(tmp_path: Path) -> None:
     here, folder = tmp_path / "here", tmp_path / "job"
     here.mkdir()

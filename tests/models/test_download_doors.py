@@ -1,0 +1,88 @@
+"""Every door to Hugging Face's hub, end to end against made-up files on the loopback: what comes, and what is said."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import safetensors.torch
+import timm
+
+from tests.data.encoded import png
+from tests.toys.loopback_hub import Hub, loopback_hub
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+MODEL = "timm/test_vit.r160_in1k/model.safetensors"
+
+
+def parquet(rows: int, seed: int) -> bytes:
+    random = np.random.default_rng(seed)
+    images = [{"bytes": png(random.integers(0, 255, (8, 8), dtype=np.uint8)), "path": None} for _ in range(rows)]
+    table = pa.table({"image": images, "label": [row % 2 for row in range(rows)]})
+    names = json.dumps({"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}})
+    buffer = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata({"huggingface": names}), buffer)
+    return buffer.getvalue()
+
+
+def ask(hub: Hub | None, home: Path, *doors: str) -> dict[str, str]:
+    """Ask `doors` in a process of its own: the hub's library reads its address when it is imported."""
+    # A port at which nothing listens stands for a machine without a network.
+    address = "http://127.0.0.1:9" if hub is None else hub.address
+    environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1"}
+    environment |= {
+        "PYTHONPATH": str(ROOT),
+        "HF_HUB_DISABLE_XET": "1",
+        "NO_PROXY": "127.0.0.1",
+        "PYTHONWARNINGS": "ignore",
+    }
+    script = [sys.executable, "-m", "tests.models.download_doors", *doors]
+    done = subprocess.run(script, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    answers: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    return answers
+
+
+@pytest.fixture
+def weights() -> bytes:
+    return safetensors.torch.save(timm.create_model("test_vit").state_dict())
+
+
+def test_what_the_hub_has_comes_once_and_a_broken_transfer_is_tried_again(tmp_path: Path, weights: bytes) -> None:
+    with loopback_hub() as hub:
+        hub.files = {MODEL: weights}
+        hub.files |= {f"datasets/made/up/data/test-0000{n}-of-00003.parquet": parquet(2, n) for n in range(3)}
+        hub.cut = {MODEL}
+        broken = ask(hub, tmp_path, "timm")["timm"]
+        assert broken.startswith("InputError: timm:test_vit.r160_in1k: its weights could not be downloaded"), broken
+        answers = ask(hub, tmp_path, "timm", "data", "data of a missing split", "data that is not there")
+        assert int(answers["timm"]) == sum(p.numel() for p in timm.create_model("test_vit").parameters())
+        transfers = [each for each in hub.asked if each.startswith("GET timm/")]
+        assert len(transfers) == 2, "the library keeps chunks of ten megabytes; a smaller file comes whole again"
+        assert answers["data"] == "3"
+        shards = [each for each in hub.asked if each.startswith("GET datasets/")]
+        assert len(shards) == 2, "three images lie in the first two of three files"
+        missing = answers["data of a missing split"]
+        assert "InputError: hf:made/up holds the splits test, not 'validation'" in missing
+        assert "InputError: hf:made/nothing: the Hugging Face hub gave no data set" in answers["data that is not there"]
+        asked = len(hub.asked)
+        assert ask(hub, tmp_path, "timm")["timm"] == answers["timm"]
+        assert not [each for each in hub.asked[asked:] if each.startswith("GET timm/")], "it is in the cache"
+
+
+def test_without_the_file_or_the_network_each_door_says_what_to_do(tmp_path: Path) -> None:
+    with loopback_hub() as hub:
+        answers = ask(hub, tmp_path, "timm", "clip that is not there", "data")
+    for door, answer in {**answers, **ask(None, tmp_path, "timm", "data")}.items():
+        assert answer.startswith("InputError: "), (door, answer)
+        assert "\n" not in answer
+        advice = "give them as parquet:DIR" if door == "data" else "weights"
+        assert advice in answer, (door, answer)
