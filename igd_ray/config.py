@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import pydantic
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from igd_ray.attacks.registry import expand_attacks, parse_attack
+from igd_ray.attacks.own import check_attack
+from igd_ray.attacks.registry import expand_attacks
 from igd_ray.data.options import SETTINGS as DATA_SETTINGS
 from igd_ray.data.options import with_options
 from igd_ray.defenses.specs import defense_arguments, defense_names, parse_defense
@@ -386,7 +387,7 @@ class EvaluateSettings(WorkspaceSettings):
         super().check()
         register_files(self.method, self.method_arg, taken=defense_names())
         for attack in expand_attacks(self.attacks):
-            parse_attack(attack)
+            check_attack(attack)
         labels = [parse_defense(defense) for defense in self.defenses]
         defense_arguments(self.defense_arg, [label.label for label in labels if label.own])
         for name, file in map(split_method, self.method):

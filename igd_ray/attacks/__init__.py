@@ -19,6 +19,7 @@ from igd_ray.attacks.base import Attack, AttackError, AttackResult
 from igd_ray.attacks.fab import FAB
 from igd_ray.attacks.fgsm import FGSM
 from igd_ray.attacks.pgd import PGD
+from igd_ray.attacks.pyautoattack import moved_points
 from igd_ray.attacks.rays import RayS
 from igd_ray.attacks.square import Square
 from igd_ray.attacks.transfer import TransferAPGD, TransferEOT, TransferTargetedAPGD
@@ -45,6 +46,7 @@ __all__ = [
     "TransferEOT",
     "TransferTargetedAPGD",
     "WarmStartedAPGD",
+    "moved_points",
 ]
 
 for _module in walk_packages(__path__, f"{__name__}."):

@@ -114,7 +114,7 @@ class Attack(ABC):
     3. Range, distance and finiteness of each point are checked, and the target is asked afresh for the verdict.
 
     Attributes:
-        name: what its settings call it.
+        name: what its settings call it; by default the name of the class.
         point_names: the names of the points that it may keep for an image, first the one that the search returns.
         leaves_misclassified: it first looks at all images, and leaves alone those that are misclassified.
         needs_two_passes: it attacks only defenses that offer their two passes one by one.
@@ -124,6 +124,11 @@ class Attack(ABC):
     point_names: ClassVar[tuple[str, ...]] = ("returned",)
     leaves_misclassified: ClassVar[bool] = True
     needs_two_passes: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if not hasattr(cls, "name"):
+            cls.name = cls.__name__
 
     @property
     def eot(self) -> int:
@@ -160,12 +165,9 @@ class Attack(ABC):
         return {"attack": self.name, **self._fields(), **({} if code is None else {"code": code})}
 
     def _fields(self) -> dict[str, object]:
-        stated: dict[str, object] = {}
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if not each.name.startswith("_") and (each.metadata != UNSTATED or value != each.default):
-                stated[each.name] = list(value) if isinstance(value, tuple) else value
-        return stated
+        values = [(each, getattr(self, each.name)) for each in fields(self) if not each.name.startswith("_")]
+        stated = {each.name: value for each, value in values if each.metadata != UNSTATED or value != each.default}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in stated.items()}
 
     @abstractmethod
     def search(self, target: CountedTarget, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int) -> Points:

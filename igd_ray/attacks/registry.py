@@ -8,12 +8,18 @@ other attacks left standing.
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from igd_ray.attacks.base import Attack
 from igd_ray.errors import InputError, did_you_mean
 from igd_ray.protocol import ATTACK_GROUPS, AUDIT_PREFIX, attack_order
 
 CLEAN = "clean"
+
+# What a label looks like without a budget.
+LABEL = re.compile(r"[a-z][a-z0-9]*(-[a-z][a-z0-9]*)*")
+
+# What stands before the label of an attack whose points are computed on the base model.
 TRANSFER_PREFIX = "tr-"
 
 # Gradients, or answers of Square, that an adaptive attack averages where the defense is random: fewer than the
@@ -35,6 +41,8 @@ class Registration:
         idea: of an adaptive attack, for readers of a report.
         gives: the name under which other adaptive attacks start from its points.
         on_deterministic: the label of the transfer that takes its place on a deterministic base model.
+        file: of the user's, that workers have to import for it.
+        defense: the label of the only defense that it attacks; None for all.
     """
 
     label: str
@@ -43,6 +51,8 @@ class Registration:
     idea: str = ""
     gives: str | None = None
     on_deterministic: str | None = None
+    file: Path | None = None
+    defense: str | None = None
 
     @property
     def published(self) -> int | None:
@@ -77,7 +87,7 @@ def register(
     """
     if label in REGISTERED or label in ATTACK_GROUPS or label == CLEAN:
         raise InputError(f"there is an attack {label!r} already; register another label")
-    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z][a-z0-9]*)*", label):
+    if not LABEL.fullmatch(label):
         raise InputError(
             f"an attack's label is lower-case words with hyphens between them, none of which begins with a digit, "
             f"not {label!r}"
@@ -95,13 +105,13 @@ class NamedAttack:
         label: the label itself.
         algorithm: what searches for points; None for `clean`.
         transfer: whether its points are computed on the base model.
-        registered: the label without its budget, and without `tr-` where a direct attack is carried over.
+        registration: what its file says of it; None for `clean`.
     """
 
     label: str
     algorithm: Attack | None
     transfer: bool
-    registered: str
+    registration: Registration | None = None
 
     @property
     def audits(self) -> bool:
@@ -119,14 +129,13 @@ class NamedAttack:
         return self.algorithm is not None and self.algorithm.eot > 1
 
     @property
-    def registration(self) -> Registration | None:
-        """What its file says of it; None for `clean`."""
-        return REGISTERED.get(self.registered)
-
-    @property
     def idea(self) -> str:
         """The idea of an adaptive attack."""
         return "" if self.registration is None else self.registration.idea
+
+    def aims_at(self, defense: str) -> bool:
+        """Return whether it attacks the defense of that label."""
+        return self.registration is None or self.registration.defense in (None, defense)
 
     def of(self, algorithm: Attack | None) -> "NamedAttack":
         """Return `algorithm` under this label."""
@@ -145,7 +154,7 @@ def parse_attack(label: str) -> NamedAttack:
         InputError: if there is none, naming close matches.
     """
     if label == CLEAN:
-        return NamedAttack(label, None, transfer=False, registered=CLEAN)
+        return NamedAttack(label, None, transfer=False)
     transfer = label.startswith(TRANSFER_PREFIX)
     numbered = re.fullmatch(rf"(.+)-([1-9][0-9]{{0,{MOST_DIGITS - 1}}})", label)
     name, budget = (numbered[1], int(numbered[2])) if numbered else (label, None)
@@ -158,7 +167,7 @@ def parse_attack(label: str) -> NamedAttack:
         raise InputError(f"unknown attack {label!r}; known: {', '.join(known)}{did_you_mean(label, known)}")
     if budget is not None and budget == registration.published:
         raise InputError(f"attack {label!r}: {budget} is the published budget; write {name!r}")
-    return NamedAttack(label, registration.attack(budget), transfer, registration.label)
+    return NamedAttack(label, registration.attack(budget), transfer, registration)
 
 
 def known_attacks() -> list[str]:

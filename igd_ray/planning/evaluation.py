@@ -6,10 +6,12 @@ from functools import cached_property
 from typing import Literal
 
 from igd_ray.attacks.base import QUERY
-from igd_ray.attacks.registry import NamedAttack, expand_attacks, parse_attack
+from igd_ray.attacks.own import named_attack
+from igd_ray.attacks.registry import NamedAttack, expand_attacks
 from igd_ray.checks import LARGE_EPSILON_FACTOR
 from igd_ray.config import EvaluateSettings
 from igd_ray.defenses.specs import NONE, DefenseSpec
+from igd_ray.errors import InputError
 from igd_ray.identity import unit_key
 from igd_ray.planning.audit import AuditPlanner
 from igd_ray.planning.base_attacks import FIRST_STAGE, BaseAttacks
@@ -91,7 +93,11 @@ def plan_evaluation(workspace: Workspace[EvaluateSettings]) -> EvaluationPlan:
         InputError: for anything that cannot be used, before work starts.
     """
     settings = workspace.settings
-    attacks = [parse_attack(label) for label in expand_attacks(settings.attacks)]
+    attacks = [named_attack(entry) for entry in expand_attacks(settings.attacks)]
+    _require_targets(attacks, settings)
+    for attack in attacks:
+        if attack.registration is not None and attack.registration.file is not None:
+            workspace.bring_code(attack.registration.file)
     base = BaseAttacks(
         workspace.model_id,
         len(workspace.class_names),
@@ -125,6 +131,23 @@ def plan_evaluation(workspace: Workspace[EvaluateSettings]) -> EvaluationPlan:
     ]
     naive = naive_units(needed.defenses, attacks, shards, base=base, judge_draws=settings.judge_draws)
     return replace(plan, needed=needed, naive=tuple(naive), notes=tuple(dict.fromkeys(notes)))
+
+
+def _require_targets(attacks: Sequence[NamedAttack], settings: EvaluateSettings) -> None:
+    """Check that no two attacks have one label, and that each attack for one defense finds it among the run's.
+
+    Raises:
+        InputError: naming the attack.
+    """
+    defenses = {entry.partition("=")[0] for entry in settings.defenses}
+    seen: set[str] = set()
+    for attack in attacks:
+        if attack.label in seen:
+            raise InputError(f"two attacks are called {attack.label!r}; give one of them another name")
+        seen.add(attack.label)
+        only = attack.registration.defense if attack.registration is not None else None
+        if only is not None and only not in defenses:
+            raise InputError(f"{attack.label} attacks the defense {only!r} only; add that to --defenses")
 
 
 def plan_attacks(
@@ -200,6 +223,8 @@ class _Planner:
         self, defense: DefenseSpec, ordinary: Sequence[NamedAttack], audits: Sequence[NamedAttack], shard: Shard
     ) -> None:
         """Add the cells of one defense and one shard."""
+        ordinary = [attack for attack in ordinary if attack.aims_at(defense.label)]
+        audits = [attack for attack in audits if attack.aims_at(defense.label)]
         units = [self._unit(defense, attack, shard) for attack in ordinary]
         if self._mode == "cascade" and defense.kind != NONE:
             units = _chained(units)

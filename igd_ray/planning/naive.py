@@ -28,7 +28,7 @@ def naive_units(
     separate = replace(base, is_random=True)
     units: list[JudgedUnit] = []
     for defense in defenses:
-        for attack in (attack for attack in attacks if not attack.audits):
+        for attack in (attack for attack in attacks if not attack.audits and attack.aims_at(defense.label)):
             if defense.kind == NONE and attack.transfer and attack.label.removeprefix(TRANSFER_PREFIX) in labels:
                 continue
             for shard in shards:

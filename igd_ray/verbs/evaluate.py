@@ -43,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--attacks",
         help=f"with commas: iwwc (the worst case's nine), audit (the adaptive ones), {', '.join(known_attacks())}; "
-        "-N for another budget (default: aa,tr-apgd-ce)",
+        "-N for another budget; NAME=FILE.py:Attack is your own, NAME@DEFENSE=FILE.py:Attack for one defense "
+        "(default: aa,tr-apgd-ce)",
     )
     parser.add_argument(
         "--mode",

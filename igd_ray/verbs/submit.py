@@ -143,7 +143,7 @@ def _take_along(values: dict[str, object], folder: Path) -> dict[str, object]:
     file, separator, _ = str(values.get("model", "")).rpartition(":")
     if separator and file.endswith(".py"):
         values["model"] = _take_code(str(values["model"]), folder)
-    for name in ("defenses", "method"):
+    for name in ("defenses", "attacks", "method"):
         if name in values:
             entries = values[name]
             listed = entries if isinstance(entries, list) else str(entries).split(",")

@@ -82,6 +82,11 @@ def settings_of(run: StoredRun, given: Mapping[str, object]) -> EvaluateSettings
             f"defenses of run {run.run_id!r} are code; if you trust their files, name the run's defenses, where they "
             f"are now: --defenses {','.join(settings.defenses)}"
         )
+    if "attacks" not in given and any("=" in entry for entry in settings.attacks):
+        raise InputError(
+            f"attacks of run {run.run_id!r} are code; if you trust their files, name the run's attacks, where they "
+            f"are now: --attacks {','.join(settings.attacks)}"
+        )
     return settings
 
 

@@ -1,0 +1,122 @@
+"""An attack in a file of the user's: `mine=FILE.py:Attack`, held to the contract of every attack.
+
+The class is a subclass of `igd_ray.attacks.Attack` that takes no arguments. `tr-mine=…` computes its points on the base
+model; `audit-mine=…` attacks what others left robust; `audit-mine@loir-16=…` attacks that defense only.
+"""
+
+import inspect
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+from igd_ray.attacks.base import Attack
+from igd_ray.attacks.registry import (
+    CLEAN,
+    LABEL,
+    REGISTERED,
+    TRANSFER_PREFIX,
+    NamedAttack,
+    Registration,
+    parse_attack,
+)
+from igd_ray.errors import InputError, did_you_mean, first_line
+from igd_ray.models.exits import exits_refused
+from igd_ray.models.sources import import_sources
+from igd_ray.protocol import ATTACK_GROUPS, AUDIT_PREFIX
+
+
+class OwnAttack(NamedTuple):
+    """What NAME=FILE.py:Attack or NAME@DEFENSE=FILE.py:Attack says.
+
+    Attributes:
+        label: the name.
+        defense: the label of the only defense that it attacks; None for all.
+        file, class_name: where it is.
+    """
+
+    label: str
+    defense: str | None
+    file: Path
+    class_name: str
+
+    def imported(self) -> NamedAttack:
+        """Import the file and return the attack.
+
+        Raises:
+            InputError: if the file cannot be imported, or the class is not an attack that takes no arguments.
+        """
+        if not self.file.is_file():
+            self._refuse(f"no file at {self.file}")
+        try:
+            # What the file prints must not stand among results.
+            with exits_refused("it"), redirect_stdout(sys.stderr):
+                module = import_sources(self.file)
+                defined = getattr(module, self.class_name, None)
+                if not (isinstance(defined, type) and issubclass(defined, Attack)):
+                    known = [name for name, value in vars(module).items() if isinstance(value, type)]
+                    self._refuse(
+                        f"it has no subclass {self.class_name!r} of igd_ray.attacks.Attack"
+                        f"{did_you_mean(self.class_name, known)}"
+                    )
+                algorithm = defined()
+        except InputError as error:
+            self._refuse(str(error).removeprefix(self._prefix))
+        except Exception as error:  # somebody's code may fail in any way
+            self._refuse(f"{type(error).__name__}: {first_line(error)}")
+        idea = (inspect.getdoc(defined) or defined.__name__).partition("\n")[0]
+        registration = Registration(self.label, defined, idea=idea, file=self.file, defense=self.defense)
+        transfer = self.label.startswith(TRANSFER_PREFIX)
+        return NamedAttack(self.label, algorithm, transfer, registration)
+
+    @property
+    def _prefix(self) -> str:
+        return f"attack {self.label}={self.file.name}:{self.class_name}: "
+
+    def _refuse(self, why: str) -> NoReturn:
+        raise InputError(f"{self._prefix}{why}")
+
+
+def parse_own(entry: str) -> OwnAttack:
+    """Return the attack in a file that `entry` names; nothing is read.
+
+    Raises:
+        InputError: if it is not of that form, or the name is taken.
+    """
+    name, _, spec = entry.partition("=")
+    label, at, defense = name.partition("@")
+    file, colon, class_name = spec.rpartition(":")
+    if not colon or not file.endswith(".py") or not class_name or (at and not defense):
+        raise InputError(
+            f"an attack of your own is given as NAME=FILE.py:Attack or NAME@DEFENSE=FILE.py:Attack, not {entry!r}"
+        )
+    bare = label.removeprefix(TRANSFER_PREFIX)
+    if not LABEL.fullmatch(bare) or (label != bare and bare.startswith((TRANSFER_PREFIX, AUDIT_PREFIX))):
+        raise InputError(
+            f"--attacks {entry}: a name is lower-case words with hyphens between them, none of which begins with a "
+            "digit, with tr- or audit- before them or neither; choose another"
+        )
+    if {label, bare} & {CLEAN, *REGISTERED, *ATTACK_GROUPS}:
+        raise InputError(f"--attacks {entry}: {label!r} is one of this package's own attacks; choose another name")
+    return OwnAttack(label, defense or None, Path(file).resolve(), class_name)
+
+
+def check_attack(entry: str) -> None:
+    """Check that `entry` is a label or names an attack in a file; no file is read.
+
+    Raises:
+        InputError: if it is neither.
+    """
+    if "=" in entry:
+        parse_own(entry)
+    else:
+        parse_attack(entry)
+
+
+def named_attack(entry: str) -> NamedAttack:
+    """Return the attack that `entry`, a label or NAME=FILE.py:Attack, asks for; the file is imported.
+
+    Raises:
+        InputError: if there is no such attack.
+    """
+    return parse_own(entry).imported() if "=" in entry else parse_attack(entry)
