@@ -12,7 +12,7 @@ from igd_ray.models.sources import code_digest
 from igd_ray.planning.cost import costs
 from igd_ray.planning.evaluation import plan_evaluation
 from igd_ray.protocol import AUDIT_ATTACKS
-from igd_ray.report import write_report
+from igd_ray.report.html import write_report
 from igd_ray.verbs.evaluate import add_arguments
 from tests.toys.random_corners import RandomCorners
 from tests.toys.runs import rows, run_evaluation, settings_for

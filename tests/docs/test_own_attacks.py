@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from igd_ray.catalog import Catalog, run_query
-from igd_ray.report import write_report
+from igd_ray.report.html import write_report
 from tests.docs.documents import blocks
 from tests.toys.runs import run_evaluation
 
