@@ -38,7 +38,7 @@ AUDIT_ATTACKS = (
 )
 
 # What stands for several attacks where attacks are asked for.
-ATTACK_GROUPS = {"iwwc": NINE_ATTACKS, "audit": AUDIT_ATTACKS}
+ATTACK_GROUPS = {"iwwc": NINE_ATTACKS, "audit": (*AUDIT_ATTACKS, "audit-bpda")}
 
 # How a note on a run begins that tells of a gap.
 NOT_MEASURED = "not measured: "

@@ -118,12 +118,14 @@ class Attack(ABC):
         point_names: the names of the points that it may keep for an image, first the one that the search returns.
         leaves_misclassified: it first looks at all images, and leaves alone those that are misclassified.
         needs_two_passes: it attacks only defenses that offer their two passes one by one.
+        needs_surrogate: it attacks only defenses that offer a stand-in for their gradient.
     """
 
     name: ClassVar[str]
     point_names: ClassVar[tuple[str, ...]] = ("returned",)
     leaves_misclassified: ClassVar[bool] = True
     needs_two_passes: ClassVar[bool] = False
+    needs_surrogate: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

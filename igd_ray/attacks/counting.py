@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from igd_ray.attacks.adaptive.surrogate import Surrogate
 from igd_ray.attacks.adaptive.two_pass import TwoPass
 from igd_ray.errors import InputError
 
@@ -87,6 +88,20 @@ class CountedTarget(nn.Module):
                 "attack a defense with masks (first_logits, pseudo_labels, masked_logits), or leave the attack out"
             )
         return CountedTwoPass(self, target)
+
+    def surrogate(self) -> Callable[[Tensor], Tensor]:
+        """Return what gives the target's logits with a stand-in's gradient; what it is asked is counted here, too.
+
+        Raises:
+            InputError: if the target does not offer one.
+        """
+        target = self.__dict__["target"]
+        if not isinstance(target, Surrogate):
+            raise InputError(
+                f"this attack follows the gradient of a stand-in, which {type(target).__name__} does not offer; attack "
+                "a defense without useful gradients, or leave the attack out"
+            )
+        return partial(self.ask, target.surrogate_logits, cost=Cost(*target.surrogate_passes))
 
     def ask(self, logits_of: Callable[[Tensor], Tensor], images: Tensor, cost: Cost) -> Tensor:
         """Return `logits_of(images)`, counted as one query an image of the given cost.

@@ -124,6 +124,11 @@ class NamedAttack:
         return self.algorithm is not None and self.algorithm.needs_two_passes
 
     @property
+    def needs_surrogate(self) -> bool:
+        """Whether it follows the gradient of a stand-in for a defense whose own is of no use."""
+        return self.algorithm is not None and self.algorithm.needs_surrogate
+
+    @property
     def averages(self) -> bool:
         """Whether it averages answers over a target's randomness."""
         return self.algorithm is not None and self.algorithm.eot > 1

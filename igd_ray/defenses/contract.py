@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 
 from igd_ray.defenses.registry import ONE_PASS, DefensePasses
 from igd_ray.errors import InputError, first_line
+from igd_ray.models.anatomy.stand_in import stand_in_logits
 from igd_ray.models.exits import exits_refused
 from igd_ray.models.fingerprint import model_fingerprint
 
@@ -57,13 +58,15 @@ class Contract:
         properties: in the order in which they were looked at; the last one is an error where there is one.
         passes: of one image through the base model.
         first_passes: of its first pass, where it offers the two-pass protocol.
-        has_gradient: whether the gradient of its loss is finite and not all zero, on almost all images.
+        has_gradient: whether the gradient of its loss is finite and not all zero, on most images.
+        surrogate: passes of the stand-in for its gradient, where it has none or `backward_surrogate`.
     """
 
     properties: list[Property] = field(default_factory=list)
     passes: DefensePasses = ONE_PASS
     first_passes: int | None = None
     has_gradient: bool = True
+    surrogate: DefensePasses | None = None
 
     @property
     def error(self) -> Property | None:
@@ -274,14 +277,25 @@ class _Look:
         loss = nn.functional.cross_entropy(self._target(points), self._labels, reduction="sum")
         if not loss.requires_grad:
             self.contract.has_gradient = False
-            return "warning", "none: something in it stops gradients"
+            return self._stand_in("none: something in it stops gradients")
         (gradient,) = torch.autograd.grad(loss, [points], allow_unused=True, materialize_grads=True)
         useful = torch.isfinite(gradient).flatten(1).all(dim=1) & (gradient != 0).flatten(1).any(dim=1)
         blind = int((~useful).sum())
-        self.contract.has_gradient = not blind
-        if blind:
-            return "warning", f"all zero or not finite on {blind} of {len(points)} images"
-        return "ok", f"finite and not zero on {len(points)} images"
+        self.contract.has_gradient = blind <= len(points) / 2
+        found = f"all zero or not finite on {blind} of {len(points)} images"
+        if not self.contract.has_gradient or hasattr(self._target, "backward_surrogate"):
+            return self._stand_in(found)
+        return ("warning", found) if blind else ("ok", f"finite and not zero on {len(points)} images")
+
+    def _stand_in(self, found: str) -> Found:
+        """Return what was `found` of the gradient, and whether another one can stand in for it."""
+        try:
+            surrogate = self._count(lambda points: stand_in_logits(self._target, self._model, points))
+        except InputError as error:
+            return "warning", f"{found}; {error}"
+        self.contract.surrogate = surrogate or ONE_PASS
+        own = hasattr(self._target, "backward_surrogate")
+        return "warning", f"{found}; {'backward_surrogate' if own else 'the identity'} stands in for it in audit-bpda"
 
     def two_passes(self) -> Found:
         target: Any = self._target

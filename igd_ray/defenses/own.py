@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -30,6 +31,7 @@ from igd_ray.defenses.registry import (
 from igd_ray.errors import InputError, did_you_mean
 from igd_ray.identity import content_hash
 from igd_ray.models.anatomy.layers import Layer
+from igd_ray.models.anatomy.stand_in import stand_in_logits
 from igd_ray.models.sources import import_sources, model_sources, sources_digest
 from igd_ray.ranking import RANKINGS
 
@@ -63,7 +65,7 @@ class OwnDefense(DefenseKind):
         asked: what the factory asks for, of `ASKED`.
         counted: passes of the base model that it makes.
         first_passes: those of its first pass, where it offers both passes.
-        has_useful_gradient: whether attacks can follow its gradient.
+        surrogate: passes of the stand-in for its gradient; None where attacks can follow its own.
     """
 
     label: str
@@ -73,7 +75,7 @@ class OwnDefense(DefenseKind):
     asked: tuple[str, ...] = ()
     counted: DefensePasses = ONE_PASS
     first_passes: int | None = None
-    has_useful_gradient: bool = True
+    surrogate: DefensePasses | None = None
 
     name = "file"
 
@@ -83,9 +85,9 @@ class OwnDefense(DefenseKind):
         return self.first_passes is not None
 
     @property
-    def has_gradient(self) -> bool:
-        """Whether attacks can follow its gradient."""
-        return self.has_useful_gradient
+    def has_surrogate(self) -> bool:
+        """Whether a stand-in takes the place of its gradient."""
+        return self.surrogate is not None
 
     @property
     def asks(self) -> tuple[str, ...]:
@@ -118,7 +120,7 @@ class OwnDefense(DefenseKind):
             known,
             counted=contract.passes,
             first_passes=contract.first_passes,
-            has_useful_gradient=contract.has_gradient,
+            surrogate=contract.surrogate,
         )
         return found, {**settings, **identity}
 
@@ -212,8 +214,8 @@ class OwnDefense(DefenseKind):
         return "generator" in self.asks
 
     def passes(self, spec: "DefenseSpec") -> DefensePasses:
-        """Return the passes that were counted."""
-        return self.counted
+        """Return the passes that were counted; a stand-in's gradient is one where its own has none."""
+        return self.counted._replace(gradient_backwards=max(1, self.counted.gradient_backwards))
 
     def build(self, spec: "DefenseSpec", parts: Parts) -> nn.Module:
         """Return what the factory returns, with what igd has counted of it."""
@@ -229,6 +231,10 @@ class OwnDefense(DefenseKind):
                 setattr(module, name, passes)
         if self.first_passes is not None and not isinstance(module, TwoPass):
             setattr(module, DRAWS, self.first_passes)
+        if self.surrogate is not None:
+            offered: Any = module
+            offered.surrogate_passes = tuple(self.surrogate)
+            offered.surrogate_logits = partial(stand_in_logits, module, parts.model)
         return module
 
     def _made(self, settings: Mapping[str, Argument | str], parts: Parts) -> nn.Module:

@@ -164,9 +164,9 @@ class DefenseKind:
         return False
 
     @property
-    def has_gradient(self) -> bool:
-        """Whether gradients of its loss are of use to attacks."""
-        return True
+    def has_surrogate(self) -> bool:
+        """Whether its module offers a stand-in for a gradient that is of no use to attacks."""
+        return False
 
     @property
     def asks(self) -> tuple[str, ...]:

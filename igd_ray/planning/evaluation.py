@@ -229,16 +229,26 @@ class _Planner:
         if self._mode == "cascade" and defense.kind != NONE:
             units = _chained(units)
         self.cells += [Cell(defense.label, attack.label, unit) for attack, unit in zip(ordinary, units, strict=True)]
-        fitting = [attack for attack in audits if defense.has_two_passes or not attack.needs_two_passes]
+        kind = defense.registered
+        fitting = [
+            attack
+            for attack in audits
+            if (kind.has_two_passes or not attack.needs_two_passes)
+            and (kind.has_surrogate or not attack.needs_surrogate)
+        ]
         attacking = {unit.attack.label: unit for unit in units if unit.attack.algorithm is not None}
         # In one order, whatever order attacks were asked for in: the audit's seeds derive from it.
         before = [attacking[label] for label in sorted(attacking, key=attack_order)]
         audited = self._audit.units(defense, fitting, before, shard)
         self.cells += [Cell(defense.label, attack.label, unit) for attack, unit in audited]
-        left_out = [attack.label for attack in audits if attack not in fitting]
+        left_out = [attack.label for attack in audits if attack.needs_two_passes and attack not in fitting]
         if left_out:
             note = f"{NOT_MEASURED}{', '.join(left_out)} on {defense.label}, which has no two passes to aim at"
             self.notes[note] = None
+        if kind.has_surrogate and not any(attack.needs_surrogate for attack in fitting):
+            self.notes[f"{NOT_MEASURED}audit-bpda on {defense.label}, whose own gradients are of no use to attacks"] = (
+                None
+            )
 
     def units_on(self, defense: DefenseSpec) -> dict[str, list[JudgedUnit]]:
         """Return the units of each attack on `defense`."""

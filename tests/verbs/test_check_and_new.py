@@ -39,7 +39,10 @@ def test_a_new_file_passes_and_says_what_an_evaluation_has_to_mind(
     rows = checked(capsys, "mine.py:factory")
     assert list(rows) == PROPERTIES
     assert {name for name, row in rows.items() if row["result"] != "ok"} == {"gradient"}
-    assert rows["gradient"]["found"] == "all zero or not finite on 8 of 8 images"
+    assert (
+        rows["gradient"]["found"]
+        == "all zero or not finite on 8 of 8 images; the identity stands in for it in audit-bpda"
+    )
     assert "random: two seeds differ" in rows["randomness"]["found"]
     assert all(row["meaning"] for row in rows.values())
     assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
@@ -50,7 +53,9 @@ def test_a_new_file_passes_and_says_what_an_evaluation_has_to_mind(
 
 def test_each_property_says_what_was_found(capsys: pytest.CaptureFixture[str]) -> None:
     jpeg = checked(capsys, f"{OWN / 'jpeg.py'}:factory", "--defense-arg", "mine.quality=50")
-    assert jpeg["gradient"]["found"] == "none: something in it stops gradients"
+    assert jpeg["gradient"]["found"] == (
+        "none: something in it stops gradients; the identity stands in for it in audit-bpda"
+    )
     assert jpeg["passes"]["found"].startswith("1 forward and 0 backward passes a query, 0 backward a gradient")
     resizing = checked(capsys, f"{OWN / 'resizing.py'}:factory")
     assert resizing["randomness"]["found"].startswith("random: two seeds differ by")

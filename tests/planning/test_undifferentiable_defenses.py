@@ -1,0 +1,78 @@
+"""Defenses without gradients: what looks robust to gradient attacks falls to the gradient of a stand-in."""
+
+from pathlib import Path
+
+import pytest
+
+from igd_ray.catalog import Catalog, run_query
+from tests.planning.test_own_defenses import FOLDER, JPEG, TWO_PASSES
+from tests.toys.runs import rows, run_evaluation
+
+ROUNDED = """
+from torch import nn
+
+class Rounded(nn.Module):
+    def __init__(self, model, levels):
+        super().__init__()
+        self.model, self.levels = model, levels
+    def forward(self, x):
+        return self.model((x * self.levels).round() / self.levels)
+
+def factory(model, levels=32):
+    return Rounded(model, levels)
+"""
+
+
+def broken(catalog: Path, defense: str, attack: str) -> int:
+    found = [row for row in rows(catalog) if (row["defense"], row["attack"]) == (defense, attack)]
+    assert found
+    return sum(row["status"] == "broken" for row in found)
+
+
+def test_bpda_breaks_what_gradients_do_not_see(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(ROUNDED)
+    catalog = tmp_path / "results"
+    run_evaluation(
+        catalog, defenses=f"none,mine={file}:factory,two={TWO_PASSES}", attacks="apgd-ce-10,audit-bpda-10", n=24
+    )
+    assert broken(catalog, "none", "apgd-ce-10") >= 5
+    assert broken(catalog, "mine", "apgd-ce-10") == 0
+    assert broken(catalog, "mine", "audit-bpda-10") >= broken(catalog, "none", "apgd-ce-10") - 2
+    # The other defenses have gradients to follow.
+    assert {row["defense"] for row in rows(catalog) if row["attack"] == "audit-bpda-10"} == {"mine"}
+    checks = run_query(
+        Catalog(catalog), "SELECT defense, severity, value FROM checks WHERE \"check\" = 'zero-gradient'"
+    )
+    severities = {row["defense"]: (row["severity"], row["value"]) for row in checks.to_pylist()}
+    assert severities["mine"] == ("warning", 1.0)
+    assert severities["none"][0] == "info"
+
+
+def test_a_run_without_it_says_so(tmp_path: Path) -> None:
+    run_evaluation(tmp_path / "results", defenses=f"none,jpeg={JPEG}", attacks="apgd-ce-2", n=8)
+    (notes,) = run_query(Catalog(tmp_path / "results"), "SELECT notes FROM runs")["notes"].to_pylist()
+    assert "not measured: audit-bpda on jpeg, whose own gradients are of no use to attacks" in notes
+
+
+@pytest.mark.slow
+def test_jpeg_compression_falls_to_within_five_points_of_the_base_model(shared: Path, tmp_path: Path) -> None:
+    """On 64 CIFAR images: robust under `aa`, which is blind, and broken under the audit, as the base model is."""
+    catalog = tmp_path / "results"
+    run_evaluation(
+        catalog,
+        model=f"{shared}/models/cifar_resnet.py:resnet18",
+        model_arg={"width": 16},
+        weights=f"{shared}/models/cifar10_resnet18_w16.safetensors",
+        data=f"parquet:{shared}/data/cifar10/{{split}}.parquet",
+        classes="cifar10",
+        defenses=f"none,jpeg={FOLDER / 'jpeg.py'}:factory",
+        attacks="aa,audit-bpda",
+        n=64,
+        shard_size=64,
+    )
+    query = "SELECT defense, attack, robust FROM accuracy"
+    robust = {(row["defense"], row["attack"]): row["robust"] for row in run_query(Catalog(catalog), query).to_pylist()}
+    (worst,) = run_query(Catalog(catalog), "SELECT robust FROM worst_case WHERE defense = 'jpeg'").to_pylist()
+    assert robust["jpeg", "aa"] > robust["none", "aa"] + 0.05
+    assert worst["robust"] <= robust["none", "aa"] + 0.05
