@@ -19,7 +19,7 @@ from igd_ray.attacks import (
 from igd_ray.attacks.base import GRADIENT, QUERY
 from igd_ray.attacks.registry import CLEAN, REGISTERED, Registration, known_attacks, parse_attack, register
 from igd_ray.errors import InputError
-from igd_ray.protocol import AUDIT_ATTACKS, AUDIT_PREFIX, NINE_ATTACKS
+from igd_ray.protocol import ATTACK_GROUPS, AUDIT_ATTACKS, AUDIT_PREFIX, NINE_ATTACKS
 
 LABELS = [
     ("aa", AutoAttack("standard"), False),
@@ -215,12 +215,13 @@ def test_known_names_stand_in_the_order_of_the_protocol_each_once() -> None:
     known = known_attacks()
     assert len(set(known)) == len(known)
     assert [label for label in known if label in (CLEAN, *NINE_ATTACKS)] == [CLEAN, *NINE_ATTACKS]
-    assert tuple(known[-len(AUDIT_ATTACKS) :]) == AUDIT_ATTACKS
+    audit = ATTACK_GROUPS["audit"]
+    assert tuple(known[-len(audit) :]) == audit == (*AUDIT_ATTACKS, "audit-bpda")
 
 
 def test_every_attack_of_the_audit_is_adaptive_with_an_idea_and_no_other() -> None:
     adaptive = {label: registration for label, registration in REGISTERED.items() if label.startswith(AUDIT_PREFIX)}
-    assert set(adaptive) == set(AUDIT_ATTACKS)
+    assert set(adaptive) == set(ATTACK_GROUPS["audit"])
     assert all(registration.idea.endswith(".") for registration in adaptive.values())
     assert parse_attack("audit-line-50").idea == adaptive["audit-line"].idea
 

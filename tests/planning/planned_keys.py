@@ -21,10 +21,14 @@ ATTACKS = (
     "audit-square-eot,audit-best-start"
 )
 
+# A defense in a file, whose text is part of its keys. It stops gradients, which audit-bpda is for.
+JPEG = Path(__file__).parents[1] / "toys" / "own_defenses" / "jpeg.py"
+
 EVALUATIONS: dict[str, dict[str, object]] = {
     "full": {"defenses": DEFENSES, "attacks": f"{ATTACKS},apgd-ce-5,audit"},
     "cascade": {"defenses": "none,loir-8,hedge", "attacks": "iwwc,audit", "mode": "cascade", "save_points": "broken"},
     "shards": {"defenses": "none,loir-8", "attacks": "aa,tr-aa,audit", "shard_size": 5, "judge_draws": 3},
+    "own": {"defenses": f"none,jpeg={JPEG}:factory", "attacks": "apgd-ce-5,tr-apgd-ce-5,audit-bpda"},
     "audit of few": {"defenses": "none,loir-8", "attacks": "square-20,tr-apgd-ce-5,audit-line,audit-best-start"},
     "changed": {
         "defenses": "none,loir-8,confidence-8,hedge,sodef",
