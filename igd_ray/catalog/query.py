@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import duckdb
@@ -19,8 +20,11 @@ Answer = TypeVar("Answer")
 # How often a question is asked anew, each time because other files are found to be damaged or gone.
 TRIES = 40
 
+# What says of each image of a run what became of it; each after what it needs.
+_KEPT = ("verdicts", "worst_case_images", "audit_images")
+
 # What lists the views there are, instead of naming one.
-_LISTING = re.compile(r"\b(show|describe|desc|duckdb_\w+|information_schema|pg_\w+|sqlite_\w+)\b", re.IGNORECASE)
+_LISTING = re.compile(r"^\s*desc\b|\b(show|describe|duckdb_\w+|information_schema|pg_\w+|sqlite_\w+)\b", re.IGNORECASE)
 
 # What may stand before an explained statement: words, and no comments, so that nothing but DuckDB's parser reads those.
 _EXPLAIN = re.compile(r"\s*EXPLAIN\s+(?:ANALYZE\s+|\([\w\s,]*\)\s*)?", re.IGNORECASE | re.ASCII)
@@ -62,8 +66,17 @@ class Reader:
 
     def rows(self, sql: str, *parameters: object) -> list[dict[str, Any]]:
         """Return the answer to a SELECT, a dictionary for each row."""
-        rows: list[dict[str, Any]] = self.table(sql, *parameters).to_pylist()
-        return rows
+        return rows_of(self.table(sql, *parameters))
+
+    def keep(self, run_id: str) -> None:
+        """Make tables of what all attacks of a run say of each image.
+
+        From then on the views that build on these know of no other run. They must not have been asked for before.
+        """
+        run = run_id.replace("'", "''")
+        for name in _KEPT:
+            self._make([name])
+            self.connection.execute(f"CREATE TEMP TABLE {name} AS FROM main.{name} WHERE run_id = '{run}'")
 
     def _answer(self, sql: str, parameters: Sequence[object]) -> pa.Table:
         return self.connection.sql(sql, params=list(parameters)).to_arrow_table()
@@ -185,6 +198,22 @@ def _require_reading(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
             return
         came = f"SELECT with {', '.join(sorted(nodes - _READING)) or 'what cannot be checked'}"
     raise InputError(f"the SQL must be one SELECT or EXPLAIN SELECT statement, not {came}")
+
+
+def rows_of(table: pa.Table) -> list[dict[str, Any]]:
+    """Return the rows of `table`, a dictionary for each."""
+    columns = [_values(column) for column in table.columns]
+    return [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """Return the values of a column as Python has them; for moments pyarrow itself would import pandas."""
+    if not pa.types.is_timestamp(column.type):
+        values: list[Any] = column.to_pylist()
+        return values
+    start = datetime(1970, 1, 1, tzinfo=None if column.type.tz is None else UTC)
+    moments = column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(pa.int64()).to_pylist()
+    return [None if moment is None else start + timedelta(microseconds=moment) for moment in moments]
 
 
 def _told(error: Exception) -> IgdError:

@@ -3,16 +3,8 @@
 import textwrap
 from typing import Any, NamedTuple
 
-from igd_ray.report.audit import audit_attacks
-from igd_ray.report.evaluation import (
-    Ask,
-    attack_cells,
-    broken_of_attacked,
-    comparisons,
-    is_audited,
-    noise_shares,
-    worst_cases,
-)
+from igd_ray.report.evaluation import broken_of_attacked, noise_shares
+from igd_ray.report.results import Results
 
 # With more attacks than these the accuracies and what may be claimed stand in a table each.
 _MOST_COLUMNS = 4
@@ -30,7 +22,7 @@ class PrintedTable(NamedTuple):
     rows: list[dict[str, Any]]
 
 
-def accuracy_rows(ask: Ask, run_id: str) -> list[dict[str, Any]]:
+def accuracy_rows(results: Results) -> list[dict[str, Any]]:
     """Return one row a defense, the undefended model first, with equal keys in every row.
 
     Keys: `defense`, `n`, `clean`; each attack's robust accuracy; the worst case with its interval, gain over `none` and
@@ -39,16 +31,15 @@ def accuracy_rows(ask: Ask, run_id: str) -> list[dict[str, Any]]:
     `broken` images, and of the audit's attacks `audit_attacked` and `newly_broken`. `noise_failure_rate` is how often
     noise alone makes a random defense wrong. Accuracies are fractions in [0, 1]; None is what was not measured.
     """
-    worst = worst_cases(ask, run_id)
-    audited = is_audited(worst)
-    before, after = comparisons(ask, run_id, before_audit=audited), comparisons(ask, run_id)
-    cells = {(cell["defense"], cell["attack"]): cell for cell in attack_cells(ask, run_id) if cell["attack"] != "clean"}
+    audited = results.is_audited
+    before, after = results.compared_before_audit if audited else results.compared, results.compared
+    cells = {(cell["defense"], cell["attack"]): cell for cell in results.cells if cell["attack"] != "clean"}
     attacks = list(dict.fromkeys(attack for _, attack in cells))
-    audit = {(row["defense"], row["attack"]): row for row in audit_attacks(ask, run_id)}
+    audit = {(row["defense"], row["attack"]): row for row in results.audit_attacks}
     adaptive = list(dict.fromkeys(attack for _, attack in audit))
-    noise = noise_shares(ask, run_id)
+    noise = noise_shares(results)
     rows = []
-    for each in worst:
+    for each in results.worst_cases:
         defense = each["defense"]
         row = {"defense": defense, "n": each["n"], "clean": each["clean_accuracy"]}
         row |= {attack: cells.get((defense, attack), {}).get("robust_accuracy") for attack in attacks}
@@ -70,22 +61,22 @@ def accuracy_rows(ask: Ask, run_id: str) -> list[dict[str, Any]]:
     return rows
 
 
-def accuracy_tables(ask: Ask, run_id: str) -> list[PrintedTable]:
+def accuracy_tables(results: Results) -> list[PrintedTable]:
     """Return the tables of a run for the terminal: accuracies and claims, and what the audit found if there was one.
 
     Where an attack skipped what others had broken, its cell says how many images of how many it broke.
     """
-    rows = accuracy_rows(ask, run_id)
-    audit = audit_attacks(ask, run_id)
+    rows = accuracy_rows(results)
+    audit = [dict(row) for row in results.audit_attacks]
     attacks = list(rows[0]["attacked"]) if rows else []
     narrow = bool(audit) or len(attacks) > _MOST_COLUMNS
-    title = f"Run {run_id}, accuracies as fractions"
-    for cell in attack_cells(ask, run_id):
+    title = f"Run {results.run_id}, accuracies as fractions"
+    for cell in results.cells:
         text = broken_of_attacked(cell)
         if text is not None and cell["attack"] in attacks:
             row = next(row for row in rows if row["defense"] == cell["defense"])
             row[cell["attack"]] = _in_lines(text) if narrow else text
-            title = f"Run {run_id}, accuracies as fractions; (2 of 9): it broke 2 of the 9 images left to it"
+            title = f"Run {results.run_id}, accuracies as fractions; (2 of 9): it broke 2 of the 9 images left to it"
     if not narrow:
         return [PrintedTable(title, _columns(rows, ["defense", "n", "clean", *attacks, *_CLAIM]))]
     accuracies = _columns(rows, ["defense", "n", "clean", *attacks, "worst_case"])

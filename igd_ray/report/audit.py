@@ -1,33 +1,17 @@
 """What an audit leaves of each gain: adaptive attacks, each on the images that all before it left robust."""
 
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any
 
 from igd_ray.protocol import AUDIT_ATTACKS, attack_order, audits_among, noted_ideas
-from igd_ray.report.evaluation import Ask, comparisons, worst_cases
+from igd_ray.report.results import Results
 from igd_ray.report.tables import Column, Row, Table, points
 from igd_ray.statistics import Comparison, images_needed
 
 
-def audit_attacks(ask: Ask, run_id: str) -> list[dict[str, Any]]:
-    """Return what each audit attack of a run found on each defense: `attack`, `defense`, `attacked`, `newly_broken`."""
-    rows = ask(
-        """
-        SELECT attack, defense, attacked, newly_broken
-        FROM audit_attacks
-        WHERE run_id = $1
-        ORDER BY defense <> 'none', defense
-        """,
-        run_id,
-    )
-    return sorted(rows, key=lambda row: attack_order(row["attack"]))
-
-
-def audit_table(ask: Ask, run_id: str, notes: Sequence[str]) -> Table:
-    """Return the audit attacks of a run on each defense, with the idea of each, which the run's `notes` tell."""
-    ideas = noted_ideas(notes)
-    rows = [{**row, "idea": ideas.get(row["attack"], "")} for row in audit_attacks(ask, run_id)]
+def audit_table(results: Results) -> Table:
+    """Return the audit attacks of a run on each defense, with the idea of each, which the run's notes tell."""
+    ideas = noted_ideas(results.run["notes"] or [])
+    rows = [{**row, "idea": ideas.get(row["attack"], "")} for row in results.audit_attacks]
     columns = [
         Column("attack", "Attack"),
         Column("defense", "Defense"),
@@ -38,15 +22,15 @@ def audit_table(ask: Ask, run_id: str, notes: Sequence[str]) -> Table:
     return Table(columns, rows)
 
 
-def audit_sentences(ask: Ask, run_id: str) -> list[str]:
+def audit_sentences(results: Results) -> list[str]:
     """Return a sentence on each defense of a run with an audit: what is left of its gain over the undefended model."""
-    before, after = comparisons(ask, run_id, before_audit=True), comparisons(ask, run_id)
+    before, after = results.compared_before_audit, results.compared
     adaptive: dict[str, list[str]] = defaultdict(list)
-    for found in audit_attacks(ask, run_id):
+    for found in results.audit_attacks:
         adaptive[found["defense"]].append(found["attack"])
-    unknown = _unknown(ask, run_id)
+    unknown = _unknown(results)
     sentences = []
-    for row in worst_cases(ask, run_id):
+    for row in results.worst_cases:
         defense = row["defense"]
         if row["audit_attacks"] is None or defense == "none":
             continue
@@ -92,27 +76,15 @@ def audit_sentence(row: Row, before: Comparison, after: Comparison, faced: int) 
     return f"{defense} is undecided after the audit: {measured}, at {_outlook(after)}."
 
 
-def _unknown(ask: Ask, run_id: str) -> dict[str, str]:
+def _unknown(results: Results) -> dict[str, str]:
     """Return, for each defense of a run, why its worst case is not known; an empty text where it is."""
-    rows = ask(
-        """
-        SELECT
-            defense,
-            list(DISTINCT attack) FILTER (error) AS failed,
-            list(DISTINCT attack) FILTER (robust IS NULL AND NOT error) AS waiting
-        FROM verdicts
-        WHERE run_id = $1
-        GROUP BY defense
-        """,
-        run_id,
-    )
     return {
         row["defense"]: "; ".join(
             f"{what} on {row['defense']}: {', '.join(sorted(row[state], key=attack_order))}"
             for state, what in (("failed", "failed"), ("waiting", "not finished"))
             if row[state]
         )
-        for row in rows
+        for row in results.waiting
     }
 
 

@@ -1,91 +1,11 @@
 """The tables of one run: accuracy, gain, settings, findings, and what was not measured."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from typing import Any
 
-from igd_ray.catalog.query import Reader
 from igd_ray.protocol import NOT_MEASURED, attack_order, unplanned_attacks, unplanned_audits
+from igd_ray.report.results import Results
 from igd_ray.report.tables import DASH, Column, Row, Share, Table, percent
 from igd_ray.statistics import Comparison
-
-# Answers a SELECT with its rows; what stands behind `$1`, `$2` comes after it.
-Ask = Callable[..., list[dict[str, Any]]]
-
-
-def asking(reader: Reader) -> Ask:
-    """Return what asks `reader`."""
-    return reader.rows
-
-
-def worst_cases(ask: Ask, run_id: str) -> list[dict[str, Any]]:
-    """Return the worst-case rows of a run, the undefended model first.
-
-    In a run with an audit the worst case is that over all other attacks, and the `audited_…` columns are over all;
-    without one, `audit_attacks` is None.
-    """
-    return ask(
-        """
-        SELECT
-            worst_case.* REPLACE (
-                if(audit_attacks IS NULL, worst_case.robust_accuracy, audit.robust_accuracy) AS robust_accuracy,
-                if(audit_attacks IS NULL, worst_case.low, audit.low) AS low,
-                if(audit_attacks IS NULL, worst_case.high, audit.high) AS high,
-                if(audit_attacks IS NULL, worst_case.gain, audit.gain) AS gain
-            ),
-            audited_accuracy, audited_low, audited_high, audited_gain, broken_by_audit, audit_attacks
-        FROM worst_case
-        LEFT JOIN audit USING (run_id, defense)
-        WHERE run_id = $1
-        ORDER BY defense <> 'none', defense
-        """,
-        run_id,
-    )
-
-
-def comparisons(ask: Ask, run_id: str, *, before_audit: bool = False) -> dict[str, Comparison]:
-    """Return each finished defense against the finished undefended model, on the images of both.
-
-    The worst case compared is over all attacks; with `before_audit`, for a run that has one, over those of no audit.
-    """
-    rows = ask(
-        f"""
-        SELECT
-            defended.defense,
-            count(*) AS images,
-            count(*) FILTER (defended.robust AND NOT base.robust) AS gained,
-            count(*) FILTER (base.robust AND NOT defended.robust) AS lost
-        FROM {"audit_images" if before_audit else "worst_case_images"} AS defended
-        JOIN {"audit_images" if before_audit else "worst_case_images"} AS base USING (run_id, image_id)
-        WHERE run_id = $1 AND base.defense = 'none' AND defended.defense <> 'none'
-        GROUP BY defended.defense
-        HAVING count(defended.robust) = count(*) AND count(base.robust) = count(*)
-        """,
-        run_id,
-    )
-    return {row["defense"]: Comparison(row["images"], row["gained"], row["lost"]) for row in rows}
-
-
-def is_audited(worst_cases: Sequence[Row]) -> bool:
-    """Return whether these `worst_cases` belong to a run with an audit."""
-    return any(row["audit_attacks"] is not None for row in worst_cases)
-
-
-def attack_cells(ask: Ask, run_id: str) -> list[dict[str, Any]]:
-    """Return the accuracy rows of a run, with how many images each attack attacked and how many of them it broke.
-
-    They come in the order of the attacks; those of an audit, which attack a part of the images, are left out.
-    """
-    cells = ask(
-        """
-        SELECT accuracy.*, attacked, broken
-        FROM accuracy
-        JOIN attacked USING (run_id, defense, attack)
-        WHERE run_id = $1 AND NOT is_audit(attack)
-        """,
-        run_id,
-    )
-    return sorted(cells, key=lambda cell: attack_order(cell["attack"]))
 
 
 def broken_of_attacked(cell: Row) -> str | None:
@@ -95,10 +15,10 @@ def broken_of_attacked(cell: Row) -> str | None:
     return f"({cell['broken']} of {cell['attacked']})"
 
 
-def noise_shares(ask: Ask, run_id: str) -> dict[str, Share]:
+def noise_shares(results: Results) -> dict[str, Share]:
     """Return how often noise alone makes each random defense of a run wrong on images that it gets right at first."""
     shares = {}
-    for row in ask("FROM noise_failures WHERE run_id = $1", run_id):
+    for row in results.noise:
         if row["rate"] is not None:
             why = f"{row['failed_images']} of {row['n']} images"
         else:
@@ -107,30 +27,41 @@ def noise_shares(ask: Ask, run_id: str) -> dict[str, Share]:
     return shares
 
 
-def noise_sentences(ask: Ask, run_id: str) -> list[str]:
+def noise_sentences(results: Results) -> list[str]:
     """Return a sentence for each random defense of a run: how often noise alone makes it wrong."""
     return [
         f"noise alone makes {defense} wrong in {percent(share.value)} of the looks at clean images ({share.why})"
-        for defense, share in noise_shares(ask, run_id).items()
+        for defense, share in noise_shares(results).items()
         if share.value is not None
     ]
 
 
-def headline_table(ask: Ask, run_id: str, worst_cases: Sequence[Row]) -> Table:
-    """Return one row for each of `worst_cases`: clean, each attack, worst case, gain, and what may be claimed of it."""
+def warnings(results: Results) -> list[str]:
+    """Return a line for each finding of the checks that is more than information."""
+    grave = [finding for finding in results.findings if finding["severity"] != "info"]
+    return [
+        f"check {finding['check']} ({finding['defense']}): {finding['message']}"
+        for finding in sorted(
+            grave, key=lambda finding: (finding["defense"] is None, finding["defense"], finding["check"])
+        )
+        for _ in range(finding["times"])
+    ]
+
+
+def headline_table(results: Results) -> Table:
+    """Return one row for each defense: clean, each attack, worst case, gain, and what may be claimed of it."""
     shares: dict[str, dict[str, Share]] = defaultdict(dict)
-    cells = attack_cells(ask, run_id)
-    for cell in cells:
+    for cell in results.cells:
         instead = broken_of_attacked(cell) or DASH
         share = Share(cell["robust_accuracy"], cell["low"], cell["high"], _reason(cell), instead)
         shares[cell["defense"]][cell["attack"]] = share
-    attacks = list(dict.fromkeys(cell["attack"] for cell in cells))
-    noise = noise_shares(ask, run_id)
-    audited = is_audited(worst_cases)
-    compared = comparisons(ask, run_id, before_audit=audited)
-    compared_after = comparisons(ask, run_id) if audited else {}
+    attacks = list(dict.fromkeys(cell["attack"] for cell in results.cells))
+    noise = noise_shares(results)
+    audited = results.is_audited
+    compared = results.compared_before_audit if audited else results.compared
+    compared_after = results.compared if audited else {}
     rows: list[Row] = []
-    for row in worst_cases:
+    for row in results.worst_cases:
         defense = row["defense"]
         rows.append(
             {
@@ -190,17 +121,8 @@ def _claim(defense: str, gain: float | None, comparison: Comparison | None) -> s
     return "not finished, or nothing to compare with" if gain is None else "no images in common"
 
 
-def settings_table(ask: Ask, run_id: str) -> Table:
+def settings_table(results: Results) -> Table:
     """Return the setting of each defense that the run's outcomes record."""
-    rows = ask(
-        """
-        SELECT DISTINCT defense, k, sigma, tau, draws, layer, ranking_id, judge_draws
-        FROM outcomes
-        WHERE run_id = $1 AND status <> 'error'
-        ORDER BY defense <> 'none', defense
-        """,
-        run_id,
-    )
     columns = [
         Column("defense", "Defense"),
         Column("layer", "Layer"),
@@ -211,20 +133,11 @@ def settings_table(ask: Ask, run_id: str) -> Table:
         Column("judge_draws", "Judge draws", "number"),
         Column("ranking_id", "Ranking"),
     ]
-    return Table(columns, rows)
+    return Table(columns, results.settings)
 
 
-def cost_table(ask: Ask, run_id: str) -> Table:
+def cost_table(results: Results) -> Table:
     """Return what each attack on each defense cost."""
-    rows = ask(
-        """
-        SELECT defense, attack, n, forwards, backwards, queries, seconds
-        FROM accuracy
-        WHERE run_id = $1
-        ORDER BY defense <> 'none', defense
-        """,
-        run_id,
-    )
     columns = [
         Column("defense", "Defense"),
         Column("attack", "Attack"),
@@ -234,54 +147,29 @@ def cost_table(ask: Ask, run_id: str) -> Table:
         Column("queries", "Queries", "count"),
         Column("seconds", "Seconds", "number"),
     ]
-    return Table(
-        columns, sorted(rows, key=lambda row: (row["defense"] != "none", row["defense"], attack_order(row["attack"])))
+    rows = sorted(
+        results.accuracies, key=lambda row: (row["defense"] != "none", row["defense"], attack_order(row["attack"]))
     )
+    return Table(columns, rows)
 
 
-def findings(ask: Ask, run_id: str) -> list[dict[str, Any]]:
-    """Return what the checks of a run found, each finding once with how often, the gravest first."""
-    return ask(
-        """
-        SELECT *
-        FROM (
-            SELECT severity, "check", defense, attack, message, count(*) AS times
-            FROM checks
-            WHERE run_id = $1
-            GROUP BY ALL
-        )
-        ORDER BY list_position(['error', 'warning', 'info'], severity) NULLS FIRST, "check", defense, attack, message
-        """,
-        run_id,
-    )
-
-
-def unmeasured(ask: Ask, run_id: str, notes: Sequence[str]) -> list[str]:
+def unmeasured(results: Results) -> list[str]:
     """Return a sentence for everything that a reader could take for measured and that is not.
 
-    Of a run's `notes` those count that begin with `NOT_MEASURED`.
+    Of the run's notes those count that begin with `NOT_MEASURED`.
     """
-    planned: dict[str, list[str]] = defaultdict(list)
-    for row in ask("SELECT DISTINCT defense, attack FROM planned WHERE run_id = $1 ORDER BY ALL", run_id):
-        planned[row["defense"]].append(row["attack"])
+    notes = results.run["notes"] or []
     gaps = [note.removeprefix(NOT_MEASURED) for note in notes if note.startswith(NOT_MEASURED)]
-    everywhere = [attack for attacks in planned.values() for attack in attacks]
-    sentences = [*gaps, *unplanned_attacks(planned), *unplanned_audits(everywhere, gaps)]
-    for row in ask("FROM progress WHERE run_id = $1", run_id):
-        waiting = row["planned"] - row["done"] - row["failed"] - row["quarantined"]
+    everywhere = [attack for attacks in results.planned.values() for attack in attacks]
+    sentences = [*gaps, *unplanned_attacks(results.planned), *unplanned_audits(everywhere, gaps)]
+    if results.progress is not None:
+        units = results.progress
+        waiting = units["planned"] - units["done"] - units["failed"] - units["quarantined"]
         if waiting:
             sentences.append(
-                f"{waiting} of {row['planned']} units have not finished; running the same command resumes."
+                f"{waiting} of {units['planned']} units have not finished; running the same command resumes."
             )
-    for row in ask(
-        """
-        SELECT unit_key, kind, defense, attack, failures, error
-        FROM unit_states
-        WHERE run_id = $1 AND state IN ('failed', 'quarantined')
-        ORDER BY ALL
-        """,
-        run_id,
-    ):
+    for row in results.given_up:
         what = " / ".join(part for part in (row["defense"], row["attack"]) if part) or row["kind"]
         sentences.append(f"Unit {row['unit_key']} ({what}) failed, attempts: {row['failures']}; {row['error']}")
     return sentences

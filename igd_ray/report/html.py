@@ -3,22 +3,19 @@
 import json
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import jinja2
 
 from igd_ray.catalog import SCHEMA_VERSION, Catalog
 from igd_ray.catalog.files import write_whole
-from igd_ray.catalog.query import ask
-from igd_ray.errors import InputError, did_you_mean
+from igd_ray.catalog.query import Reader, ask
+from igd_ray.errors import InputError
 from igd_ray.protocol import CITATION, IDEA, NOT_MEASURED
-from igd_ray.report import audit, evaluation, preparation
-from igd_ray.report.evaluation import Ask
-from igd_ray.report.figures import accuracy_bars, picture
-from igd_ray.report.tables import DASH, Share, pixel_fraction
-
-# Enough to see what the perturbations look like.
-_PICTURES = 12
+from igd_ray.report import audit, evaluation
+from igd_ray.report.figures import accuracy_bars
+from igd_ray.report.preparation import pictures, rankings, search_figures, search_table
+from igd_ray.report.results import Preparation, Results, Rows, find_run, read_preparation, read_results
+from igd_ray.report.tables import DASH, Row, Share, pixel_fraction
 
 
 def write_report(catalog: Catalog, run_id: str | None, path: str | Path) -> Path:
@@ -34,7 +31,12 @@ def write_report(catalog: Catalog, run_id: str | None, path: str | Path) -> Path
         IgdError: if the file cannot be written.
     """
     path = Path(path)
-    content = ask(catalog, lambda connection: _render(evaluation.asking(connection), run_id))
+
+    def read(reader: Reader) -> tuple[Results, Preparation]:
+        run = find_run(reader, run_id)
+        return read_results(reader, run), read_preparation(reader, run)
+
+    content = render(*ask(catalog, read))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -43,12 +45,10 @@ def write_report(catalog: Catalog, run_id: str | None, path: str | Path) -> Path
     return path
 
 
-def _render(ask: Ask, run_id: str | None) -> str:
-    run = _run(ask, run_id)
-    worst_cases = evaluation.worst_cases(ask, run["run_id"])
-    findings = evaluation.findings(ask, run["run_id"])
-    headline = evaluation.headline_table(ask, run["run_id"], worst_cases)
-    searches = preparation.search_table(ask, run["model_id"])
+def render(results: Results, preparation: Preparation) -> str:
+    """Return the page of a run."""
+    run = results.run
+    headline = evaluation.headline_table(results)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -64,37 +64,24 @@ def _render(ask: Ask, run_id: str | None) -> str:
         skipping=any(
             isinstance(value, Share) and value.instead != DASH for row in headline.rows for value in row.values()
         ),
-        bars=accuracy_bars(worst_cases) if worst_cases else None,
-        grave=_grave(findings),
-        findings=findings,
-        is_audited=evaluation.is_audited(worst_cases),
-        audit=audit.audit_table(ask, run["run_id"], run["notes"] or []),
-        audit_sentences=audit.audit_sentences(ask, run["run_id"]),
-        unmeasured=evaluation.unmeasured(ask, run["run_id"], run["notes"] or []),
-        settings=evaluation.settings_table(ask, run["run_id"]),
-        costs=evaluation.cost_table(ask, run["run_id"]),
-        searches=searches,
-        search_figures=preparation.search_figures(ask, searches),
-        rankings=preparation.rankings(ask, run["model_id"]),
-        pictures=_pictures(ask, run["run_id"]),
+        bars=accuracy_bars(results.worst_cases) if results.worst_cases else None,
+        grave=_grave(results.findings),
+        findings=results.findings,
+        is_audited=results.is_audited,
+        audit=audit.audit_table(results),
+        audit_sentences=audit.audit_sentences(results),
+        unmeasured=evaluation.unmeasured(results),
+        settings=evaluation.settings_table(results),
+        costs=evaluation.cost_table(results),
+        searches=search_table(preparation),
+        search_figures=search_figures(preparation),
+        rankings=rankings(preparation),
+        pictures=pictures(preparation),
         citation=CITATION,
     )
 
 
-def _run(ask: Ask, run_id: str | None) -> dict[str, Any]:
-    runs = ask("FROM runs ORDER BY verb = 'evaluate' DESC, created_at DESC, run_id")
-    if not runs:
-        raise InputError("the catalog has no run to report on; run `igd evaluate` first")
-    if run_id is None:
-        return runs[0]
-    for run in runs:
-        if run["run_id"] == run_id:
-            return run
-    known = [run["run_id"] for run in runs]
-    raise InputError(f"the catalog has no run {run_id!r}{did_you_mean(run_id, known)}")
-
-
-def _facts(run: dict[str, Any]) -> list[tuple[str, str]]:
+def _facts(run: Row) -> list[tuple[str, str]]:
     facts = {
         "Model": f"{run['model']} ({run['model_id']})",
         "Data": f"{run['dataset']}, {run['split']} split, {run['n']} images",
@@ -107,7 +94,7 @@ def _facts(run: dict[str, Any]) -> list[tuple[str, str]]:
     return [*((name, str(value)) for name, value in facts.items()), *notes]
 
 
-def _grave(findings: list[dict[str, Any]]) -> list[tuple[str, str]]:
+def _grave(findings: Rows) -> list[tuple[str, str]]:
     """Return the severities that a reader of the headline must know of, each with how many findings it has."""
     badges = []
     for severity in ("error", "warning"):
@@ -122,31 +109,3 @@ def _pretty(config: str | None) -> str:
         return json.dumps(json.loads(config or "{}"), indent=2, ensure_ascii=False)
     except ValueError:
         return config or ""
-
-
-def _pictures(ask: Ask, run_id: str) -> list[dict[str, str]]:
-    """Return some adversarial points that broke a defense, as far as the catalog holds them."""
-    rows = ask(
-        """
-        SELECT outcomes.defense, outcomes.attack, outcomes.image_id, outcomes.label,
-            outcomes.adversarial_prediction AS prediction, points.shape, points.pixels
-        FROM outcomes
-        JOIN adversarials AS points USING (unit_key, image_id)
-        WHERE outcomes.run_id = $1 AND outcomes.status = 'broken' AND points.point = 'returned'
-            AND len(points.shape) = 3 AND points.shape[1] IN (1, 3) AND list_min(points.shape) > 0
-            AND list_product(points.shape) = len(points.pixels)
-        QUALIFY row_number() OVER (PARTITION BY outcomes.image_id ORDER BY outcomes.defense, outcomes.attack) = 1
-        ORDER BY outcomes.image_id
-        LIMIT $2
-        """,
-        run_id,
-        _PICTURES,
-    )
-    return [
-        {
-            "source": picture(row["shape"], row["pixels"]),
-            "caption": f"{row['label']} → {row['prediction']}",
-            "detail": f"{row['attack']} on {row['defense']}, image {row['image_id']}",
-        }
-        for row in rows
-    ]

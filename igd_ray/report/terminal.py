@@ -43,7 +43,9 @@ def print_table(
 
 
 def _of_arrow(table: "pa.Table") -> tuple[list[str], list[dict[str, object]]]:
-    return table.column_names, table.to_pylist()
+    from igd_ray.catalog.query import rows_of
+
+    return table.column_names, rows_of(table)
 
 
 def _is_number(column: Sequence[object]) -> bool:

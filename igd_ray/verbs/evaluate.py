@@ -16,7 +16,8 @@ from igd_ray.planning.evaluation import EvaluationPlan, plan_evaluation
 from igd_ray.planning.workspace import Workspace
 from igd_ray.report.accuracy import accuracy_rows, accuracy_tables
 from igd_ray.report.audit import audit_sentences
-from igd_ray.report.evaluation import asking, noise_sentences
+from igd_ray.report.evaluation import noise_sentences, warnings
+from igd_ray.report.results import find_run, read_results
 from igd_ray.report.terminal import print_table
 from igd_ray.units.ranking import read_ranking
 from igd_ray.verbs.dry_run import show_costs
@@ -134,22 +135,13 @@ def show_accuracy(catalog: Catalog, run_id: str, *, as_json: bool) -> None:
 
     After an audit: what it leaves of each gain, and what each of its attacks found.
     """
+    results = ask(catalog, lambda reader: read_results(reader, find_run(reader, run_id)))
     if as_json:
-        rows = ask(catalog, lambda connection: accuracy_rows(asking(connection), run_id))
-        show(pa.Table.from_pylist(rows), as_json=True)
+        show(pa.Table.from_pylist(accuracy_rows(results)), as_json=True)
         return
-    for table in ask(catalog, lambda connection: accuracy_tables(asking(connection), run_id)):
+    for table in accuracy_tables(results):
         print_table(table.rows, title=table.title)
-    for sentence in ask(catalog, lambda connection: audit_sentences(asking(connection), run_id)):
+    for sentence in (*audit_sentences(results), *noise_sentences(results)):
         print(sentence)
-    for sentence in ask(catalog, lambda connection: noise_sentences(asking(connection), run_id)):
-        print(sentence)
-    warnings = run_query(
-        catalog,
-        f"""
-        SELECT defense, "check", message FROM checks
-        WHERE run_id = '{run_id}' AND severity <> 'info' ORDER BY defense, "check"
-        """,
-    )
-    for warning in warnings.to_pylist():
-        print(f"check {warning['check']} ({warning['defense']}): {warning['message']}")
+    for line in warnings(results):
+        print(line)

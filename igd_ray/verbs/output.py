@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 def show(table: "pa.Table", *, as_json: bool, title: str | None = None) -> None:
     """Print `table`, as JSON if asked."""
     if as_json:
-        json.dump(table.to_pylist(), sys.stdout, default=str, indent=2)
+        from igd_ray.catalog.query import rows_of
+
+        json.dump(rows_of(table), sys.stdout, default=str, indent=2)
         print()
     else:
         print_table(table, title=title)

@@ -12,7 +12,7 @@ from igd_ray.planning.refinement import commit_refinement, most_refinement, plan
 from igd_ray.planning.search import SearchPlan, SearchResult, finish_search, plan_searches
 from igd_ray.planning.workspace import Workspace
 from igd_ray.ranking import RANKINGS
-from igd_ray.report.evaluation import asking
+from igd_ray.report.results import read_search
 from igd_ray.search import Trial, best_trials, most_accurate
 from igd_ray.units.base import Unit
 from igd_ray.verbs.dry_run import show_costs
@@ -136,7 +136,8 @@ def _show_choice(catalog: Catalog, result: SearchResult) -> None:
     from igd_ray.report.preparation import write_search_figure
 
     path = catalog.root / f"search-{result.search_id}.svg"
-    ask(catalog, lambda reader: write_search_figure(asking(reader), result.search_id, path))
+    search, trials = ask(catalog, lambda reader: read_search(reader, result.search_id))
+    write_search_figure(search, trials, path)
     if result.chosen is not None:
         use = f"use it with: igd evaluate --from-search {result.search_id}"
         print(f"chosen: {_setting(result.chosen)} ({use})")

@@ -1,9 +1,24 @@
 """`igd status`: how far each run is, how fast, and what it costs, from the catalog alone."""
 
 import argparse
+from typing import Any
 
-from igd_ray.catalog import Catalog, run_query
+import pyarrow as pa
+
+from igd_ray.catalog import Catalog, ask
+from igd_ray.catalog.query import Reader
 from igd_ray.verbs.output import show
+
+PROGRESS = """
+SELECT run_id, verb, model, dataset, n, created_at, planned, done, running, failed, quarantined,
+    planned - done AS left, round(units_per_minute, 2) AS units_per_minute,
+    round(minutes_left, 1) AS minutes_left, round(worker_hours, 3) AS worker_hours, round(cost, 2) AS cost
+FROM runs JOIN progress USING (run_id) LEFT JOIN pace USING (run_id) ORDER BY created_at
+"""
+
+GIVEN_UP = """
+SELECT DISTINCT unit_key, kind, defense, attack, error FROM unit_states WHERE state = 'quarantined' ORDER BY ALL
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,28 +31,16 @@ def run(arguments: argparse.Namespace) -> int:
     """Print one row a run, and why units were given up."""
     catalog = Catalog(arguments.catalog)
     catalog.check()
-    table = run_query(
-        catalog,
-        """
-        SELECT run_id, verb, model, dataset, n, created_at, planned, done, running, failed, quarantined,
-            planned - done AS left, round(units_per_minute, 2) AS units_per_minute,
-            round(minutes_left, 1) AS minutes_left, round(worker_hours, 3) AS worker_hours, round(cost, 2) AS cost
-        FROM runs JOIN progress USING (run_id) LEFT JOIN pace USING (run_id) ORDER BY created_at
-        """,
-    )
+
+    def question(reader: Reader) -> tuple[pa.Table, list[dict[str, Any]]]:
+        return reader.table(PROGRESS), [] if arguments.json else reader.rows(GIVEN_UP)
+
+    table, given_up = ask(catalog, question)
     if len(table) == 0 and not arguments.json:
         print(f"no runs in {catalog} yet; start one with `igd evaluate` or `igd demo`")
         return 0
     show(table, as_json=arguments.json)
-    if not arguments.json:
-        given_up = run_query(
-            catalog,
-            """
-            SELECT DISTINCT unit_key, kind, defense, attack, error FROM unit_states WHERE state = 'quarantined'
-            ORDER BY ALL
-            """,
-        )
-        for unit in given_up.to_pylist():
-            what = " / ".join(part for part in (unit["defense"], unit["attack"]) if part) or unit["kind"]
-            print(f"unit {unit['unit_key'][:12]} ({what}) {unit['error']}")
+    for unit in given_up:
+        what = " / ".join(part for part in (unit["defense"], unit["attack"]) if part) or unit["kind"]
+        print(f"unit {unit['unit_key'][:12]} ({what}) {unit['error']}")
     return 0

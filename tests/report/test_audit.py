@@ -5,6 +5,7 @@ import io
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -19,8 +20,9 @@ from igd_ray.protocol import (
 )
 from igd_ray.report.accuracy import PrintedTable, accuracy_rows, accuracy_tables
 from igd_ray.report.audit import audit_sentence, audit_sentences
-from igd_ray.report.evaluation import asking, unmeasured
+from igd_ray.report.evaluation import unmeasured
 from igd_ray.report.html import write_report
+from igd_ray.report.results import Results, find_run, read_results
 from igd_ray.report.terminal import print_table
 from igd_ray.statistics import Comparison
 from igd_ray.verbs.evaluate import show_accuracy
@@ -74,8 +76,12 @@ def audited(catalog: Catalog) -> Catalog:
     return catalog
 
 
+def _results(catalog: Catalog) -> Results:
+    return ask(catalog, lambda reader: read_results(reader, find_run(reader, "run")))
+
+
 def _tables(catalog: Catalog) -> list[PrintedTable]:
-    return ask(catalog, lambda connection: accuracy_tables(asking(connection), "run"))
+    return accuracy_tables(_results(catalog))
 
 
 def _printed(table: PrintedTable, *, terminal: bool) -> list[str]:
@@ -85,7 +91,7 @@ def _printed(table: PrintedTable, *, terminal: bool) -> list[str]:
 
 
 def test_scripts_get_the_worst_case_before_and_after_and_the_counts(audited: Catalog) -> None:
-    rows = ask(audited, lambda connection: accuracy_rows(asking(connection), "run"))
+    rows = accuracy_rows(_results(audited))
     assert [each["defense"] for each in rows] == ["none", "anti-adversary", "cdir-2", "hedge", "loir-2"]
     none, anti, cdir, hedge, loir = rows
     # 0–4 of 20 stand on the undefended model, 1–4 after the audit.
@@ -249,7 +255,7 @@ def _sentences(catalog: Catalog, committed: Mapping[tuple[str, str], str]) -> li
             add_failure(catalog, key)
         elif status:
             catalog.commit("outcomes", key, [outcome(key, defense, attack, image, status) for image in "ab"])
-    return ask(catalog, lambda connection: audit_sentences(asking(connection), "run"))
+    return audit_sentences(_results(catalog))
 
 
 def test_without_an_undefended_model_a_gain_is_not_audited(catalog: Catalog) -> None:
@@ -287,7 +293,8 @@ def test_audit_attacks_that_no_defense_faces_are_not_measured(catalog: Catalog) 
     planned |= {("loir-2", attack): "robust" for attack in ("audit-joint-loss", "audit-square-eot-500")}
     _sentences(catalog, planned)
     gap = "audit-oracle-mask-9 on none, which has no two passes to aim at"
-    found = ask(catalog, lambda connection: unmeasured(asking(connection), "run", [f"{NOT_MEASURED}{gap}"]))
+    results = _results(catalog)
+    found = unmeasured(replace(results, run={**results.run, "notes": [f"{NOT_MEASURED}{gap}"]}))
     assert found[0] == gap
     # What hedge or none lack beside others, and what the gap above names, is not said again.
     assert found[-1] == (
@@ -366,6 +373,6 @@ def test_an_audit_unit_that_failed_leaves_nothing_known_of_its_defense(catalog: 
     add_plan(catalog, {"u": ("loir-2", "aa", "ab"), "v": ("loir-2", "audit-line", "ab")})
     catalog.commit("outcomes", "u", [outcome("u", "loir-2", "aa", image, "robust") for image in "ab"])
     add_failure(catalog, "v")
-    (each,) = ask(catalog, lambda connection: accuracy_rows(asking(connection), "run"))
+    (each,) = accuracy_rows(_results(catalog))
     assert (each["worst_case"], each["audited"], each["broken_by_audit"]) == (1.0, None, None)
     assert each["newly_broken"] == {"audit-line": None}
