@@ -109,9 +109,11 @@ def test_a_flipped_bit_is_never_read_as_other_rows(whole: Path, expected: dict[s
 
 
 @pytest.mark.slow
-def test_none_of_a_thousand_flipped_bits_is_read_as_other_rows(whole: Path, tmp_path: Path) -> None:
+def test_none_of_a_thousand_flipped_bits_is_read_as_other_rows(
+    whole: Path, expected: dict[str, set[str]], tmp_path: Path
+) -> None:
     """For each of the two layouts, two thousand in all."""
-    flip_and_read(whole, tmp_path / "results", range(1000, 2000))
+    flip_and_read(whole, expected, tmp_path / "results", range(1000, 2000))
 
 
 Damage = Callable[[Path, Path], None]
