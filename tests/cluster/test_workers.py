@@ -1,6 +1,6 @@
 """Workers on a pretended Ray: which failures are whose, who is replaced by whom, and who is waited for."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -279,7 +279,7 @@ def test_a_catalog_that_neither_workers_nor_their_keeper_can_open_is_an_error_at
 
 def test_a_broken_worker_is_no_error_of_its_unit() -> None:
     class Broken(Catalog):
-        def has(self, table: str, key: str) -> bool:
+        def finish_unit(self, tables: Sequence[str], key: str) -> bool:
             raise BrokenWorkerError("it cannot reach the catalog any more")
 
     class Context:
