@@ -359,6 +359,7 @@ class EvaluateSettings(WorkspaceSettings):
 
     Attributes:
         defenses, attacks: labels; `iwwc` and `audit` stand for several attacks.
+        points: files of points that others computed, FILE or NAME=FILE, each one more attack.
         defense_arg: arguments of defenses, such as "hedge.steps".
         method: rankings of the user's own, NAME=FILE.py:CLASS, for defenses called NAME-K.
         ranking: ids of rankings to use, for the methods they are of; others are computed.
@@ -372,6 +373,7 @@ class EvaluateSettings(WorkspaceSettings):
 
     defenses: Labels = ("none",)
     attacks: Labels = ("aa", "tr-apgd-ce")
+    points: Annotated[tuple[str, ...], BeforeValidator(_labels)] = ()
     defense_arg: Arguments = Field(default_factory=dict)
     method: Annotated[tuple[str, ...], BeforeValidator(_labels)] = ()
     ranking: Annotated[tuple[str, ...], BeforeValidator(_labels)] = ()

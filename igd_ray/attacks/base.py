@@ -26,8 +26,8 @@ GRADIENT, QUERY = "gradient", "query"
 # Two passes that differ by more in some logit are those of a randomised target, as in the check `randomised`.
 RANDOMISED_DIFFERENCE = 1e-4
 
-# How often an attack looks at an image of a random target when noise spoils its looks: a look costs little, and an
-# image that is right one time in twenty is left over after so many less than once in a hundred times.
+# How often an attack looks at an image of a random target when noise spoils its looks: an image that is right one time
+# in twenty is left over after so many less than once in a hundred times.
 MOST_LOOKS = 100
 
 # Metadata of a field that the settings of an attack leave out while it has its default value.
@@ -85,8 +85,7 @@ class AttackResult:
         queries, forwards, backwards: int64 [N], see `Points`; the fresh verdict is included.
         stages: which attack of an ensemble found the point; None where none did.
         found: bool [N]: whether the search gave a point other than the clean image.
-        attacked: bool [N]: false where the search's own look called the image misclassified and left it alone. Of a
-            random target that says little: the image may be right the next time.
+        attacked: bool [N]: false where the search's own look called the image misclassified and left it alone.
         points: every point kept, by name, with a bool [N] that says where it exists.
     """
 
@@ -134,7 +133,7 @@ class Attack(ABC):
 
     @property
     def eot(self) -> int:
-        """How many answers of the target are averaged for each one used (expectation over transformation)."""
+        """How many answers of the target are averaged for each one used."""
         return 1
 
     @property
@@ -144,12 +143,17 @@ class Attack(ABC):
 
     @property
     def continues(self) -> str | None:
-        """The label of a transfer whose points may take the place of this attack's first stage; None for most."""
+        """The label of a transfer whose points may take the place of this attack's first stage."""
+        return None
+
+    @property
+    def image_set(self) -> str | None:
+        """The set of images that holds its points, aligned with those evaluated; None for an attack that searches."""
         return None
 
     @property
     def ways(self) -> frozenset[str]:
-        """How it learns of its target: `GRADIENT`, `QUERY`, or, for an ensemble, both."""
+        """How it learns of its target: `GRADIENT`, `QUERY`, both for an ensemble, nothing for points given."""
         return frozenset({GRADIENT})
 
     def ways_of(self, stage: str | None) -> frozenset[str]:
@@ -192,7 +196,7 @@ class Attack(ABC):
     def for_classes(self, num_classes: int) -> Self:
         """Return the attack that takes this one's place on a model of `num_classes` classes: itself where it fits.
 
-        With too few classes for the denominator of DLR, its numerator takes its place, and the settings say so.
+        With too few classes for the denominator of DLR, its numerator takes its place.
         """
         return self
 
@@ -208,11 +212,7 @@ class Attack(ABC):
         return self if self.eot == 1 else self._with(eot=1, collapsed_eot=self.eot)
 
     def given(self, points: GivenPoints) -> Self:
-        """Return this attack with `points` of other attacks, which belong to the images that are to be attacked.
-
-        Raises:
-            InputError: if this attack takes no points, or others.
-        """
+        """Return this attack with `points` for the images that are to be attacked; an InputError if it takes none."""
         raise InputError(f"{self!r} takes no points of other attacks, but was given {', '.join(points)}")
 
     @property

@@ -90,15 +90,24 @@ def parse_own(entry: str) -> OwnAttack:
         raise InputError(
             f"an attack of your own is given as NAME=FILE.py:Attack or NAME@DEFENSE=FILE.py:Attack, not {entry!r}"
         )
+    require_free_label(label, f"--attacks {entry}")
+    return OwnAttack(label, defense or None, Path(file).resolve(), class_name)
+
+
+def require_free_label(label: str, what: str) -> None:
+    """Check that an attack from outside may be called `label`; `what` is the flag that names it.
+
+    Raises:
+        InputError: if it may not.
+    """
     bare = label.removeprefix(TRANSFER_PREFIX)
     if not LABEL.fullmatch(bare) or (label != bare and bare.startswith((TRANSFER_PREFIX, AUDIT_PREFIX))):
         raise InputError(
-            f"--attacks {entry}: a name is lower-case words with hyphens between them, none of which begins with a "
-            "digit, with tr- or audit- before them or neither; choose another"
+            f"{what}: a name is lower-case words with hyphens between them, none of which begins with a digit, with "
+            "tr- or audit- before them or neither; choose another"
         )
     if {label, bare} & {CLEAN, *REGISTERED, *ATTACK_GROUPS}:
-        raise InputError(f"--attacks {entry}: {label!r} is one of this package's own attacks; choose another name")
-    return OwnAttack(label, defense or None, Path(file).resolve(), class_name)
+        raise InputError(f"{what}: {label!r} is one of this package's own attacks; choose another name")
 
 
 def check_attack(entry: str) -> None:

@@ -23,7 +23,7 @@ TOLERANCE = 1e-3
 class RayS(Attack):
     """RayS on the images that the target gets right, until a point within epsilon is misclassified.
 
-    A point beyond epsilon is no point: the image then counts as not broken. The search draws nothing at random.
+    A point beyond epsilon does not count: the image is then not broken. The search draws nothing at random.
 
     Args:
         queries: the most queries an image, the look at the clean image included.

@@ -38,7 +38,7 @@ def compare_attacks(catalog: Catalog, cells: Sequence[Cell]) -> list[Finding]:
     count that both sides attacked, and transfers, which come first, are not compared. What noise broke without any
     point, no attack did.
     """
-    cells = [cell for cell in cells if cell.unit.attack.algorithm is not None and not cell.unit.attack.audits]
+    cells = [cell for cell in cells if not cell.unit.attack.audits and (cell.unit.is_transfer or cell.unit.ways)]
     broken_by: dict[str, set[str]] = {"query": set(), "gradient": set(), "transfer": set(), "direct": set()}
     skipped: set[str] = set()
     for cell in cells:

@@ -18,6 +18,7 @@ from igd_ray.planning.base_attacks import FIRST_STAGE, BaseAttacks
 from igd_ray.planning.checks import CheckUnit, plan_checks
 from igd_ray.planning.defenses import NeededDefenses, needed_defenses
 from igd_ray.planning.naive import naive_units
+from igd_ray.planning.published import published_attack
 from igd_ray.planning.workspace import Workspace
 from igd_ray.protocol import NOT_MEASURED, attack_order, idea_note
 from igd_ray.units.attack import AttackUnit, TransferUnit
@@ -94,6 +95,7 @@ def plan_evaluation(workspace: Workspace[EvaluateSettings]) -> EvaluationPlan:
     """
     settings = workspace.settings
     attacks = [named_attack(entry) for entry in expand_attacks(settings.attacks)]
+    attacks += [published_attack(workspace, entry) for entry in settings.points]
     _require_targets(attacks, settings)
     for attack in attacks:
         if attack.registration is not None and attack.registration.file is not None:
@@ -175,7 +177,9 @@ def plan_attacks(
         for defense in defenses:
             planner.add_row(defense, ordinary, audits, shard)
     planned = {cell.unit.key for cell in planner.cells}
-    direct = [attack for attack in ordinary if attack.algorithm is not None and not attack.transfer]
+    direct = [
+        attack for attack in ordinary if attack.algorithm is not None and attack.algorithm.ways and not attack.transfer
+    ]
     averaged = not direct or any(attack.averages for attack in direct)
     protocol = "rand" if averaged else "standard"
     inspections: list[CheckUnit] = []

@@ -98,6 +98,7 @@ class Workspace(Generic[S]):
         self.uses: set[str] = set()
         self._arrays: dict[str, ImageArrays] = {}
         self.code: set[Path] = set()
+        self._published: dict[str, LabeledImages] = {}
         window = Window(TEST_IMAGES, capped=True) if settings.n is None else Window(settings.n)
         names = self._class_names(settings.classes)
         self._test = load_window(settings.data, split=settings.split, window=window, class_names=names)
@@ -209,6 +210,8 @@ class Workspace(Generic[S]):
     def use(self, name: str) -> LabeledImages:
         """Return the set "test", "probe" or "search", and have workers bring it along from now on."""
         self.uses.add(name)
+        if name in self._published:
+            return self._published[name]
         if name == "test":
             return self._test
         probe, search = self._probe_and_search
@@ -237,6 +240,11 @@ class Workspace(Generic[S]):
     def ranked(self) -> RankedModel:
         """What rankings are of."""
         return RankedModel(self.source.label, self.model_id, self.settings.data, self.layer, tuple(self.class_names))
+
+    def bring_points(self, name: str, points: LabeledImages) -> None:
+        """Have workers bring along the image set `name`: points aligned with the images evaluated."""
+        self._published[name] = points
+        self.use(name)
 
     def bring_code(self, file: Path) -> None:
         """Have workers import `file`, code of the user's, before their first unit."""

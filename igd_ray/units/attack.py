@@ -9,6 +9,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
+from igd_ray.attacks.adaptive.published import PUBLISHED
 from igd_ray.attacks.base import FIRST_STAGE, MOST_LOOKS, Attack, AttackError
 from igd_ray.attacks.registry import CLEAN, NamedAttack
 from igd_ray.attacks.transfer import LAST_MISCLASSIFIED
@@ -199,6 +200,9 @@ class AttackUnit(JudgedUnit):
         for start in starts:
             points, exists = _named(read_points(context, start.unit_key, self.shard, images), start.point, images)
             given[start.name] = points[rows], exists[rows]
+        if attack.image_set is not None:
+            points, _ = context.images(attack.image_set, self.shard.start, self.shard.stop)
+            given[PUBLISHED] = points[rows], torch.ones(len(rows), dtype=torch.bool, device=rows.device)
         return attack.given(given) if given else attack
 
     def _saved(self, points: Points, outcomes: Rows) -> Points:

@@ -48,6 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: aa,tr-apgd-ce)",
     )
     parser.add_argument(
+        "--points",
+        metavar="FILE",
+        help="adversarial points that others computed, one for each image in its order (.npz, .safetensors, .pt), as "
+        "one more attack; with commas, NAME=FILE for a name other than points",
+    )
+    parser.add_argument(
         "--mode",
         choices=["full", "cascade"],
         help="every attack on every image, or the cheapest first and the others on what it left standing: a worst "

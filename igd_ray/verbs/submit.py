@@ -143,12 +143,22 @@ def _take_along(values: dict[str, object], folder: Path) -> dict[str, object]:
     file, separator, _ = str(values.get("model", "")).rpartition(":")
     if separator and file.endswith(".py"):
         values["model"] = _take_code(str(values["model"]), folder)
+    if "points" in values:
+        values["points"] = ",".join(_with_points(str(entry).strip(), folder) for entry in _listed(values["points"]))
     for name in ("defenses", "attacks", "method"):
         if name in values:
-            entries = values[name]
-            listed = entries if isinstance(entries, list) else str(entries).split(",")
-            values[name] = ",".join(_with_code(str(entry).strip(), folder) for entry in listed)
+            values[name] = ",".join(_with_code(str(entry).strip(), folder) for entry in _listed(values[name]))
     return values
+
+
+def _listed(entries: object) -> Sequence[object]:
+    return entries if isinstance(entries, list) else str(entries).split(",")
+
+
+def _with_points(entry: str, folder: Path) -> str:
+    """Return FILE or NAME=FILE with a copy of the file."""
+    name, equals, file = entry.rpartition("=")
+    return f"{name}{equals}{_copy([Path(file)], folder)}"
 
 
 def _with_code(entry: str, folder: Path) -> str:

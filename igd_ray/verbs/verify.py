@@ -26,7 +26,7 @@ from igd_ray.verification.verdicts import UnitCheck, verify_cells
 MOST_LINES = 20
 
 # Where things are now, which may be elsewhere than when the run was evaluated.
-MOVED = ("model", "weights", "defenses", "attacks", "data", "classes", "clip", "clip_weights", "prompts")
+MOVED = ("model", "weights", "defenses", "attacks", "points", "data", "classes", "clip", "clip_weights", "prompts")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     moved.add_argument("--weights", metavar="FILE", help="where its weights are now")
     moved.add_argument("--defenses", help="all of the run's; defenses in Python files must be named here")
     moved.add_argument("--attacks", help="all of the run's; attacks in Python files must be named here")
+    moved.add_argument("--points", metavar="FILE", help="where the files of points are now, named as in the run")
     moved.add_argument("--data", help="where the data is now")
     moved.add_argument("--classes", metavar="FILE", help="where the class names are now")
     moved.add_argument("--clip", help="where the CLIP model is now, for CD-IR")
