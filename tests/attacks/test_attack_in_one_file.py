@@ -11,7 +11,7 @@ from igd_ray.errors import InputError
 from igd_ray.models.sources import code_digest
 from igd_ray.planning.cost import costs
 from igd_ray.planning.evaluation import plan_evaluation
-from igd_ray.protocol import AUDIT_ATTACKS
+from igd_ray.protocol import ATTACK_GROUPS
 from igd_ray.report.html import write_report
 from igd_ray.verbs.evaluate import add_arguments
 from tests.toys.random_corners import RandomCorners
@@ -46,7 +46,8 @@ def test_its_labels_are_known_and_take_a_budget() -> None:
 
 
 def test_it_stands_behind_the_audit_of_the_protocol() -> None:
-    assert known_attacks()[-len(AUDIT_ATTACKS) - 1 :] == [*AUDIT_ATTACKS, ADAPTIVE]
+    audit = ATTACK_GROUPS["audit"]
+    assert known_attacks()[-len(audit) - 1 :] == [*audit, ADAPTIVE]
 
 
 def test_it_is_planned_with_its_costs_and_its_code(tmp_path: Path) -> None:

@@ -81,8 +81,16 @@ def parser_of(verb: str) -> argparse.ArgumentParser:
     return parser
 
 
+def write_files(page: Path) -> None:
+    """Write the Python files that a page shows, each under the name in its first line."""
+    for block in blocks("python"):
+        if block.page == page.name and (name := re.match(r"# (\w+\.py)\n", block.text)):
+            Path(name[1]).write_text(block.text)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_commands_of_a_page_run_in_their_order(page: Path, workplace: Path) -> None:
+    write_files(page)
     for command in here(page):
         if CIFAR not in command:
             run(command)
