@@ -1,5 +1,6 @@
 """The store of results: one Parquet file for each committed unit, whole or absent."""
 
+import errno
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -114,9 +115,9 @@ class Catalog:
             found = json.loads(self.place.read(_MARKER))
         except (FileNotFoundError, NotADirectoryError):
             raise InputError(f"no catalog at {self} (it has no {_MARKER}); check the path") from None
-        except ValueError as error:
-            raise InputError(f"cannot read {self}/{_MARKER}: {error}") from error
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
+            if type(error) is json.JSONDecodeError or getattr(error, "errno", 0) in (errno.ENAMETOOLONG, errno.ELOOP):
+                raise InputError(f"cannot read {self}/{_MARKER}: {error}") from error
             raise self.tables.unavailable(_MARKER, error) from error
         return found.get("schema_version") if isinstance(found, dict) else None
 

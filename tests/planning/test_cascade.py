@@ -80,7 +80,7 @@ def test_images_that_the_first_attack_broke_are_counted_too(tmp_path: Path) -> N
         unit = cells[attack]
         assert {row["status"] for row in prepared.outcomes(unit)} == {"skipped"}
         passes = unit.defense.passes
-        assert counted[unit.key] == (6 * passes.forwards, 6 * passes.inner_backwards)
+        assert counted[unit.key] == (6 * passes.query_forwards, 6 * passes.query_backwards)
         assert prepared.context.catalog.read("adversarials", unit.key).num_rows == 0
 
 

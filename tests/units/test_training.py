@@ -15,7 +15,7 @@ from igd_ray.errors import IncompleteError, InputError
 from igd_ray.execution.executor import LocalExecutor
 from igd_ray.execution.run import RunSummary, run_units
 from igd_ray.models import Layer, find_layer, load_model, model_fingerprint
-from igd_ray.planning.training import SodefPlan, plan_sodef, training_table
+from igd_ray.planning.training import SodefPlan, plan_epochs, training_table
 from igd_ray.units.arrays import read_arrays
 from igd_ray.units.base import Unit, is_done, shards_of
 from igd_ray.units.replica import ImageArrays, ModelSource, WorkerSetup
@@ -36,7 +36,7 @@ def plan_of(
     model: str = "",
 ) -> SodefPlan:
     shards = shards_of("probe", images, size)
-    return plan_sodef(model or model_fingerprint(MODEL), LAYER, shards, 10, settings, seed)
+    return plan_epochs(model or model_fingerprint(MODEL), LAYER, shards, 10, settings, seed)
 
 
 def catalog_in(folder: Path) -> Catalog:
@@ -178,6 +178,6 @@ def test_the_features_are_those_of_a_search_on_the_same_images() -> None:
 
 def test_another_layer_and_no_images_are_refused() -> None:
     with pytest.raises(InputError, match="its layer is the penultimate one, not 'layer2'"):
-        plan_sodef("0" * 32, Layer("layer2", "layer2", "output", (8, 4, 4)), (), 10, SETTINGS, 0)
+        plan_epochs("0" * 32, Layer("layer2", "layer2", "output", (8, 4, 4)), (), 10, SETTINGS, 0)
     with pytest.raises(InputError, match="at least one training image"):
-        plan_sodef("0" * 32, LAYER, (), 10, SETTINGS, 0)
+        plan_epochs("0" * 32, LAYER, (), 10, SETTINGS, 0)

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from igd_ray.catalog.schemas import SCHEMA_VERSION
 from igd_ray.cli import main
 from igd_ray.config import LOADER_ARGUMENTS, EvaluateSettings, load_settings
 from igd_ray.models import load_model
@@ -116,7 +117,9 @@ def test_a_catalog_of_another_schema_version(folder: Path, capsys: pytest.Captur
     (folder / "results").mkdir()
     (folder / "results" / "catalog.json").write_text(json.dumps({"schema_version": 99}))
     for verb in (["evaluate"], ["rank"], ["search"], ["status"], ["report"], ["sql", "SELECT 1"], ["demo"]):
-        assert "schema version 99, this igd-ray reads and writes version 2" in refusal(verb, capsys, folder)
+        assert f"schema version 99, this igd-ray reads and writes version {SCHEMA_VERSION}" in refusal(
+            verb, capsys, folder
+        )
 
 
 def test_an_empty_folder_stays_empty_when_the_input_is_bad(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

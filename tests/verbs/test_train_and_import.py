@@ -81,7 +81,7 @@ def test_an_imported_ranking_serves_an_evaluation(tmp_path: Path, capsys: pytest
         (["train", "sodef", "--layer", "layer2"], "its layer is penultimate, not 'layer2'"),
         (["train", "sodef", "--probe-n", "5"], "the probe set has no image of 5 of 10 classes"),
         (["evaluate", "--defenses", "hedge", "--defense-arg", "hedge.steps=-1"], "steps must be at least 0, not -1"),
-        (["evaluate", "--defenses", "hedge", "--defense-arg", "hedge.step_size=.inf"], "expected a number"),
+        (["evaluate", "--defenses", "hedge", "--defense-arg", "hedge.step_size=.inf"], "inf is not a finite number"),
         (["evaluate", "--defenses", "confidence-8", "--defense-arg", "confidence.threshold=2"], "threshold must"),
         (["rank", "--import-from", "missing", "--method", "loir,cdir"], "name one --method, not loir, cdir"),
         (["train", "sodef", "--defense-arg", "sodef.epoch=1"], "no defense has the argument 'sodef.epoch'"),

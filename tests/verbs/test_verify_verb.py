@@ -5,15 +5,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from igd_ray.catalog import SCHEMAS, Catalog, run_query
+from igd_ray.catalog import Catalog, run_query
 from igd_ray.cli import main
 from igd_ray.verbs.verify import MOST_LINES
+from tests.toys.tampering import rewrite
 
 SMALL = ["--n", "8", "--shard-size", "4", "--probe-n", "150", "--search-n", "60", "--executor", "local", "--json"]
 CELLS = ["--defenses", "none,loir-8", "--attacks", "apgd-ce-5,tr-apgd-ce-5"]
@@ -39,13 +38,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def catalog(finished: Path, tmp_path: Path) -> Path:
     """A copy of a finished catalog, to be changed."""
     return shutil.copytree(finished, tmp_path / "results")
-
-
-def rewrite(catalog: Path, table: str, key: str, change: Callable[[Rows], None]) -> None:
-    """Change committed rows as somebody with a Parquet library could."""
-    rows = Catalog(catalog).read(table, key).to_pylist()
-    change(rows)
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMAS[table]), catalog / table / f"{key}.parquet")
 
 
 def one(catalog: Path, statement: str) -> dict[str, object]:

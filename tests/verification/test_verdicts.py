@@ -8,13 +8,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 
 from igd_ray.attacks.registry import parse_attack
-from igd_ray.catalog import SCHEMAS, Catalog
+from igd_ray.catalog import Catalog
 from igd_ray.config import EvaluateSettings
 from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.errors import IgdError, InputError
@@ -35,6 +33,7 @@ from igd_ray.verification.stored_runs import (
 from igd_ray.verification.verdicts import Failure, UnitCheck, verify_cells, verify_unit
 from tests.toys.runs import run_evaluation, settings_for
 from tests.toys.sessions import session_for
+from tests.toys.tampering import rewrite
 
 Row = dict[str, object]
 FEW = {
@@ -90,13 +89,6 @@ def failures(catalog: Path) -> dict[tuple[str, str], list[Failure]]:
         if check.failures:
             found.setdefault((defense, attack), []).extend(check.failures)
     return found
-
-
-def rewrite(catalog: Path, table: str, key: str, change: Callable[[list[Row]], None]) -> None:
-    """Change the committed rows of one unit as somebody with a Parquet library could."""
-    rows = Catalog(catalog).read(table, key).to_pylist()
-    change(rows)
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMAS[table]), catalog / table / f"{key}.parquet")
 
 
 def a_verdict(catalog: Path, defense: str, attack: str, status: str) -> tuple[AttackUnit | TransferUnit, Row]:
@@ -202,7 +194,6 @@ FORGED = {"status": "robust", "broken_any": False, "broken_majority": False, "br
         ("distance", {"distance": None}),
         ("epsilon", {"epsilon": 0.3}),
         ("defense_id", {"defense_id": "other"}),
-        ("unit_key", {"unit_key": "other"}),
     ],
 )
 def test_a_changed_verdict_is_found(catalog: Path, name: str, change: Row) -> None:
@@ -215,6 +206,14 @@ def test_a_changed_verdict_is_found(catalog: Path, name: str, change: Row) -> No
     ((cell, (failure,)),) = failures(catalog).items()
     assert (cell, failure.image_id) == (("loir-8", "tr-apgd-ce-5"), outcome["image_id"])
     assert f"{name} {change[name]!r}" in failure.reason
+
+
+def test_a_file_with_a_verdict_of_another_unit_holds_no_verdict(catalog: Path) -> None:
+    unit, _ = a_verdict(catalog, "loir-8", "tr-apgd-ce-5", "broken")
+    rewrite(catalog, "outcomes", unit.key, lambda rows: rows[0].update(unit_key="other"))
+    ((cell, found),) = failures(catalog).items()
+    assert cell == ("loir-8", "tr-apgd-ce-5")
+    assert [failure.image_id for failure in found] == list(unit.shard.ids)
 
 
 def test_a_robust_image_made_broken_is_found(catalog: Path) -> None:

@@ -3,8 +3,6 @@
 import math
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor
@@ -24,6 +22,7 @@ from igd_ray.units.points import point_rows
 from igd_ray.units.replica import Context
 from tests.toys.contexts import GivenModel, shard
 from tests.toys.models import Threshold
+from tests.toys.tampering import rewrite
 
 NONE = DefenseSpec("none", "m")
 SMOOTHING = DefenseSpec("smoothing-only", "m", "smoothing-only", sigma=0.1, draws=1)
@@ -86,12 +85,7 @@ def test_an_attack_s_own_points_are_fine(tmp_path: Path) -> None:
 def test_a_stored_point_that_is_no_image_is_a_finding_and_not_asked_for(tmp_path: Path, pixel: float) -> None:
     context = grey(tmp_path, 3)
     part = keep(context, "a", torch.full((3,), 102 / 255), ["broken"] * 3)
-    spoiled = context.catalog.read("adversarials", "a").to_pylist()
-    spoiled[1]["pixels"] = [pixel]
-    pq.write_table(
-        pa.Table.from_pylist(spoiled, schema=SCHEMAS["adversarials"]),
-        tmp_path / "results" / "adversarials" / "a.parquet",
-    )
+    rewrite(tmp_path / "results", "adversarials", "a", lambda rows: rows[1].update(pixels=[pixel]))
     found = findings(StoredPointsCheckUnit(NONE, APGD, THREAT, (part,), 0), context)
     assert (found["stored-points"]["severity"], found["stored-points"]["value"]) == (WARNING, math.inf)
     assert found["stored-points"]["message"].startswith("1 of 3 stored points lie outside the ball or [0, 1], some")
