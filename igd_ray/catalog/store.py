@@ -1,8 +1,8 @@
 """The store of results: one Parquet file for each committed unit, whole or absent."""
 
-import errno
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from errno import ELOOP, ENAMETOOLONG
 from functools import cache
 from pathlib import Path
 
@@ -115,10 +115,10 @@ class Catalog:
             found = json.loads(self.place.read(_MARKER))
         except (FileNotFoundError, NotADirectoryError):
             raise InputError(f"no catalog at {self} (it has no {_MARKER}); check the path") from None
-        except (OSError, ValueError, pa.ArrowException) as error:
-            if type(error) is json.JSONDecodeError or getattr(error, "errno", 0) in (errno.ENAMETOOLONG, errno.ELOOP):
-                raise InputError(f"cannot read {self}/{_MARKER}: {error}") from error
-            raise self.tables.unavailable(_MARKER, error) from error
+        except (OSError, ValueError, pa.ArrowException) as why:
+            if getattr(why, "errno", 0) in (ENAMETOOLONG, ELOOP) or not isinstance(why, OSError | pa.ArrowException):
+                raise InputError(f"cannot read {self}/{_MARKER}: {why}") from why
+            raise self.tables.unavailable(_MARKER, why) from why
         return found.get("schema_version") if isinstance(found, dict) else None
 
     def commit(self, table: str, key: str, rows: Rows, *, replace: bool = False) -> bool:
