@@ -13,11 +13,14 @@ def unwrapped(model: nn.Module) -> nn.Module:
         for name, child in module._modules.items():
             if child is not None:
                 module._modules[name] = _inner(child)
-        # What `module.compile()` and `module.forward = torch.compile(module.forward)` leave behind.
-        module._compiled_call_impl = None
+        # What `module.compile()` and `module.forward = torch.compile(module.forward)` leave behind. The attribute goes,
+        # as a module that was never compiled has none of its own, and attributes count in a model's fingerprint.
+        vars(module).pop("_compiled_call_impl", None)
         written = getattr(vars(module).get("forward"), "_torchdynamo_orig_callable", None)
         if written is not None:
-            vars(module)["forward"] = written
+            del module.forward
+            if module.forward != written:
+                module.forward = written
     return model
 
 

@@ -63,6 +63,8 @@ def test_wrappers_come_off_and_hooks_see_every_pass(factory: str) -> None:
     linear.register_forward_hook(lambda *_: seen.append(1))
     assert torch.equal(model(IMAGES), kinds.plain().eval()(IMAGES))
     assert seen == [1]
+    # So that its results are those of the model without the wrapper.
+    assert vars(model).keys() == vars(kinds.plain()).keys()
 
 
 def test_a_model_without_wrappers_stays_itself() -> None:

@@ -7,6 +7,9 @@ import pytest
 
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.cli import main
+from igd_ray.config import EvaluateSettings, load_settings
+from igd_ray.planning.evaluation import plan_evaluation
+from igd_ray.planning.workspace import Workspace
 from tests.published.published import PUBLISHED_EOT, REPOSITORY
 
 # The published runs' units are of 32 images; what a unit computes depends on which images it holds.
@@ -19,6 +22,28 @@ ATTACKS = {
     "cifar10-defenses": ["tr-aa"],
     "cifar10-worst-case": ["tr-apgd-ce", "tr-apgd-cw", "tr-apgd-t-dlr", "tr-apgd-eot"],
 }
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attacks_on_the_base_model_have_the_published_keys(shared: Path, tmp_path: Path, name: str) -> None:
+    """A catalog of published rows is reused: the same model, images and attacks give the same keys."""
+    choice: dict[str, object] = {
+        "model": f"{shared}/models/cifar_resnet.py:resnet18",
+        "model_arg": {"width": 16},
+        "weights": f"{shared}/models/cifar10_resnet18_w16.safetensors",
+        "classes": "cifar10",
+        "data": f"parquet:{shared}/data/cifar10/{{split}}.parquet",
+        "defenses": "none",
+        "attacks": ",".join(ATTACKS[name]),
+        "n": SHARD,
+        "shard_size": SHARD,
+        "catalog": str(tmp_path / "results"),
+    }
+    plan = plan_evaluation(Workspace(load_settings(EvaluateSettings, file=None, given=choice)))
+    rows = pq.read_table(REPOSITORY / "docs" / "results" / f"{name}.parquet", columns=["attack", "unit_key"]).to_pylist()
+    published = {(row["attack"], row["unit_key"]) for row in rows}
+    assert {(cell.attack, cell.unit.key) for cell in plan.cells} <= published
+    assert len(plan.cells) == len(ATTACKS[name])
 
 
 @pytest.mark.slow
