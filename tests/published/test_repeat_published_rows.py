@@ -40,8 +40,8 @@ def test_attacks_on_the_base_model_have_the_published_keys(shared: Path, tmp_pat
         "catalog": str(tmp_path / "results"),
     }
     plan = plan_evaluation(Workspace(load_settings(EvaluateSettings, file=None, given=choice)))
-    rows = pq.read_table(REPOSITORY / "docs" / "results" / f"{name}.parquet", columns=["attack", "unit_key"]).to_pylist()
-    published = {(row["attack"], row["unit_key"]) for row in rows}
+    rows = pq.read_table(REPOSITORY / "docs" / "results" / f"{name}.parquet", columns=["attack", "unit_key"])
+    published = {(row["attack"], row["unit_key"]) for row in rows.to_pylist()}
     assert {(cell.attack, cell.unit.key) for cell in plan.cells} <= published
     assert len(plan.cells) == len(ATTACKS[name])
 
