@@ -179,7 +179,10 @@ def execute(unit: Unit, context: Context, attempt: int = 1) -> UnitReport:
     error = None
     out_of_memory = False
     try:
-        if not context.catalog.finish_unit(unit.tables, unit.key):
+        # A unit without tables, which only costs what leasing it costs, has nothing to commit.
+        if not unit.tables:
+            unit.compute(context)
+        elif not context.catalog.finish_unit(unit.tables, unit.key):
             computed = unit.compute(context)
             rows = {table: _numbered(table, computed[table], attempt) for table in unit.tables}
             context.catalog.commit_unit(unit.key, rows)
