@@ -5,7 +5,6 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.metadata import version
 
 from igd_ray.errors import IgdError, InputError, did_you_mean
 from igd_ray.verbs.flags import Parser
@@ -79,6 +78,8 @@ def _run(words: list[str]) -> int:
 
 
 def _top_parser() -> Parser:
+    from importlib.metadata import version
+
     width = max(len(verb) for verb in VERBS)
     verbs = "\n".join(f"  {verb:{width}}  {summary}" for verb, summary in VERBS.items())
     parser = Parser(

@@ -13,7 +13,9 @@ GROUP BY unit_key;
 
 -- Every unit that a run reports on, or part of one, under each label that the run gives it; and whether its cell is
 -- whole. One attack on one defense in one run is a cell of the run's table. It is whole where there is one outcome of
--- each planned image, and none else: what is asked of its images need not look for those that are missing.
+-- each planned image, and none else: what is asked of its images need not look for those that are missing. A number for
+-- each cell, and one for each defense of a run, stand for their names where millions of images are grouped by them; so
+-- do the flags for what an attack belongs to.
 -- Once a connection.
 CREATE OR REPLACE VIEW reported_parts AS
 WITH parts AS MATERIALIZED (
@@ -37,13 +39,18 @@ WITH parts AS MATERIALIZED (
         bool_and(
             units.images = coalesce(measured.images, 0) AND units.fingerprint IS NOT DISTINCT FROM measured.fingerprint
         ) AS measured,
-        -- Equal in all cells whose images are in the same units.
-        list_sort(list(units.fingerprint)) AS layout
+        -- Equal in all cells whose images are in the same units; of a list it would be carried with each of its images.
+        hash(list_sort(list(units.fingerprint))) AS layout,
+        row_number() OVER (ORDER BY run_id, defense, attack) AS cell,
+        dense_rank() OVER (ORDER BY run_id, defense) AS target,
+        is_nine(attack) AS nine,
+        is_direct(attack) AS direct,
+        is_audit(attack) AS audit
     FROM units
     LEFT JOIN measured_units AS measured USING (unit_key)
     GROUP BY run_id, defense, attack
 ), examples AS (
-    SELECT layout, min((run_id, defense, attack)) AS cell FROM cells WHERE measured GROUP BY layout
+    SELECT layout, min((run_id, defense, attack)) AS example FROM cells WHERE measured GROUP BY layout
 ), disjoint AS (
     -- No image is in two units, nor twice in one.
     SELECT layout
@@ -51,7 +58,8 @@ WITH parts AS MATERIALIZED (
         SELECT examples.layout, unnest(planned.image_ids) AS image_id
         FROM examples
         JOIN stored_run_units AS planned
-            ON planned.run_id = cell[1] AND planned.defense = cell[2] AND planned.attack = cell[3] AND planned.reported
+            ON planned.run_id = example[1] AND planned.defense = example[2] AND planned.attack = example[3]
+            AND planned.reported
     )
     GROUP BY layout
     HAVING count(*) = count(DISTINCT image_id)
@@ -59,14 +67,15 @@ WITH parts AS MATERIALIZED (
 SELECT DISTINCT
     run_id, unit_key, part_key, defense, attack,
     cells.images AS cell_images,
-    measured AND layout IN (SELECT layout FROM disjoint) AS whole
+    measured AND layout IN (SELECT layout FROM disjoint) AS whole,
+    cell, target, nine, direct, audit
 FROM units
 JOIN parts USING (unit_key)
 JOIN cells USING (run_id, defense, attack);
 
 -- The attacks on each defense that a run plans to report on.
 CREATE OR REPLACE VIEW cells AS
-SELECT DISTINCT run_id, defense, attack, whole FROM reported_parts WHERE cell_images > 0;
+SELECT DISTINCT run_id, defense, attack, whole, cell FROM reported_parts WHERE cell_images > 0;
 
 -- The rows of whole cells, under the labels that the run gives them: a unit that several runs, or several cells of one
 -- run's table, use appears once for each.

@@ -4,28 +4,35 @@
 -- attacks on it. `audited` goes by the audit's attacks, too, of which `audits` have a verdict.
 -- Once for several.
 CREATE OR REPLACE VIEW worst_case_images AS
+WITH counted AS (
+    SELECT
+        target, image_id,
+        count(*) AS attacks,
+        CASE WHEN count(robust) = count(*) AND NOT bool_or(error) THEN bool_and(robust) END AS robust,
+        -- The attack 'clean' measures this; without it, every attack's own look at the clean image counts alike.
+        coalesce(avg(clean_correct::INT) FILTER (attack = 'clean'), avg(clean_correct::INT)) AS clean_share,
+        count(robust) FILTER (nine AND NOT error) AS nine,
+        count(*) FILTER (nine) AS planned_nine,
+        count(*) FILTER (direct) AS planned_direct,
+        CASE WHEN bool_and(robust IS NOT NULL AND NOT error) FILTER (nine) THEN bool_and(robust) FILTER (nine) END
+            AS nine_robust,
+        count(robust) FILTER (audit AND NOT error) AS audits,
+        CASE WHEN bool_and(robust IS NOT NULL AND NOT error) FILTER (nine OR audit) THEN
+            bool_and(robust) FILTER (nine OR audit)
+        END AS audited
+    FROM numbered_verdicts
+    GROUP BY target, image_id
+)
 SELECT
-    run_id, defense, image_id,
-    count(*) AS attacks,
-    CASE WHEN count(robust) = count(*) AND NOT bool_or(error) THEN bool_and(robust) END AS robust,
-    -- The attack 'clean' measures this; without it, every attack's own look at the clean image counts alike.
-    coalesce(avg(clean_correct::INT) FILTER (attack = 'clean'), avg(clean_correct::INT)) AS clean_share,
-    count(robust) FILTER (is_nine(attack) AND NOT error) AS nine,
+    run_id, defense, image_id, attacks, robust, clean_share, nine,
     CASE WHEN
-        bool_and(robust IS NOT NULL AND NOT error) FILTER (is_nine(attack))
-        AND (
-            count(*) FILTER (is_nine(attack)) = number_of_nine()
-            OR (defense = 'none' AND count(*) FILTER (is_direct(attack)) = number_of_direct())
-        )
+        planned_nine = number_of_nine() OR (defense = 'none' AND planned_direct = number_of_direct())
     THEN
-        bool_and(robust) FILTER (is_nine(attack))
+        nine_robust
     END AS nine_robust,
-    count(robust) FILTER (is_audit(attack) AND NOT error) AS audits,
-    CASE WHEN bool_and(robust IS NOT NULL AND NOT error) FILTER (is_nine(attack) OR is_audit(attack)) THEN
-        bool_and(robust) FILTER (is_nine(attack) OR is_audit(attack))
-    END AS audited
-FROM verdicts
-GROUP BY run_id, defense, image_id;
+    audits, audited
+FROM counted
+JOIN (SELECT DISTINCT target, run_id, defense FROM reported_parts) AS targets USING (target);
 
 -- One row for each defense; NULL until every planned attack has finished on every image, and after any error.
 CREATE OR REPLACE VIEW worst_case AS

@@ -21,7 +21,7 @@ Answer = TypeVar("Answer")
 TRIES = 40
 
 # What says of each image of a run what became of it; each after what it needs.
-_KEPT = ("verdicts", "worst_case_images", "audit_images")
+_KEPT = ("numbered_verdicts", "worst_case_images", "audit_images")
 
 # What lists the views there are, instead of naming one.
 _LISTING = re.compile(r"^\s*desc\b|\b(show|describe|duckdb_\w+|information_schema|pg_\w+|sqlite_\w+)\b", re.IGNORECASE)
@@ -134,6 +134,7 @@ def open_reader(catalog: Catalog, files: CatalogFiles) -> Reader:
         connection.register_filesystem(files)
         for setting in (
             f"allowed_directories = ['{PROTOCOL}://']",
+            "parquet_metadata_cache = true",
             "autoinstall_known_extensions = false",
             "autoload_known_extensions = false",
             "enable_external_access = false",
