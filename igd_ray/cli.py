@@ -25,7 +25,7 @@ VERBS = {
     "compact": "merge the small files of a catalog",
     "submit": "run a verb as a job on a Ray cluster, with its log here",
     "zoo": "list RobustBench's models that can be ranked and defended, or check them",
-    "bench": "measure what leasing a unit costs, and how work scales with actors",
+    "bench": "measure what leasing a unit costs, how work scales, and how fast a catalog answers",
     "doctor": "check this machine: versions, GPU, disk, Ray's addresses and tokens",
 }
 

@@ -362,6 +362,10 @@ OWN: list[tuple[str, str]] = [
     ("train sodef --executor local --device cuda", "--device cuda: PyTorch sees no GPU here"),
     ("bench", "the following arguments are required: what"),
     ("bench nothing", "invalid choice: 'nothing'"),
+    ("bench catalog --runs 0", "--runs must be at least 1, not 0"),
+    ("bench catalog --n 0", "--n must be at least 1, not 0"),
+    ("bench catalog --rounds 0", "--rounds must be at least 1, not 0"),
+    ("bench catalog --model demo", "takes --n, --runs, --rounds and --json, not --model"),
     ("submit", "igd submit takes one of rank, train"),
     ("submit nothing", "nothing"),
 ]
