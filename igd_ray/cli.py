@@ -20,6 +20,7 @@ VERBS = {
     "new": "write a commented starting file for a defense of your own",
     "verify": "judge stored points again; fail where a stored verdict does not hold",
     "report": "write a run's tables, figures and checks as one HTML file",
+    "export": "write a run's evaluation card, verdicts, leaderboard entries and points for others",
     "sql": "query the catalog: one SELECT",
     "status": "show how far each run is, how fast, and what it costs",
     "compact": "merge the small files of a catalog",

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 
-from igd_ray.protocol import NOT_MEASURED, attack_order, unplanned_attacks, unplanned_audits
+from igd_ray.protocol import IDEA, NOT_MEASURED, attack_order, unplanned_attacks, unplanned_audits
 from igd_ray.report.results import Results
 from igd_ray.report.tables import DASH, Column, Row, Share, Table, percent
 from igd_ray.statistics import Comparison
@@ -52,9 +52,7 @@ def headline_table(results: Results) -> Table:
     """Return one row for each defense: clean, each attack, worst case, gain, and what may be claimed of it."""
     shares: dict[str, dict[str, Share]] = defaultdict(dict)
     for cell in results.cells:
-        instead = broken_of_attacked(cell) or DASH
-        share = Share(cell["robust_accuracy"], cell["low"], cell["high"], _reason(cell), instead)
-        shares[cell["defense"]][cell["attack"]] = share
+        shares[cell["defense"]][cell["attack"]] = cell_share(cell)
     attacks = list(dict.fromkeys(cell["attack"] for cell in results.cells))
     noise = noise_shares(results)
     audited = results.is_audited
@@ -97,6 +95,11 @@ def headline_table(results: Results) -> Table:
     else:
         columns += [Column("gain", "Gain, points", "points"), Column("claim", "What may be claimed", "prose")]
     return Table(columns, rows)
+
+
+def cell_share(cell: Row) -> Share:
+    """Return the accuracy of one defense under one attack; if there is none, why, and what stands instead."""
+    return Share(cell["robust_accuracy"], cell["low"], cell["high"], _reason(cell), broken_of_attacked(cell) or DASH)
 
 
 def _worst_case(accuracy: float | None, low: float | None, high: float | None) -> Share:
@@ -151,6 +154,11 @@ def cost_table(results: Results) -> Table:
         results.accuracies, key=lambda row: (row["defense"] != "none", row["defense"], attack_order(row["attack"]))
     )
     return Table(columns, rows)
+
+
+def remarks(results: Results) -> list[str]:
+    """Return those of a run's notes that tell neither of a gap nor of an attack's idea."""
+    return [note for note in results.run["notes"] or [] if not note.startswith((NOT_MEASURED, IDEA))]
 
 
 def unmeasured(results: Results) -> list[str]:

@@ -10,12 +10,12 @@ from igd_ray.catalog import SCHEMA_VERSION, Catalog
 from igd_ray.catalog.files import write_whole
 from igd_ray.catalog.query import Reader, ask
 from igd_ray.errors import InputError
-from igd_ray.protocol import CITATION, IDEA, NOT_MEASURED
+from igd_ray.protocol import CITATION
 from igd_ray.report import audit, evaluation
 from igd_ray.report.figures import accuracy_bars
 from igd_ray.report.preparation import pictures, rankings, search_figures, search_table
 from igd_ray.report.results import Preparation, Results, Rows, find_run, read_preparation, read_results
-from igd_ray.report.tables import DASH, Row, Share, pixel_fraction
+from igd_ray.report.tables import DASH, Share, pixel_fraction
 
 
 def write_report(catalog: Catalog, run_id: str | None, path: str | Path) -> Path:
@@ -58,7 +58,7 @@ def render(results: Results, preparation: Preparation) -> str:
     )
     return environment.get_template("template.html").render(
         run=run,
-        facts=_facts(run),
+        facts=_facts(results),
         config=_pretty(run["config"]),
         headline=headline,
         skipping=any(
@@ -81,7 +81,8 @@ def render(results: Results, preparation: Preparation) -> str:
     )
 
 
-def _facts(run: Row) -> list[tuple[str, str]]:
+def _facts(results: Results) -> list[tuple[str, str]]:
+    run = results.run
     facts = {
         "Model": f"{run['model']} ({run['model_id']})",
         "Data": f"{run['dataset']}, {run['split']} split, {run['n']} images",
@@ -90,7 +91,7 @@ def _facts(run: Row) -> list[tuple[str, str]]:
         "Run": f"{run['run_id']} ({run['verb']}, {run['created_at']:%Y-%m-%d %H:%M} UTC)",
         "Software": f"igd-ray {version('igd-ray')}, catalog schema {SCHEMA_VERSION}",
     }
-    notes = [("Note", note) for note in run["notes"] or [] if not note.startswith((NOT_MEASURED, IDEA))]
+    notes = [("Note", note) for note in evaluation.remarks(results)]
     return [*((name, str(value)) for name, value in facts.items()), *notes]
 
 

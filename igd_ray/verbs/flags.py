@@ -1,6 +1,7 @@
 """Flags that several verbs share. A flag that is not given is absent, so that a settings file may say it."""
 
 import argparse
+from collections.abc import Iterable, Mapping
 
 from igd_ray.errors import InputError, first_line
 
@@ -109,6 +110,29 @@ def add_method_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME.SETTING=VALUE",
         help=f"a setting of a ranking of your own, given as --method {OWN_RANKING}; may be repeated",
     )
+
+
+# Where things are now, which may be elsewhere than when the run was evaluated.
+MOVED: Mapping[str, tuple[str | None, str]] = {
+    "model": (None, "where the model is now; a Python file must be named here"),
+    "weights": ("FILE", "where its weights are now"),
+    "defenses": (None, "all of the run's; defenses in Python files must be named here"),
+    "attacks": (None, "all of the run's; attacks in Python files must be named here"),
+    "points": ("FILE", "where the files of points are now, named as in the run"),
+    "data": (None, "where the data is now"),
+    "classes": ("FILE", "where the class names are now"),
+    "clip": (None, "where the CLIP model is now, for CD-IR"),
+    "clip_weights": ("FILE", "where its checkpoint is now"),
+    "prompts": ("FILE", "where the prompts are now"),
+}
+
+
+def add_moved_flags(parser: argparse.ArgumentParser, title: str, names: Iterable[str]) -> None:
+    """Add those flags of `MOVED` that `names` names, under `title`."""
+    group = parser.add_argument_group(title)
+    for name in names:
+        metavar, meaning = MOVED[name]
+        group.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, help=meaning)
 
 
 NOT_SETTINGS = ("verb", "run", "config", "json", "dry_run", "defense")

@@ -11,6 +11,7 @@ from igd_ray.errors import IgdError, IncompleteError
 from igd_ray.execution.executor import local_device
 from igd_ray.planning.evaluation import Cell, plan_evaluation
 from igd_ray.planning.workspace import Workspace
+from igd_ray.verbs.flags import MOVED, add_moved_flags
 from igd_ray.verbs.output import show
 from igd_ray.verification.stored_runs import (
     find_run,
@@ -24,9 +25,6 @@ from igd_ray.verification.verdicts import UnitCheck, verify_cells
 
 # Failing images that are printed one a line; --json lists all.
 MOST_LINES = 20
-
-# Where things are now, which may be elsewhere than when the run was evaluated.
-MOVED = ("model", "weights", "defenses", "attacks", "points", "data", "classes", "clip", "clip_weights", "prompts")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,17 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
     parser.add_argument("--json", action="store_true", default=False, help="print the result, all failures, as JSON")
-    moved = parser.add_argument_group("settings that are the run's unless given")
-    moved.add_argument("--model", help="where the model is now; a Python file must be named here")
-    moved.add_argument("--weights", metavar="FILE", help="where its weights are now")
-    moved.add_argument("--defenses", help="all of the run's; defenses in Python files must be named here")
-    moved.add_argument("--attacks", help="all of the run's; attacks in Python files must be named here")
-    moved.add_argument("--points", metavar="FILE", help="where the files of points are now, named as in the run")
-    moved.add_argument("--data", help="where the data is now")
-    moved.add_argument("--classes", metavar="FILE", help="where the class names are now")
-    moved.add_argument("--clip", help="where the CLIP model is now, for CD-IR")
-    moved.add_argument("--clip-weights", metavar="FILE", help="where its checkpoint is now")
-    moved.add_argument("--prompts", metavar="FILE", help="where the prompts are now")
+    add_moved_flags(parser, "settings that are the run's unless given", MOVED)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -107,7 +107,7 @@ def verify_unit(unit: JudgedUnit, context: Context) -> UnitCheck:
         IgdError: if memory does not suffice for the batch.
     """
     checks = []
-    for part in _judged_parts(unit, context.catalog):
+    for part in judged_parts(unit, context.catalog):
         try:
             checks.append(_verify_part(part, context))
         except IgdError as error:
@@ -127,11 +127,11 @@ def verify_unit(unit: JudgedUnit, context: Context) -> UnitCheck:
     )
 
 
-def _judged_parts(unit: JudgedUnit, catalog: Catalog) -> list[JudgedUnit]:
+def judged_parts(unit: JudgedUnit, catalog: Catalog) -> list[JudgedUnit]:
     """Return the units whose keys, and so seeds, the verdicts on the images of `unit` have: itself, or its parts."""
     if len(unit.shard.ids) < 2 or not catalog.parts(unit.key):
         return [unit]
-    return [small for part in unit.halved() for small in _judged_parts(part, catalog)]
+    return [small for part in unit.halved() for small in judged_parts(part, catalog)]
 
 
 def _verify_part(unit: JudgedUnit, context: Context) -> UnitCheck:
@@ -160,7 +160,7 @@ class _JudgedAgain:
         self._faults: dict[int, str] = {}
         self._point_counts = torch.zeros_like(judgement.labels)
         if unit.judges_points and self._standing:
-            points = _points_of(unit, context, judgement.images)
+            points = points_of(unit, context, judgement.images)
             standing = judgement.standing
             self._point_counts[standing] = torch.stack([exists for _, exists in points.values()]).sum(dim=0)[standing]
             points, faults = _allowed(points, judgement.images, unit.threat)
@@ -242,7 +242,7 @@ def _stored_rows(unit: JudgedUnit, catalog: Catalog) -> dict[str, dict[str, obje
     return {row["image_id"]: row for row in rows}
 
 
-def _points_of(unit: JudgedUnit, context: Context, images: Tensor) -> Points:
+def points_of(unit: JudgedUnit, context: Context, images: Tensor) -> Points:
     """Return the stored points that `unit` judged, in the order in which it did.
 
     Raises:

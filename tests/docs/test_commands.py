@@ -67,7 +67,7 @@ def run(command: str, *, plan: bool = True) -> None:
         search = run_query(Catalog("results"), "SELECT search_id FROM searches").to_pylist()[-1]["search_id"]
         given = [search if word == "ID" else word for word in given]
     given = [word.removeprefix("s3://BUCKET/") for word in given]
-    if "--model" in parser_of(verb)._option_string_actions and verb != "verify":
+    if "--model" in parser_of(verb)._option_string_actions and verb not in ("verify", "export"):
         given += SMALL
     if "--refine" in given:
         given += ["--refine-n", "2"]

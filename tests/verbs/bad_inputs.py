@@ -330,23 +330,32 @@ OWN: list[tuple[str, str]] = [
     # what reads a catalog
     *(
         (f"{verb} --catalog nowhere", "no catalog at nowhere")
-        for verb in ("report", "status", "verify", "compact", "sql 'SELECT 1'")
+        for verb in ("report", "export", "status", "verify", "compact", "sql 'SELECT 1'")
     ),
-    *((f"{verb} --catalog net.py", "net.py") for verb in ("report", "status", "verify", "compact", "sql 'SELECT 1'")),
+    *(
+        (f"{verb} --catalog net.py", "net.py")
+        for verb in ("report", "export", "status", "verify", "compact", "sql 'SELECT 1'")
+    ),
     *(
         (f"{verb} --catalog newer", "schema version 99")
-        for verb in ("report", "status", "verify", "compact", "sql 'SELECT 1'")
+        for verb in ("report", "export", "status", "verify", "compact", "sql 'SELECT 1'")
     ),
-    *((f"{verb} --catalog {{long}}", "") for verb in ("report", "status", "verify", "compact", "sql 'SELECT 1'")),
-    *((f"{verb} --catalog loop", "loop") for verb in ("report", "status", "verify", "compact", "sql 'SELECT 1'")),
+    *(
+        (f"{verb} --catalog {{long}}", "")
+        for verb in ("report", "export", "status", "verify", "compact", "sql 'SELECT 1'")
+    ),
+    *(
+        (f"{verb} --catalog loop", "loop")
+        for verb in ("report", "export", "status", "verify", "compact", "sql 'SELECT 1'")
+    ),
     *(
         (f"{verb} --catalog dangling", "dangling")
-        for verb in ("report", "status", "verify", "compact", "sql 'SELECT 1'")
+        for verb in ("report", "export", "status", "verify", "compact", "sql 'SELECT 1'")
     ),
-    *((f"{verb} --catalog ''", "") for verb in ("report", "status", "verify", "compact", "sql 'SELECT 1'")),
+    *((f"{verb} --catalog ''", "") for verb in ("report", "export", "status", "verify", "compact", "sql 'SELECT 1'")),
     *(
         (f"{verb} --nothing", "unknown argument '--nothing'")
-        for verb in ("report", "status", "verify", "compact", "sql", "bench scaling", "zoo", "doctor")
+        for verb in ("report", "export", "status", "verify", "compact", "sql", "bench scaling", "zoo", "doctor")
     ),
     ("sql", "give one statement"),
     # where units run: found before the run is recorded

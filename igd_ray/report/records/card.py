@@ -1,0 +1,154 @@
+"""The evaluation card of a run: one Markdown file that says what was measured, how surely, and what was not."""
+
+import re
+from collections.abc import Mapping
+from importlib.metadata import version
+
+from igd_ray.catalog import SCHEMA_VERSION
+from igd_ray.protocol import CITATION, attack_order
+from igd_ray.report import audit, evaluation
+from igd_ray.report.results import Results
+from igd_ray.report.tables import DASH, Cell, Column, Row, Table, pixel_fraction
+
+# What Markdown or HTML would read as anything but text.
+_SPECIAL = re.compile(r"([\\`*_{}\[\]#|~$])")
+
+
+def evaluation_card(results: Results, hashes: Mapping[str, str]) -> str:
+    """Return the card of a run as Markdown.
+
+    Args:
+        results: of a run of `igd evaluate`.
+        hashes: SHA-256 of files that go with the card, by name.
+    """
+    run = results.run
+    parts = [
+        f"# Evaluation card: {escaped(str(run['model']))}",
+        "Written from the catalog by `igd export`. Accuracies are in percent of the images; behind a worst case and an "
+        f"accuracy is its 95 % Wilson interval. A {DASH} is what was not measured; (2 of 9) is an attack that broke 2 "
+        "of the 9 images that others had left to it.",
+        _facts(
+            {
+                "Model": run["model"],
+                "Data": f"{run['dataset']}, {run['split']} split, {run['n']} images",
+                "Threat model": f"{run['norm']}, ε = {pixel_fraction(run['epsilon'])}, pixels in [0, 1]",
+                "Evaluated": f"{run['created_at']:%Y-%m-%d %H:%M} UTC",
+            }
+        ),
+        "## Results",
+        markdown_table(_headline(results)),
+        "What may be claimed follows from McNemar's exact test at 5 % against the undefended model on the same images. "
+        "Several defenses in one table are several tests: the chance that one of them errs is larger than 5 %.",
+        *_audit(results),
+        "## Attacks and what they spent",
+        markdown_table(_attacks(results)),
+        "## Settings of the defenses",
+        markdown_table(evaluation.settings_table(results)) if results.settings else "The run has no outcomes yet.",
+        *_remarks(results),
+        "## Checks",
+        markdown_table(_findings(results)) if results.findings else "No check found anything.",
+        "## What was not measured",
+        _bullets(evaluation.unmeasured(results)) or "Nothing that the protocol has was left out.",
+        "## Hashes",
+        _facts({**_ids(results), **{f"SHA-256 of {name}": digest for name, digest in hashes.items()}}),
+        "## Software",
+        _facts({"Card written by": f"igd-ray {version('igd-ray')}, catalog schema {SCHEMA_VERSION}"}),
+        "The catalog does not record which versions computed the run.",
+        f"Protocol: {CITATION}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(table: Table) -> str:
+    """Return a table in Markdown; what stands below a value stands in brackets behind it."""
+    lines = [
+        [escaped(column.title) for column in table.columns],
+        ["---:" if column.is_number else "---" for column in table.columns],
+        *([_cell(cell) for _, cell in table.cells(row)] for row in table.rows),
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def escaped(text: str) -> str:
+    """Return `text` so that Markdown shows it as it is, in one line.
+
+    >>> escaped("a|b <i>*c*</i>")
+    'a\\\\|b &lt;i&gt;\\\\*c\\\\*&lt;/i&gt;'
+    """
+    plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _SPECIAL.sub(r"\\\1", plain)
+
+
+def _cell(cell: Cell) -> str:
+    return escaped(f"{cell.text} ({cell.detail})" if cell.detail else cell.text)
+
+
+def _facts(facts: Mapping[str, object]) -> str:
+    return "\n".join(
+        f"- **{escaped(name)}:** {escaped(DASH if value is None else str(value))}" for name, value in facts.items()
+    )
+
+
+def _bullets(sentences: list[str]) -> str:
+    return "\n".join(f"- {escaped(sentence)}" for sentence in sentences)
+
+
+def _headline(results: Results) -> Table:
+    """Return the results without the columns of single attacks, of which a card has a table of its own."""
+    table = evaluation.headline_table(results)
+    attacks = {cell["attack"] for cell in results.cells}
+    return Table([column for column in table.columns if column.name not in attacks], table.rows)
+
+
+def _attacks(results: Results) -> Table:
+    columns = [
+        Column("attack", "Attack"),
+        Column("defense", "Defense"),
+        Column("robust", "Robust", "share"),
+        Column("forwards", "Forward passes", "count"),
+        Column("backwards", "Backward passes", "count"),
+        Column("queries", "Queries", "count"),
+        Column("seconds", "Seconds", "number"),
+    ]
+    rows: list[Row] = [
+        {**cell, "robust": evaluation.cell_share(cell)}
+        for cell in sorted(results.accuracies, key=lambda cell: attack_order(cell["attack"]))
+    ]
+    return Table(columns, rows)
+
+
+def _audit(results: Results) -> list[str]:
+    if not results.is_audited:
+        return []
+    return [
+        "## Audit",
+        _bullets(audit.audit_sentences(results)),
+        markdown_table(audit.audit_table(results)),
+    ]
+
+
+def _remarks(results: Results) -> list[str]:
+    remarks = evaluation.remarks(results)
+    return ["## Remarks", _bullets(remarks)] if remarks else []
+
+
+def _findings(results: Results) -> Table:
+    columns = [
+        Column("severity", "Severity"),
+        Column("check", "Check"),
+        Column("defense", "Defense"),
+        Column("attack", "Attack"),
+        Column("times", "Times", "count"),
+        Column("message", "Finding", "prose"),
+    ]
+    return Table(columns, results.findings)
+
+
+def _ids(results: Results) -> dict[str, object]:
+    rankings = dict.fromkeys(str(row["ranking_id"]) for row in results.settings if row["ranking_id"])
+    return {
+        "Run, of all units of work and so of model, images, defenses, attacks, budgets and seeds": results.run_id,
+        "Model, of its weights and code": results.run["model_id"],
+        **({"Rankings": ", ".join(rankings)} if rankings else {}),
+        "Seed": results.run["seed"],
+    }
