@@ -5,7 +5,7 @@ from collections import defaultdict
 from igd_ray.protocol import AUDIT_ATTACKS, attack_order, audits_among, noted_ideas
 from igd_ray.report.results import Results
 from igd_ray.report.tables import Column, Row, Table, points
-from igd_ray.statistics import Comparison, images_needed
+from igd_ray.statistics import Comparison, outlook
 
 
 def audit_table(results: Results) -> Table:
@@ -89,7 +89,4 @@ def _unknown(results: Results) -> dict[str, str]:
 
 
 def _outlook(comparison: Comparison) -> str:
-    needed = images_needed(comparison.gained, comparison.lost, comparison.images)
-    if needed is None:
-        return f"{comparison.images} images; no number of images in reach would decide it"
-    return f"{comparison.images} images; it would take about {needed} to decide, if the shares stay"
+    return f"{comparison.images} images; {outlook(comparison.gained, comparison.lost, comparison.images)}"

@@ -170,7 +170,7 @@ def test_the_command_prints_tables_and_a_sentence_a_defense(
         "The gain of hedge survives the one of 8 adaptive attacks that was run on it: +55.0 points, p = 0.00098." in out
     )
     # With six images gained and none lost p is 1/32; 5 of 20 are 6 (5.5) of 22.
-    undone = "from +45.0 to +25.0 points, p = 0.062, undecided at 20 images; it would take about 22 to decide"
+    undone = "from +45.0 to +25.0 points, p = 0.062, undecided at 20 images; about 37 images would decide it"
     assert f"The audit undoes the gain of loir-2: {undone}" in out
     assert "No audit attack was planned on anti-adversary: its worst case is not audited." in out
     assert "the gain of cdir-2 is not known; not finished on cdir-2: audit-oracle-mask." in out
@@ -215,7 +215,7 @@ def test_a_run_without_outcomes_or_attacks_prints_no_rows(catalog: Catalog) -> N
             (9, 0),
             (5, 0),
             "The audit undoes the gain of x: from +45.0 to +25.0 points, p = 0.062, undecided at 20 images; "
-            "it would take about 22 to decide, if the shares stay.",
+            "about 37 images would decide it at 80 % power, if the shares stay.",
         ),
         (
             (1, 0),
