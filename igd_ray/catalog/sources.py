@@ -112,6 +112,7 @@ CREATE OR REPLACE MACRO is_nine(attack) AS attack IN {NINE_ATTACKS};
 CREATE OR REPLACE MACRO number_of_nine() AS {len(NINE_ATTACKS)};
 CREATE OR REPLACE MACRO is_direct(attack) AS attack IN {tuple(direct)};
 CREATE OR REPLACE MACRO number_of_direct() AS {len(direct)};
+CREATE OR REPLACE MACRO transfer_of(attack) AS '{TRANSFER_PREFIX}' || attack;
 CREATE OR REPLACE MACRO is_audit(attack) AS starts_with(attack, '{AUDIT_PREFIX}');
 """
 
