@@ -19,7 +19,7 @@ VERBS = {
     "check": "check a defense of your own before it is evaluated",
     "new": "write a commented starting file for a defense of your own",
     "verify": "judge stored points again; fail where a stored verdict does not hold",
-    "report": "write a run's tables, figures and checks as one HTML file",
+    "report": "write a run's tables, figures and checks as one HTML file, or as Markdown, LaTeX or JSON",
     "export": "write a run's evaluation card, verdicts, leaderboard entries and points for others",
     "sql": "query the catalog: one SELECT",
     "status": "show how far each run is, how fast, and what it costs",

@@ -66,8 +66,9 @@ def images_needed(gained: int, lost: int, images: int) -> int | None:
     """Return on how many images McNemar's test finds the difference with the chance `POWER`, if the shares stay.
 
     With the share ψ of images on which the two differ and the difference δ of their accuracies, both as observed,
-    n₀ = (z·√ψ + z′·√(ψ − δ²))²/δ² for the quantiles z of `SIGNIFICANCE` (two-sided) and z′ of `POWER` (Connor, Biometrics
-    1987), and with the correction for continuity, as the exact test needs it, n = n₀/4·(1 + √(1 + 4/(n₀·|δ|)))².
+    n₀ = (z·√ψ + z′·√(ψ − δ²))²/δ² for the quantiles z of `SIGNIFICANCE` (two-sided) and z′ of `POWER` (Connor,
+    Biometrics 1987), and with the correction for continuity, as the exact test needs it,
+    n = n₀/4·(1 + √(1 + 4/(n₀·|δ|)))².
 
     None if `gained` equals `lost`, and if the number exceeds a million.
 
@@ -75,7 +76,7 @@ def images_needed(gained: int, lost: int, images: int) -> int | None:
         gained, lost, images: as in `paired_interval`.
 
     >>> images_needed(3, 1, 50)
-    441
+    439
     >>> images_needed(2, 2, 50) is None
     True
     """
@@ -86,26 +87,6 @@ def images_needed(gained: int, lost: int, images: int) -> int | None:
     uncorrected = (root / difference) ** 2
     needed = math.ceil(uncorrected / 4 * (1 + math.sqrt(1 + 4 / (uncorrected * difference))) ** 2)
     return needed if needed <= _MOST_IMAGES else None
-
-
-def outlook(gained: int, lost: int, images: int) -> str:
-    """Return how many images would decide between two defenses, with two digits, as a clause.
-
-    Args:
-        gained, lost, images: as in `images_needed`.
-
-    >>> outlook(3, 1, 50)
-    'about 450 images would decide it at 80 % power, if the shares stay'
-    >>> outlook(2, 2, 50)
-    'no number of images in reach would decide it'
-    """
-    needed = images_needed(gained, lost, images)
-    if needed is None:
-        return "no number of images in reach would decide it"
-    # Rounded up: fewer images would have less power.
-    unit = 10 ** max(len(str(needed)) - 2, 0)
-    rounded = f"{math.ceil(needed / unit) * unit:,}".replace(",", " ")
-    return f"about {rounded} images would decide it at {100 * POWER:.0f} % power, if the shares stay"
 
 
 class Comparison(NamedTuple):
@@ -139,9 +120,27 @@ class Comparison(NamedTuple):
         return "gain" if self.gained > self.lost else "loss"
 
     @property
+    def counts(self) -> str:
+        """What the verdict rests on, as a phrase."""
+        return f"{self.gained} images gained, {self.lost} lost, p = {self.p:.2g}"
+
+    @property
+    def outlook(self) -> str:
+        """How many images would decide it, rounded up to two digits, as a clause.
+
+        >>> Comparison(images=50, gained=3, lost=1).outlook
+        'about 440 images would decide it at 80 % power, if the shares stay'
+        """
+        needed = images_needed(self.gained, self.lost, self.images)
+        if needed is None:
+            return "no number of images in reach would decide it"
+        unit = 10 ** max(len(str(needed)) - 2, 0)
+        rounded = f"{math.ceil(needed / unit) * unit:,}".replace(",", " ")
+        return f"about {rounded} images would decide it at {100 * POWER:.0f} % power, if the shares stay"
+
+    @property
     def wording(self) -> str:
         """The verdict with its counts and p-value, as one phrase."""
-        counts = f"{self.gained} images gained, {self.lost} lost, p = {self.p:.2g}"
         if self.verdict != "undecided":
-            return f"{self.verdict} at {self.images} images ({counts})"
-        return f"undecided at {self.images} images ({counts}; {outlook(self.gained, self.lost, self.images)})"
+            return f"{self.verdict} at {self.images} images ({self.counts})"
+        return f"undecided at {self.images} images ({self.counts}; {self.outlook})"

@@ -55,7 +55,7 @@ def test_images_needed_have_the_power_that_they_claim(gain: float, loss: float) 
     [
         (6, 0, "gain", "gain at 40 images (6 images gained, 0 lost, p = 0.031)"),
         (0, 6, "loss", "loss at 40 images (0 images gained, 6 lost, p = 0.031)"),
-        (4, 0, "undecided", "about 94 images would decide it at 80 % power"),
+        (4, 0, "undecided", "about 96 images would decide it at 80 % power"),
         (3, 3, "undecided", "no number of images in reach"),
     ],
 )

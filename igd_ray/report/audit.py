@@ -2,10 +2,11 @@
 
 from collections import defaultdict
 
-from igd_ray.protocol import AUDIT_ATTACKS, attack_order, audits_among, noted_ideas
+from igd_ray.protocol import AUDIT_ATTACKS, audits_among, noted_ideas
+from igd_ray.report.claims import unfinished
 from igd_ray.report.results import Results
 from igd_ray.report.tables import Column, Row, Table, points
-from igd_ray.statistics import Comparison, outlook
+from igd_ray.statistics import Comparison
 
 
 def audit_table(results: Results) -> Table:
@@ -28,7 +29,7 @@ def audit_sentences(results: Results) -> list[str]:
     adaptive: dict[str, list[str]] = defaultdict(list)
     for found in results.audit_attacks:
         adaptive[found["defense"]].append(found["attack"])
-    unknown = _unknown(results)
+    unknown = unfinished(results)
     sentences = []
     for row in results.worst_cases:
         defense = row["defense"]
@@ -76,17 +77,5 @@ def audit_sentence(row: Row, before: Comparison, after: Comparison, faced: int) 
     return f"{defense} is undecided after the audit: {measured}, at {_outlook(after)}."
 
 
-def _unknown(results: Results) -> dict[str, str]:
-    """Return, for each defense of a run, why its worst case is not known; an empty text where it is."""
-    return {
-        row["defense"]: "; ".join(
-            f"{what} on {row['defense']}: {', '.join(sorted(row[state], key=attack_order))}"
-            for state, what in (("failed", "failed"), ("waiting", "not finished"))
-            if row[state]
-        )
-        for row in results.waiting
-    }
-
-
 def _outlook(comparison: Comparison) -> str:
-    return f"{comparison.images} images; {outlook(comparison.gained, comparison.lost, comparison.images)}"
+    return f"{comparison.images} images; {comparison.outlook}"

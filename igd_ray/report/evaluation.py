@@ -1,11 +1,22 @@
 """The tables of one run: accuracy, gain, settings, findings, and what was not measured."""
 
 from collections import defaultdict
+from typing import NamedTuple
 
 from igd_ray.protocol import IDEA, NOT_MEASURED, attack_order, unplanned_attacks, unplanned_audits
-from igd_ray.report.results import Results
-from igd_ray.report.tables import DASH, Column, Row, Share, Table, percent
+from igd_ray.report.figures.robustness import Panel, Point
+from igd_ray.report.results import Results, Rows
+from igd_ray.report.tables import DASH, Column, Row, Share, Table, Verdict, percent
 from igd_ray.statistics import Comparison
+
+
+class FindingGroup(NamedTuple):
+    """The findings of one check and severity: how many there are, and each that differs from the others."""
+
+    severity: str
+    check: str
+    times: int
+    findings: Rows
 
 
 def broken_of_attacked(cell: Row) -> str | None:
@@ -48,8 +59,21 @@ def warnings(results: Results) -> list[str]:
     ]
 
 
+def finding_groups(results: Results, *, grave: bool) -> list[FindingGroup]:
+    """Return the findings by check, those that are more than information or the others.
+
+    Errors come first, and then the check with the most findings.
+    """
+    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for finding in results.findings:
+        if (finding["severity"] != "info") == grave:
+            groups[finding["severity"], finding["check"]].append(finding)
+    found = [FindingGroup(*name, sum(row["times"] for row in rows), rows) for name, rows in groups.items()]
+    return sorted(found, key=lambda group: (group.severity == "warning", -group.times, group.check))
+
+
 def headline_table(results: Results) -> Table:
-    """Return one row for each defense: clean, each attack, worst case, gain, and what may be claimed of it."""
+    """Return one row for each defense: worst case, gain, what may be claimed of it, clean, and each attack."""
     shares: dict[str, dict[str, Share]] = defaultdict(dict)
     for cell in results.cells:
         shares[cell["defense"]][cell["attack"]] = cell_share(cell)
@@ -78,22 +102,17 @@ def headline_table(results: Results) -> Table:
         )
     columns = [
         Column("defense", "Defense"),
-        Column("n", "Images", "count"),
+        Column("worst_case", "Worst case", "share"),
+        *([Column("audited", "After the audit", "share")] if audited else []),
+        Column("gain", "Gain, points", "points"),
+        *([Column("audited_gain", "Gain after it", "points")] if audited else []),
+        Column("claim", "Claim", "verdict"),
+        *([Column("audited_claim", "Claim after it", "verdict")] if audited else []),
         Column("clean_accuracy", "Clean", "share"),
         *([Column("noise", "Fails under noise alone", "share")] if noise else []),
         *(Column(attack, attack, "share") for attack in attacks),
-        Column("worst_case", "Worst case", "share"),
+        Column("n", "Images", "count"),
     ]
-    if audited:
-        columns += [
-            Column("audited", "After the audit", "share"),
-            Column("gain", "Gain, points", "points"),
-            Column("audited_gain", "Gain after the audit", "points"),
-            Column("claim", "What may be claimed before the audit", "prose"),
-            Column("audited_claim", "What may be claimed after it", "prose"),
-        ]
-    else:
-        columns += [Column("gain", "Gain, points", "points"), Column("claim", "What may be claimed", "prose")]
     return Table(columns, rows)
 
 
@@ -116,12 +135,40 @@ def _reason(row: Row) -> str:
     return f"{row['skipped']} skipped" if row["skipped"] else ""
 
 
-def _claim(defense: str, gain: float | None, comparison: Comparison | None) -> str:
+def _claim(defense: str, gain: float | None, comparison: Comparison | None) -> Verdict:
     if defense == "none":
-        return "the undefended model"
+        return Verdict("undefended")
     if comparison is not None:
-        return comparison.wording
-    return "not finished, or nothing to compare with" if gain is None else "no images in common"
+        return Verdict(comparison.verdict, f"p = {comparison.p:.2g}")
+    return Verdict(DASH, "not finished, or nothing to compare with" if gain is None else "no images in common")
+
+
+def robustness_panels(results: Results) -> tuple[list[str], list[Panel]]:
+    """Return the rows and panels of the figure of robust accuracies: worst cases, clean, and each attack."""
+    table = headline_table(results)
+    worst = ["worst_case", "audited"] if results.is_audited else ["worst_case"]
+    titles = {column.name: column.title for column in table.columns}
+    attacks = list(dict.fromkeys(cell["attack"] for cell in results.cells))
+    cells = {(cell["defense"], cell["attack"]): cell for cell in results.cells}
+    panels = []
+    for row in table.rows:
+        points = [_point(row[name]) for name in (*worst, "clean_accuracy")]
+        points += [_attack_point(row[attack], cells.get((row["defense"], attack))) for attack in attacks]
+        panels.append(Panel(row["defense"], points))
+    return [titles[name].lower() for name in (*worst, "clean_accuracy")] + attacks, panels
+
+
+def _point(share: Share) -> Point:
+    return Point(share.value, share.low, share.high, share.why)
+
+
+def _attack_point(share: Share, cell: Row | None) -> Point:
+    """Return the accuracy under an attack; where it skipped images, between what it lies, and what it broke."""
+    if cell is None or share.value is not None or not cell["skipped"] or cell["attacked"] is None:
+        return _point(share)
+    robust = cell["attacked"] - cell["broken"]
+    note = f"broke {cell['broken']} of {cell['attacked']}"
+    return Point(None, robust / cell["n"], (robust + cell["skipped"]) / cell["n"], note)
 
 
 def settings_table(results: Results) -> Table:

@@ -1,54 +1,77 @@
-"""The report: one HTML file that needs nothing else."""
+"""The report of a run: one HTML file that needs nothing else, or its numbers as Markdown, LaTeX or JSON."""
 
+import base64
+import hashlib
 import json
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import jinja2
+from markupsafe import Markup
 
 from igd_ray.catalog import SCHEMA_VERSION, Catalog
 from igd_ray.catalog.files import write_whole
 from igd_ray.catalog.query import Reader, ask
 from igd_ray.errors import InputError
 from igd_ray.protocol import CITATION
-from igd_ray.report import audit, evaluation
-from igd_ray.report.figures import accuracy_bars
+from igd_ray.report import audit, broken, evaluation
+from igd_ray.report.broken import Broken, read_broken
+from igd_ray.report.claims import baseline, claims, worst_accuracy
+from igd_ray.report.documents import DOCUMENTS
+from igd_ray.report.figures.overlap import MOST_SETS, overlap
+from igd_ray.report.figures.robustness import robustness
 from igd_ray.report.preparation import pictures, rankings, search_figures, search_table
-from igd_ray.report.results import Preparation, Results, Rows, find_run, read_preparation, read_results
-from igd_ray.report.tables import DASH, Share, pixel_fraction
+from igd_ray.report.results import MOST_FIGURES, Preparation, Results, Rows, find_run, read_preparation, read_results
+from igd_ray.report.tables import DASH, Row, Share, pixel_fraction, signed
+
+Form = Literal["html", "md", "tex", "json"]
 
 
-def write_report(catalog: Catalog, run_id: str | None, path: str | Path) -> Path:
+def write_report(catalog: Catalog, run_id: str | None, path: str | Path, *, form: Form = "html") -> Path:
     """Write the report of a run to `path` and return it.
 
     Args:
         catalog: where everything in the report comes from.
         run_id: the run; None for the latest evaluation, or the latest run if there is none.
         path: the file, whole or absent whatever happens.
+        form: a page, Markdown, tables for LaTeX, or JSON.
 
     Raises:
         InputError: if there is no such run, or the catalog cannot be read.
         IgdError: if the file cannot be written.
     """
-    path = Path(path)
 
-    def read(reader: Reader) -> tuple[Results, Preparation]:
+    def read(reader: Reader) -> str:
         run = find_run(reader, run_id)
-        return read_results(reader, run), read_preparation(reader, run)
+        results, what_broke = read_results(reader, run), read_broken(reader, run["run_id"])
+        if form == "html":
+            return render(results, what_broke, read_preparation(reader, run))
+        return DOCUMENTS[form](results, what_broke)
 
-    content = render(*ask(catalog, read))
+    return write_text(Path(path), ask(catalog, read))
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write `text` to `path`, whole or not at all, and return it; folders above it are made.
+
+    Raises:
+        InputError: if the folder cannot be made.
+        IgdError: if the file cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make the folder {path.parent}: {error.strerror}") from error
-    write_whole(path, content.encode())
+    write_whole(path, text.encode())
     return path
 
 
-def render(results: Results, preparation: Preparation) -> str:
+def render(results: Results, what_broke: Broken, preparation: Preparation) -> str:
     """Return the page of a run."""
     run = results.run
     headline = evaluation.headline_table(results)
+    script = (Path(__file__).parent / "sorting.js").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -58,15 +81,26 @@ def render(results: Results, preparation: Preparation) -> str:
     )
     return environment.get_template("template.html").render(
         run=run,
+        threat=f"{_threat(run)}, {run['n']} images",
         facts=_facts(results),
         config=_pretty(run["config"]),
         headline=headline,
         skipping=any(
             isinstance(value, Share) and value.instead != DASH for row in headline.rows for value in row.values()
         ),
-        bars=accuracy_bars(results.worst_cases) if results.worst_cases else None,
-        grave=_grave(results.findings),
-        findings=results.findings,
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        signed=signed,
+        baseline=baseline(results),
+        claims=claims(results),
+        robustness=_robustness(results),
+        overlaps=_overlaps(what_broke),
+        sole_breaker_sentence=broken.sole_breaker_sentence(what_broke),
+        sole_breakers=broken.sole_breaker_table(what_broke),
+        attack_costs=broken.attack_cost_table(what_broke),
+        badges=_badges(results.findings),
+        grave=evaluation.finding_groups(results, grave=True),
+        infos=evaluation.finding_groups(results, grave=False),
         is_audited=results.is_audited,
         audit=audit.audit_table(results),
         audit_sentences=audit.audit_sentences(results),
@@ -81,12 +115,31 @@ def render(results: Results, preparation: Preparation) -> str:
     )
 
 
+def _robustness(results: Results) -> Markup | None:
+    rows, panels = evaluation.robustness_panels(results)
+    if not panels:
+        return None
+    base = next((worst_accuracy(row) for row in results.worst_cases if row["defense"] == "none"), None)
+    return robustness(rows, panels, worst=2 if results.is_audited else 1, baseline=base)
+
+
+def _overlaps(what_broke: Broken) -> list[tuple[str, str, Markup]]:
+    """Return, for each of the first defenses of which an image was broken, its figure and what it leaves out."""
+    figures = []
+    for defense, sets in list(broken.sets_of(what_broke).items())[:MOST_FIGURES]:
+        facts = f"{sum(row['images'] for row in sets)} images broken"
+        if len(sets) > MOST_SETS:
+            facts += f"; the {MOST_SETS} largest of {len(sets)} sets of attacks are shown"
+        figures.append((defense, facts, overlap(defense, broken.attacks_on(what_broke, defense), sets)))
+    return figures
+
+
 def _facts(results: Results) -> list[tuple[str, str]]:
     run = results.run
     facts = {
         "Model": f"{run['model']} ({run['model_id']})",
         "Data": f"{run['dataset']}, {run['split']} split, {run['n']} images",
-        "Threat model": f"{run['norm']}, ε = {pixel_fraction(run['epsilon'])}",
+        "Threat model": _threat(run),
         "Seed": run["seed"],
         "Run": f"{run['run_id']} ({run['verb']}, {run['created_at']:%Y-%m-%d %H:%M} UTC)",
         "Software": f"igd-ray {version('igd-ray')}, catalog schema {SCHEMA_VERSION}",
@@ -95,7 +148,11 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     return [*((name, str(value)) for name, value in facts.items()), *notes]
 
 
-def _grave(findings: Rows) -> list[tuple[str, str]]:
+def _threat(run: Row) -> str:
+    return f"{run['norm']}, ε = {pixel_fraction(run['epsilon'])}"
+
+
+def _badges(findings: Rows) -> list[tuple[str, str]]:
     """Return the severities that a reader of the headline must know of, each with how many findings it has."""
     badges = []
     for severity in ("error", "warning"):

@@ -7,7 +7,9 @@ import numpy as np
 from markupsafe import Markup
 
 from igd_ray.catalog.files import write_whole
-from igd_ray.report.figures import picture, score_map, search_curve, standalone
+from igd_ray.report.figures.images import picture, score_map
+from igd_ray.report.figures.search import search_curve
+from igd_ray.report.figures.svg import standalone
 from igd_ray.report.results import MOST_CLASSES, MOST_NEURONS, Preparation, Rows
 from igd_ray.report.tables import Column, Row, Table
 

@@ -19,11 +19,19 @@ class Share(NamedTuple):
     instead: str = DASH
 
 
+class Verdict(NamedTuple):
+    """What may be claimed: ``gain``, ``loss`` or ``undecided``, or why nothing may; and a remark `why`."""
+
+    claim: str
+    why: str = ""
+
+
 class Cell(NamedTuple):
-    """What is shown of a value: the text, and a smaller line below it."""
+    """What is shown of a value: the text, a smaller line below it, and a number to sort by if it is one."""
 
     text: str
     detail: str = ""
+    order: float | None = None
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,7 @@ class Column:
     @property
     def is_number(self) -> bool:
         """Whether it is aligned to the right."""
-        return self.kind not in ("text", "prose")
+        return self.kind not in ("text", "prose", "verdict")
 
 
 @dataclass(frozen=True)
@@ -105,17 +113,31 @@ def _share(share: Share) -> Cell:
     if share.value is None:
         return Cell(share.instead, share.why)
     if share.low is None or share.high is None:
-        return Cell(percent(share.value), share.why)
-    return Cell(percent(share.value), f"{100 * share.low:.1f}{DASH}{100 * share.high:.1f}")
+        return Cell(percent(share.value), share.why, share.value)
+    return Cell(percent(share.value), f"{100 * share.low:.1f}{DASH}{100 * share.high:.1f}", share.value)
+
+
+# What tells verdicts apart without colours.
+_SIGNS = {"gain": "▲ ", "loss": "▼ ", "undecided": "○ "}
+
+
+def signed(claim: str) -> str:
+    """Return a verdict behind its sign.
+
+    >>> signed("loss")
+    '▼ loss'
+    """
+    return _SIGNS.get(claim, "") + claim
 
 
 FORMATS: Mapping[str, Callable[[Any], Cell]] = {
     "text": lambda value: Cell(DASH if value is None else str(value)),
     "prose": lambda value: Cell(str(value)),  # needs room for several words in a line
-    "number": lambda value: Cell(number(value)),
-    "count": lambda value: Cell(DASH if value is None else f"{value:,}".replace(",", " ")),
-    "percent": lambda value: Cell(percent(value)),
-    "points": lambda value: Cell(points(value)),
-    "pixels": lambda value: Cell(pixel_fraction(value)),
+    "number": lambda value: Cell(number(value), order=value),
+    "count": lambda value: Cell(DASH if value is None else f"{value:,}".replace(",", " "), order=value),
+    "percent": lambda value: Cell(percent(value), order=value),
+    "points": lambda value: Cell(points(value), order=value),
+    "pixels": lambda value: Cell(pixel_fraction(value), order=value),
     "share": _share,
+    "verdict": lambda verdict: Cell(signed(verdict.claim), verdict.why),
 }

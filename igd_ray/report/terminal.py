@@ -53,8 +53,8 @@ def _is_number(column: Sequence[object]) -> bool:
     return bool(known) and all(isinstance(value, int | float) and not isinstance(value, bool) for value in known)
 
 
-def _text(value: object) -> str:
-    """Return `value` as text in which no control character can command the terminal."""
+def shown(value: object) -> str:
+    """Return `value` as text, NULL as such, in which no control character can command the terminal."""
     if value is None:
         return "NULL"
     text = number(value) if isinstance(value, float) else str(value)
@@ -85,14 +85,14 @@ def _coloured(
         styles = [
             "dim" if value is None else "cyan" if is_right else "" for value, is_right in zip(row, right, strict=True)
         ]
-        table.add_row(*(Text(_text(value), style) for value, style in zip(row, styles, strict=True)))
+        table.add_row(*(Text(shown(value), style) for value, style in zip(row, styles, strict=True)))
     return table
 
 
 def _plain(
     names: Sequence[str], columns: Sequence[Sequence[object]], right: Sequence[bool], title: str | None
 ) -> list[str]:
-    cells = [[name, *(_text(value) for value in column)] for name, column in zip(names, columns, strict=True)]
+    cells = [[name, *(shown(value) for value in column)] for name, column in zip(names, columns, strict=True)]
     widths = [max(len(line) for cell in column for line in cell.split("\n")) for column in cells]
     lines = [] if title is None else [title]
     for row in zip(*cells, strict=True):

@@ -1,4 +1,4 @@
-"""`igd report`: one HTML file of a run."""
+"""`igd report`: a run's tables, figures and checks, as a page or as text."""
 
 import argparse
 from pathlib import Path
@@ -11,13 +11,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument("--catalog", metavar="DIR", default="results", help="folder of results (default: results)")
     parser.add_argument("--run-id", metavar="ID", default=None, help="default: the latest run")
-    parser.add_argument("--output", metavar="FILE", default=None, help="default: report.html in the catalog's folder")
+    parser.add_argument(
+        "--format",
+        choices=["html", "md", "tex", "json"],
+        default="html",
+        help="a page, or the same numbers as Markdown, as tables for LaTeX (booktabs), or as JSON (default: html)",
+    )
+    parser.add_argument(
+        "--output", metavar="FILE", default=None, help="default: report.html, report.md, … in the catalog's folder"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the report and say where it is."""
     catalog = Catalog(arguments.catalog)
     catalog.check()
-    path = write_report(catalog, arguments.run_id, Path(arguments.output or catalog.root / "report.html"))
-    print(f"report: {path}")
+    target = Path(arguments.output or catalog.root / f"report.{arguments.format}")
+    print(f"report: {write_report(catalog, arguments.run_id, target, form=arguments.format)}")
     return 0

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--file", default=None, help=f"a file with the statement, or one that ships: {', '.join(named_queries())}"
     )
     parser.add_argument("--catalog", metavar="DIR", default="results", help="folder of results (default: results)")
-    parser.add_argument("--format", choices=["table", "csv", "json", "parquet"], default="table")
+    parser.add_argument("--format", choices=["table", "csv", "json", "parquet", "md", "tex"], default="table")
     parser.add_argument("--output", metavar="FILE", default=None, help="where to write; required for parquet")
 
 
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.format == "parquet" and arguments.output is None:
         raise InputError("--format parquet needs --output FILE")
     if arguments.format in ("table", "json") and arguments.output is not None:
-        raise InputError("--output goes with --format csv or parquet")
+        raise InputError("--output goes with --format csv, parquet, md or tex")
     catalog = Catalog(arguments.catalog)
     catalog.check()
     statement = arguments.statement if arguments.file is None else _read(arguments.file)
@@ -42,6 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
         import pyarrow.parquet
 
         _write(lambda: pyarrow.parquet.write_table(table, arguments.output), arguments.output)
+    elif arguments.format in ("md", "tex"):
+        _write_text(table, arguments.format, arguments.output)
     else:
         show(table, as_json=arguments.format == "json")
     return 0
@@ -74,7 +76,20 @@ def _write_csv(table: pa.Table, output: str | None) -> None:
         pyarrow.csv.write_csv(table, sys.stdout.buffer)
 
 
-def _write(write: Callable[[], None], output: str) -> None:
+def _write_text(table: pa.Table, form: str, output: str | None) -> None:
+    from igd_ray.catalog.query import rows_of
+    from igd_ray.report.terminal import shown
+    from igd_ray.report.texts import grid_of_rows, latex_table, markdown_table
+
+    cells = grid_of_rows(rows_of(table), table.column_names, shown)
+    text = markdown_table(cells) if form == "md" else latex_table(cells)
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        _write(lambda: Path(output).write_text(text, encoding="utf-8"), output)
+
+
+def _write(write: Callable[[], object], output: str) -> None:
     """Call `write`, which makes the file `output`.
 
     Raises:

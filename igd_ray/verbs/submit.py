@@ -37,7 +37,7 @@ SETTINGS: dict[str, type[WorkspaceSettings]] = {
 
 # Verbs that read a catalog and take no settings file: their flags that take a value.
 READERS = {
-    "report": ("catalog", "run_id", "output"),
+    "report": ("catalog", "run_id", "format", "output"),
     "verify": ("catalog", "run_id", "sample", "device", *MOVED),
 }
 VERBS = (*SETTINGS, *READERS)

@@ -239,8 +239,9 @@ def test_named_queries_run(catalog: Catalog) -> None:
     add_outcomes(catalog, "v", "loir-2", "aa", {"a": "broken", "b": "robust"})
     assert set(named_queries()) >= {"accuracy_table", "classwise", "disagreements", "cost"}
     add_run(catalog, "audited")
-    add_plan(catalog, {"w": ("loir-2", "audit-line", "b")}, "audited")
+    add_plan(catalog, {"w": ("loir-2", "audit-line", "b"), "x": ("loir-2", "square", "b")}, "audited")
     add_outcomes(catalog, "w", "loir-2", "audit-line", {"b": "robust"})
+    add_outcomes(catalog, "x", "loir-2", "square", {"b": "robust"})
     for sql in named_queries().values():
         assert run_query(catalog, sql).num_rows > 0
     disagreements = run_query(catalog, named_query("disagreements")).to_pylist()

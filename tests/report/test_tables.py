@@ -27,7 +27,11 @@ def test_nothing_known_is_a_dash_and_never_a_zero() -> None:
 def test_shares_counts_and_alignment() -> None:
     table = Table([Column("a", "A", "share"), Column("b", "B", "count"), Column("c", "C")], [])
     (a, share), (_, count), (c, text) = table.cells({"a": Share(0.25, 0.046, 0.6994), "b": 1234567, "c": "x"})
-    assert (share, count, text) == (Cell("25.0 %", "4.6–69.9"), Cell("1 234 567"), Cell("x"))
+    assert (share, count, text) == (
+        Cell("25.0 %", "4.6–69.9", 0.25),
+        Cell("1 234 567", order=1234567),
+        Cell("x"),
+    )
     assert (a.is_number, c.is_number) == (True, False)
 
 
