@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -15,20 +16,30 @@ from igd_ray.catalog.files import write_whole
 from igd_ray.catalog.query import Reader, ask
 from igd_ray.errors import InputError
 from igd_ray.protocol import CITATION
-from igd_ray.report import audit, broken, evaluation
+from igd_ray.report import audit, broken, comparison, evaluation
 from igd_ray.report.broken import Broken, read_broken
 from igd_ray.report.claims import baseline, claims, worst_accuracy
 from igd_ray.report.documents import DOCUMENTS
 from igd_ray.report.figures.overlap import MOST_SETS, overlap
 from igd_ray.report.figures.robustness import robustness
-from igd_ray.report.preparation import pictures, rankings, search_figures, search_table
+from igd_ray.report.preparation import Pictures, Pixels, pictures, rankings, search_figures, search_table
 from igd_ray.report.results import MOST_FIGURES, Preparation, Results, Rows, find_run, read_preparation, read_results
 from igd_ray.report.tables import DASH, Row, Share, pixel_fraction, signed
+
+# Finds images of a run by their ids.
+CleanImages = Callable[[Row, Sequence[str]], Mapping[str, Pixels]]
 
 Form = Literal["html", "md", "tex", "json"]
 
 
-def write_report(catalog: Catalog, run_id: str | None, path: str | Path, *, form: Form = "html") -> Path:
+def write_report(
+    catalog: Catalog,
+    run_id: str | None,
+    path: str | Path,
+    *,
+    form: Form = "html",
+    clean_images: CleanImages | None = None,
+) -> Path:
     """Write the report of a run to `path` and return it.
 
     Args:
@@ -36,6 +47,8 @@ def write_report(catalog: Catalog, run_id: str | None, path: str | Path, *, form
         run_id: the run; None for the latest evaluation, or the latest run if there is none.
         path: the file, whole or absent whatever happens.
         form: a page, Markdown, tables for LaTeX, or JSON.
+        clean_images: finds images of the run by their ids, each [C, H, W] in [0, 1]; an `InputError` of it is said on
+            the page. Without it the page shows adversarial points alone.
 
     Raises:
         InputError: if there is no such run, or the catalog cannot be read.
@@ -46,10 +59,37 @@ def write_report(catalog: Catalog, run_id: str | None, path: str | Path, *, form
         run = find_run(reader, run_id)
         results, what_broke = read_results(reader, run), read_broken(reader, run["run_id"])
         if form == "html":
-            return render(results, what_broke, read_preparation(reader, run))
+            return render(results, what_broke, read_preparation(reader, run), clean_images)
         return DOCUMENTS[form](results, what_broke)
 
     return write_text(Path(path), ask(catalog, read))
+
+
+def write_comparison(
+    places: Sequence[tuple[str, Catalog, str | None]], path: str | Path, *, form: Form = "html"
+) -> Path:
+    """Write several runs beside each other to `path` and return it.
+
+    Args:
+        places: of each run its label, its catalog, and its id; None for the latest evaluation.
+        path, form: as in `write_report`.
+
+    Raises:
+        InputError: if there is no such run, or a catalog cannot be read.
+        IgdError: if the file cannot be written.
+    """
+    runs = comparison.read_runs(places)
+    if form != "html":
+        return write_text(Path(path), comparison.DOCUMENTS[form](runs))
+    page = _page(
+        "comparison.html",
+        title=f"{len(runs)} runs compared",
+        first=runs[0].label,
+        runs=comparison.runs_table(runs),
+        differences=comparison.differences_table(runs),
+        unlike=comparison.unlike(runs),
+    )
+    return write_text(Path(path), page)
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -67,19 +107,16 @@ def write_text(path: Path, text: str) -> Path:
     return path
 
 
-def render(results: Results, what_broke: Broken, preparation: Preparation) -> str:
-    """Return the page of a run."""
+def render(
+    results: Results, what_broke: Broken, preparation: Preparation, clean_images: CleanImages | None = None
+) -> str:
+    """Return the page of a run; the arguments are those of `write_report`."""
     run = results.run
+    clean, why_not = _clean(run, preparation, clean_images)
     headline = evaluation.headline_table(results)
-    script = (Path(__file__).parent / "sorting.js").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("template.html").render(
+    return _page(
+        "run.html",
+        title=f"{run['model']} on {run['dataset']}",
         run=run,
         threat=f"{_threat(run)}, {run['n']} images",
         facts=_facts(results),
@@ -88,8 +125,6 @@ def render(results: Results, what_broke: Broken, preparation: Preparation) -> st
         skipping=any(
             isinstance(value, Share) and value.instead != DASH for row in headline.rows for value in row.values()
         ),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         signed=signed,
         baseline=baseline(results),
         claims=claims(results),
@@ -110,8 +145,24 @@ def render(results: Results, what_broke: Broken, preparation: Preparation) -> st
         searches=search_table(preparation),
         search_figures=search_figures(preparation),
         rankings=rankings(preparation),
-        pictures=pictures(preparation),
-        citation=CITATION,
+        galleries=_galleries(pictures(preparation, clean)),
+        why_no_clean_images=why_not,
+    )
+
+
+def _page(template: str, **values: object) -> str:
+    """Return the page that `template` makes of `values`, with the one script that may run on it."""
+    script = (Path(__file__).parent / "sorting.js").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template(template).render(
+        script=Markup(script), script_hash=digest, citation=CITATION, **values
     )
 
 
@@ -132,6 +183,24 @@ def _overlaps(what_broke: Broken) -> list[tuple[str, str, Markup]]:
             facts += f"; the {MOST_SETS} largest of {len(sets)} sets of attacks are shown"
         figures.append((defense, facts, overlap(defense, broken.attacks_on(what_broke, defense), sets)))
     return figures
+
+
+def _clean(run: Row, preparation: Preparation, clean_images: CleanImages | None) -> tuple[Mapping[str, Pixels], str]:
+    """Return the clean images of the stored points, and why some of them are absent."""
+    wanted = [row["image_id"] for row in preparation.points]
+    if not wanted or clean_images is None:
+        return {}, "their pixels are not in the catalog" if wanted else ""
+    try:
+        found = clean_images(run, wanted)
+    except InputError as error:
+        return {}, str(error)
+    return found, "" if len(found) == len(wanted) else "some are not among the first images of the data"
+
+
+def _galleries(shown: Sequence[Pictures]) -> list[tuple[str, list[Pictures]]]:
+    groups = [("Broken", True), ("Robust, though attacked", False)]
+    galleries = [(title, [each for each in shown if each.broken == broken]) for title, broken in groups]
+    return [(title, some) for title, some in galleries if some]
 
 
 def _facts(results: Results) -> list[tuple[str, str]]:

@@ -1,10 +1,12 @@
 """What came before the attacks on a run's model: searches and rankings, with their figures."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from igd_ray.catalog.files import write_whole
 from igd_ray.report.figures.images import picture, score_map
@@ -12,6 +14,9 @@ from igd_ray.report.figures.search import search_curve
 from igd_ray.report.figures.svg import standalone
 from igd_ray.report.results import MOST_CLASSES, MOST_NEURONS, Preparation, Rows
 from igd_ray.report.tables import Column, Row, Table
+
+# An image, float32 [C, H, W] in [0, 1].
+Pixels = NDArray[np.float32]
 
 
 class Ranking(NamedTuple):
@@ -63,16 +68,47 @@ def rankings(preparation: Preparation) -> list[Ranking]:
     ]
 
 
-def pictures(preparation: Preparation) -> list[dict[str, str]]:
-    """Return some adversarial points that broke a defense, as pictures with captions."""
-    return [
-        {
-            "source": picture(row["shape"], row["pixels"]),
-            "caption": f"{row['label']} → {row['prediction']}",
-            "detail": f"{row['attack']} on {row['defense']}, image {row['image_id']}",
-        }
-        for row in preparation.points
-    ]
+class Pictures(NamedTuple):
+    """An image that was attacked: addresses of pictures, and what is said of it.
+
+    Attributes:
+        clean, adversarial: the image as it is, if it is here, and the stored point.
+        difference: the second minus the first on grey, amplified; None without the first.
+        caption: label and predictions.
+        detail: attack, defense, image, and how much the difference is amplified.
+        broken: whether the point broke the defense.
+    """
+
+    clean: str | None
+    adversarial: str
+    difference: str | None
+    caption: str
+    detail: str
+    broken: bool
+
+
+def pictures(preparation: Preparation, clean: Mapping[str, Pixels]) -> list[Pictures]:
+    """Return some adversarial points as pictures with captions, beside the images in `clean` that they moved."""
+    return [_pictures(preparation, row, clean.get(row["image_id"])) for row in preparation.points]
+
+
+def _pictures(preparation: Preparation, row: Row, image: Pixels | None) -> Pictures:
+    def named(label: int) -> str:
+        return preparation.class_names.get(label, str(label))
+
+    point = np.asarray(row["pixels"], dtype=np.float32).reshape(tuple(row["shape"]))
+    broken = row["status"] == "broken"
+    before, after = named(row["clean_prediction"]), named(row["adversarial_prediction"])
+    caption = f"{named(row['label'])}: {before} → {after}" if broken else f"{named(row['label'])}: stays {after}"
+    detail = f"{row['attack']} on {row['defense']}, image {row['image_id']}"
+    if image is None or image.shape != point.shape:
+        return Pictures(None, picture(point), None, caption, detail, broken)
+    difference = point - image
+    largest = float(np.abs(difference).max())
+    # Grey where nothing moved; what moved the most is black or white.
+    shown = 0.5 + (difference / (2 * largest) if largest else difference)
+    amplified = f", difference × {0.5 / largest:.2g}" if largest else ", not moved"
+    return Pictures(picture(image), picture(point), picture(shown), caption, detail + amplified, broken)
 
 
 def _facts(row: Row) -> str:

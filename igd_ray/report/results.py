@@ -199,8 +199,8 @@ def _compared(reader: Reader, images: str, run_id: str) -> dict[str, Comparison]
     return {row["defense"]: Comparison(row["images"], row["gained"], row["lost"]) for row in rows}
 
 
-# What fits on a page; the catalog holds the rest.
-MOST_CLASSES, MOST_NEURONS, MOST_FIGURES, MOST_PICTURES = 20, 96, 6, 12
+# What fits on a page, pictures of broken and of robust images each; the catalog holds the rest.
+MOST_CLASSES, MOST_NEURONS, MOST_FIGURES, MOST_PICTURES = 20, 96, 6, 6
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,8 @@ class Preparation:
         trials: those of the first searches, by search, in their order.
         rankings: the first rankings of the model's neurons, each with its numbers of classes and neurons.
         scores: of each of these rankings, a row for each class with the scores of the most important neurons.
-        points: some adversarial points that broke a defense, as far as the catalog holds them.
+        points: some adversarial points, those that broke a defense first, as far as the catalog holds them.
+        class_names: of the model's classes, by their numbers, as far as a ranking tells them.
     """
 
     searches: Rows
@@ -220,6 +221,7 @@ class Preparation:
     rankings: Rows
     scores: dict[str, Rows]
     points: Rows
+    class_names: dict[int, str]
 
 
 def read_preparation(reader: Reader, run: Row) -> Preparation:
@@ -249,6 +251,7 @@ def read_preparation(reader: Reader, run: Row) -> Preparation:
             for each in rankings
         },
         points=reader.rows(_POINTS, run["run_id"], MOST_PICTURES),
+        class_names={row["class_id"]: row["class_name"] for row in reader.rows(_CLASSES, model_id)},
     )
 
 
@@ -283,15 +286,35 @@ ORDER BY class_id
 LIMIT $2
 """
 
+# Pixels are read of the chosen points only.
 _POINTS = """
-SELECT outcomes.defense, outcomes.attack, outcomes.image_id, outcomes.label,
-    outcomes.adversarial_prediction AS prediction, points.shape, points.pixels
-FROM outcomes
-JOIN adversarials AS points USING (unit_key, image_id)
-WHERE outcomes.run_id = $1 AND outcomes.status = 'broken' AND points.point = 'returned'
-    AND len(points.shape) = 3 AND points.shape[1] IN (1, 3) AND list_min(points.shape) > 0
-    AND list_product(points.shape) = len(points.pixels)
-QUALIFY row_number() OVER (PARTITION BY outcomes.image_id ORDER BY outcomes.defense, outcomes.attack) = 1
-ORDER BY outcomes.image_id
-LIMIT $2
+WITH images AS (
+    SELECT outcomes.unit_key, outcomes.image_id, outcomes.defense, outcomes.attack, outcomes.label, outcomes.status,
+        outcomes.clean_prediction, outcomes.adversarial_prediction, points.shape
+    FROM outcomes
+    JOIN (
+        SELECT unit_key, image_id, shape
+        FROM adversarials
+        WHERE point = 'returned' AND len(shape) = 3 AND shape[1] IN (1, 3) AND list_min(shape) > 0
+    ) AS points USING (unit_key, image_id)
+    WHERE outcomes.run_id = $1 AND outcomes.status IN ('broken', 'robust')
+    -- Each image once, of a defense rather than of the undefended model, broken if any of its points broke one.
+    QUALIFY row_number() OVER (
+        PARTITION BY outcomes.image_id
+        ORDER BY outcomes.status, outcomes.defense = 'none', outcomes.defense, outcomes.attack
+    ) = 1
+), chosen AS (
+    FROM images QUALIFY row_number() OVER (PARTITION BY status ORDER BY image_id) <= $2
+)
+SELECT chosen.*, pixels
+FROM chosen
+JOIN adversarials USING (unit_key, image_id)
+WHERE point = 'returned' AND list_product(chosen.shape) = len(pixels)
+ORDER BY status, image_id
+"""
+
+# By the number of a class, its name.
+_CLASSES = """
+SELECT DISTINCT class_id, class_name FROM rankings
+WHERE model_id IS NOT DISTINCT FROM $1 AND class_name IS NOT NULL
 """

@@ -11,6 +11,7 @@ from igd_ray.planning.search import plan_searches
 from igd_ray.planning.workspace import Workspace
 from igd_ray.protocol import NINE_ATTACKS
 from igd_ray.report.html import write_report
+from igd_ray.verbs.clean_images import clean_images
 from igd_ray.verbs.evaluate import evaluate, require_worst_case, show_accuracy
 from igd_ray.verbs.executors import executor_for
 from igd_ray.verbs.flags import given_settings
@@ -73,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         show_accuracy(catalog, plan.run_id, as_json=arguments.json)
         require_all(summary, "evaluation")
         require_worst_case(catalog, plan.run_id)
-        report = write_report(catalog, plan.run_id, catalog.root / "report.html")
+        report = write_report(catalog, plan.run_id, catalog.root / "report.html", clean_images=clean_images)
         if not arguments.json:
             print(f"report: {report}")
             print(f'more: igd sql --catalog {catalog} "SELECT * FROM worst_case"')

@@ -66,6 +66,9 @@ def run(command: str, *, plan: bool = True) -> None:
     if "ID" in given:
         search = run_query(Catalog("results"), "SELECT search_id FROM searches").to_pylist()[-1]["search_id"]
         given = [search if word == "ID" else word for word in given]
+    if "RUN" in given:
+        found = run_query(Catalog("results"), "SELECT run_id FROM runs").to_pylist()[0]["run_id"]
+        given = [found if word == "RUN" else word for word in given]
     given = [word.removeprefix("s3://BUCKET/") for word in given]
     if "--model" in parser_of(verb)._option_string_actions and verb not in ("verify", "export"):
         given += SMALL

@@ -32,10 +32,9 @@ def score_map(scores: NDArray[np.float64], class_names: Sequence[str]) -> Markup
         return svg(figure, "Importance of the neurons for each class")
 
 
-def picture(shape: Sequence[int], pixels: Sequence[float]) -> str:
+def picture(image: NDArray[np.float32]) -> str:
     """Return an image [C, H, W] in [0, 1], of one or three channels, as the address of PNG data."""
-    array = np.asarray(pixels, dtype=np.float32).reshape(tuple(shape)).transpose(1, 2, 0)
-    shades = np.rint(np.clip(array, 0, 1) * 255).astype(np.uint8)
+    shades = np.rint(np.clip(image.transpose(1, 2, 0), 0, 1) * 255).astype(np.uint8)
     buffer = io.BytesIO()
     imsave(buffer, np.broadcast_to(shades, (*shades.shape[:2], 3)), format="png")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
