@@ -13,13 +13,13 @@ WHERE transfers.defense = 'none';
 -- Once for several.
 CREATE OR REPLACE VIEW broken_by AS
 SELECT
-    run_id, defense, image_id,
+    any_value(run_id) AS run_id, any_value(defense) AS defense, image_id,
     coalesce(list(attack ORDER BY attack) FILTER (NOT robust AND clean_correct AND NOT skipped AND NOT error), [])
         AS attacks,
     bool_and(robust IS NOT NULL AND NOT error AND NOT skipped) AS known
-FROM verdicts
+FROM numbered_verdicts
 ANTI JOIN twins USING (run_id, defense, attack)
-GROUP BY run_id, defense, image_id;
+GROUP BY target, image_id;
 
 -- Of each attack on each defense: how many images it broke, and how many of them no other attack broke. `broken` is NULL
 -- until the attack has finished on every image. `alone` is NULL then, too, and where some other attack has no verdict of

@@ -73,10 +73,14 @@ class Reader:
 
         From then on the views that build on these know of no other run. They must not have been asked for before.
         """
-        run = run_id.replace("'", "''")
         for name in _KEPT:
-            self._make([name])
-            self.connection.execute(f"CREATE TEMP TABLE {name} AS FROM main.{name} WHERE run_id = '{run}'")
+            self.keep_one(name, run_id)
+
+    def keep_one(self, name: str, run_id: str) -> None:
+        """Make a table of what the view `name` says of a run, in its place; it must not have been asked for before."""
+        run = run_id.replace("'", "''")
+        self._make([name])
+        self.connection.execute(f"CREATE TEMP TABLE {name} AS FROM main.{name} WHERE run_id = '{run}'")
 
     def _answer(self, sql: str, parameters: Sequence[object]) -> pa.Table:
         return self.connection.sql(sql, params=list(parameters)).to_arrow_table()

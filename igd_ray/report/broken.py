@@ -32,6 +32,7 @@ class Broken:
 
 def read_broken(reader: Reader, run_id: str) -> Broken:
     """Return what the attacks of a run broke."""
+    reader.keep_one("broken_by", run_id)
 
     def answer(query: str) -> Rows:
         return [row for row in reader.rows(named_query(query)) if row["run_id"] == run_id]
