@@ -22,7 +22,10 @@ from igd_ray.report.claims import baseline, claims, worst_accuracy
 from igd_ray.report.documents import DOCUMENTS
 from igd_ray.report.figures.overlap import MOST_SETS, overlap
 from igd_ray.report.figures.robustness import robustness
-from igd_ray.report.preparation import Pictures, Pixels, pictures, rankings, search_figures, search_table
+from igd_ray.report.preparation.gallery import Pictures, Pixels, pictures
+from igd_ray.report.preparation.neurons import neurons
+from igd_ray.report.preparation.rankings import rankings
+from igd_ray.report.preparation.searches import search_figures, search_table
 from igd_ray.report.results import MOST_FIGURES, Preparation, Results, Rows, find_run, read_preparation, read_results
 from igd_ray.report.tables import DASH, Row, Share, pixel_fraction, signed
 
@@ -145,6 +148,7 @@ def render(
         searches=search_table(preparation),
         search_figures=search_figures(preparation),
         rankings=rankings(preparation),
+        neurons=neurons(preparation),
         galleries=_galleries(pictures(preparation, clean)),
         why_no_clean_images=why_not,
     )

@@ -202,6 +202,9 @@ def _compared(reader: Reader, images: str, run_id: str) -> dict[str, Comparison]
 # What fits on a page, pictures of broken and of robust images each; the catalog holds the rest.
 MOST_CLASSES, MOST_NEURONS, MOST_FIGURES, MOST_PICTURES = 20, 96, 6, 6
 
+# Of each class so many neurons are listed.
+TOP = 8
+
 
 @dataclass(frozen=True)
 class Preparation:
@@ -212,6 +215,7 @@ class Preparation:
         trials: those of the first searches, by search, in their order.
         rankings: the first rankings of the model's neurons, each with its numbers of classes and neurons.
         scores: of each of these rankings, a row for each class with the scores of the most important neurons.
+        neurons: of each layer, the most important neurons of the first classes, as `read_neurons` gives them.
         points: some adversarial points, those that broke a defense first, as far as the catalog holds them.
         class_names: of the model's classes, by their numbers, as far as a ranking tells them.
     """
@@ -220,6 +224,7 @@ class Preparation:
     trials: dict[str, Rows]
     rankings: Rows
     scores: dict[str, Rows]
+    neurons: dict[str, Rows]
     points: Rows
     class_names: dict[int, str]
 
@@ -250,9 +255,22 @@ def read_preparation(reader: Reader, run: Row) -> Preparation:
             each["ranking_id"]: reader.rows(_SCORES, each["ranking_id"], MOST_CLASSES, MOST_NEURONS)
             for each in rankings
         },
+        neurons={
+            layer: read_neurons(reader, [each["ranking_id"] for each in rankings if each["layer"] == layer])
+            for layer in dict.fromkeys(each["layer"] for each in rankings)
+        },
         points=reader.rows(_POINTS, run["run_id"], MOST_PICTURES),
         class_names={row["class_id"]: row["class_name"] for row in reader.rows(_CLASSES, model_id)},
     )
+
+
+def read_neurons(reader: Reader, ranking_ids: Sequence[str], *, class_id: int | None = None, top: int = TOP) -> Rows:
+    """Return the `top` most important neurons of each class, or of one, in any of several rankings of a layer.
+
+    One row for each class and neuron: `ranking_ids`, `scores` and `ranks` in these, and the other classes that it is
+    among the most important of in any of them (`shared_by`).
+    """
+    return reader.rows(_NEURONS, list(ranking_ids), top, class_id, MOST_CLASSES)
 
 
 def read_trials(reader: Reader, search_id: str) -> Rows:
@@ -284,6 +302,33 @@ WHERE ranking_id = $1
 GROUP BY class_id
 ORDER BY class_id
 LIMIT $2
+"""
+
+_NEURONS = """
+WITH ranked AS (
+    SELECT ranking_id, class_id, coalesce(class_name, class_id::VARCHAR) AS class_name, neuron, score, rank
+    FROM rankings
+    WHERE list_contains($1, ranking_id)
+), best AS (
+    SELECT DISTINCT class_id, class_name, neuron FROM ranked WHERE rank < $2
+), shared AS (
+    SELECT best.class_id, best.neuron, list(others.class_name ORDER BY others.class_id) AS shared_by
+    FROM best
+    JOIN best AS others ON others.neuron = best.neuron AND others.class_id <> best.class_id
+    GROUP BY ALL
+)
+SELECT
+    class_id, any_value(class_name) AS class_name, neuron,
+    list(ranking_id ORDER BY list_position($1, ranking_id)) AS ranking_ids,
+    list(score ORDER BY list_position($1, ranking_id)) AS scores,
+    list(rank ORDER BY list_position($1, ranking_id)) AS ranks,
+    any_value(shared_by) AS shared_by
+FROM ranked
+SEMI JOIN best USING (class_id, neuron)
+LEFT JOIN shared USING (class_id, neuron)
+WHERE CASE WHEN $3::INT IS NULL THEN class_id < $4 ELSE class_id = $3 END
+GROUP BY class_id, neuron
+ORDER BY class_id, list_min(ranks), ranks, neuron
 """
 
 # Pixels are read of the chosen points only.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from igd_ray.errors import InputError
 
 if TYPE_CHECKING:
-    from igd_ray.report.preparation import Pixels
+    from igd_ray.report.preparation.gallery import Pixels
 
 
 def clean_images(run: Mapping[str, Any], image_ids: Sequence[str]) -> dict[str, "Pixels"]:

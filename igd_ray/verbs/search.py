@@ -133,7 +133,7 @@ def _show_trials(
 
 def _show_choice(catalog: Catalog, result: SearchResult) -> None:
     # Imported here, as drawing needs matplotlib.
-    from igd_ray.report.preparation import write_search_figure
+    from igd_ray.report.preparation.searches import write_search_figure
 
     path = catalog.root / f"search-{result.search_id}.svg"
     search, trials = ask(catalog, lambda reader: read_search(reader, result.search_id))

@@ -12,7 +12,7 @@ from PIL import Image
 from igd_ray.catalog import Catalog
 from igd_ray.errors import InputError
 from igd_ray.report.html import write_report
-from igd_ray.report.preparation import Pixels
+from igd_ray.report.preparation.gallery import Pixels
 from igd_ray.report.tables import Row
 from igd_ray.verbs.clean_images import clean_images
 from tests.toys.catalog_rows import add_plan, add_run, outcome, row

@@ -1,0 +1,1 @@
+"""What came before the attacks on a run's model, and what they left behind: searches, rankings, points."""

@@ -1,0 +1,57 @@
+"""Images of a run as they are, as an attack left them, and what it changed."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from igd_ray.report.figures.images import picture
+from igd_ray.report.results import Preparation
+from igd_ray.report.tables import Row
+
+# An image, float32 [C, H, W] in [0, 1].
+Pixels = NDArray[np.float32]
+
+
+class Pictures(NamedTuple):
+    """An image that was attacked: addresses of pictures, and what is said of it.
+
+    Attributes:
+        clean, adversarial: the image as it is, if it is here, and the stored point.
+        difference: the second minus the first on grey, amplified; None without the first.
+        caption: label and predictions.
+        detail: attack, defense, image, and how much the difference is amplified.
+        broken: whether the point broke the defense.
+    """
+
+    clean: str | None
+    adversarial: str
+    difference: str | None
+    caption: str
+    detail: str
+    broken: bool
+
+
+def pictures(preparation: Preparation, clean: Mapping[str, Pixels]) -> list[Pictures]:
+    """Return some adversarial points as pictures with captions, beside the images in `clean` that they moved."""
+    return [_pictures(preparation, row, clean.get(row["image_id"])) for row in preparation.points]
+
+
+def _pictures(preparation: Preparation, row: Row, image: Pixels | None) -> Pictures:
+    def named(label: int) -> str:
+        return preparation.class_names.get(label, str(label))
+
+    point = np.asarray(row["pixels"], dtype=np.float32).reshape(tuple(row["shape"]))
+    broken = row["status"] == "broken"
+    before, after = named(row["clean_prediction"]), named(row["adversarial_prediction"])
+    caption = f"{named(row['label'])}: {before} → {after}" if broken else f"{named(row['label'])}: stays {after}"
+    detail = f"{row['attack']} on {row['defense']}, image {row['image_id']}"
+    if image is None or image.shape != point.shape:
+        return Pictures(None, picture(point), None, caption, detail, broken)
+    difference = point - image
+    largest = float(np.abs(difference).max())
+    # Grey where nothing moved; what moved the most is black or white.
+    shown = 0.5 + (difference / (2 * largest) if largest else difference)
+    amplified = f", difference × {0.5 / largest:.2g}" if largest else ", not moved"
+    return Pictures(picture(image), picture(point), picture(shown), caption, detail + amplified, broken)
