@@ -39,6 +39,18 @@ def test_queries_run(text: str, filled: Path) -> None:
     assert run_query(Catalog(filled / "results"), text).column_names
 
 
+def test_the_connection_in_python_answers(
+    filled: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pandas")
+    monkeypatch.chdir(filled)
+    (block,) = [block for block in blocks("python") if block.page == "sql.md"]
+    names: dict[str, object] = {"__name__": "example"}
+    exec(compile(block.text, block.page, "exec"), names)
+    assert "robust_accuracy" in capsys.readouterr().out
+    assert names["attacks"].column_names[-1] == "alone"  # type: ignore[attr-defined]
+
+
 def test_the_page_on_sql_names_the_queries_and_views_that_ship() -> None:
     text = (REPOSITORY / "docs" / "sql.md").read_text()
     queries = {file.stem for file in (REPOSITORY / "catalog" / "queries").glob("*.sql")}
