@@ -1,5 +1,6 @@
 """The report as a browser shows it, on a wide and on a narrow screen."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from igd_ray.catalog import Catalog
 from igd_ray.report.html import write_report
 from tests.toys.browser import NAMES, Browser, BrowserError, chromium
+from tests.toys.catalog_rows import add_outcomes, add_plan, add_run, row
 
 WIDTHS = [(1280, 800), (390, 844)]
 
@@ -55,8 +57,8 @@ def test_the_worst_case_is_seen_without_scrolling(shown: Browser) -> None:
     place = "document.querySelector('table').rows[{row}].cells[1].getBoundingClientRect()"
     head = shown.run("document.querySelector('table').rows[0].cells[1].textContent.trim()")
     assert head == "Worst case"
-    for row in (0, 1):
-        box = {edge: shown.run(f"{place.format(row=row)}.{edge}") for edge in ("left", "right", "top", "bottom")}
+    for number in (0, 1):
+        box = {edge: shown.run(f"{place.format(row=number)}.{edge}") for edge in ("left", "right", "top", "bottom")}
         assert box["left"] >= 0
         assert box["right"] <= shown.run("window.innerWidth")
         assert box["bottom"] <= shown.run("window.innerHeight"), box
@@ -134,3 +136,27 @@ def test_verdicts_differ_by_more_than_their_colour(browser: Browser, page: Path)
     browser.open(page, 1280, 800)
     signs = browser.run("[...document.querySelectorAll('.claims .sign')].map(e => e.innerText.trim()).join('')")
     assert signs == "??▲○"
+
+
+HOSTILE = "\"><img src=x onerror=alert(1)><script>alert(2)</script>]]>$x$ '"
+
+
+def test_whatever_a_catalog_holds_stays_text(browser: Browser, catalog: Catalog) -> None:
+    """The page's own policy would say on the console what it kept from running."""
+    add_run(catalog, model=HOSTILE, dataset=HOSTILE, split=HOSTILE, notes=[HOSTILE], config=json.dumps({"n": HOSTILE}))
+    add_plan(catalog, {f"u{place}": (defense, HOSTILE, [HOSTILE]) for place, defense in enumerate(("none", HOSTILE))})
+    add_outcomes(catalog, "u0", "none", HOSTILE, {HOSTILE: "robust"})
+    add_outcomes(catalog, "u1", HOSTILE, HOSTILE, {HOSTILE: "broken"})
+    told = {"check": HOSTILE, "severity": HOSTILE, "defense": HOSTILE, "attack": HOSTILE, "message": HOSTILE}
+    catalog.commit("checks", "check", [row("checks", run_id="run", **told)])
+    ranking = {"ranking_id": "r", "method": HOSTILE, "model_id": "m0", "layer": HOSTILE, "class_name": HOSTILE}
+    neuron = {"class_id": 0, "neuron": 0, "score": 1.0, "rank": 0}
+    catalog.commit("rankings", "r", [row("rankings", **ranking, **neuron)])
+    page = write_report(catalog, None, catalog.root.parent / "hostile.html")
+    for size in WIDTHS:
+        browser.open(page, *size)
+        assert browser.console == []
+        assert browser.run("document.querySelectorAll('script').length") == 1
+        assert browser.run("document.querySelectorAll('img').length") == 0
+        assert browser.run("document.body.innerText").count("onerror=alert(1)") > 10
+        assert browser.run("document.documentElement.scrollWidth <= window.innerWidth")

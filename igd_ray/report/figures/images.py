@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from numpy.typing import NDArray
 
-from igd_ray.report.figures.svg import BLUE, STYLE, svg
+from igd_ray.report.figures.svg import BLUE, STYLE, short, svg
 
 
 def score_map(scores: NDArray[np.float64], class_names: Sequence[str]) -> Markup:
@@ -26,7 +26,7 @@ def score_map(scores: NDArray[np.float64], class_names: Sequence[str]) -> Markup
         # From nothing to blue: what is unimportant takes the page's background.
         colours = LinearSegmentedColormap.from_list("importance", [(*to_rgb(BLUE), a) for a in (0.04, 1.0)])
         axes.imshow(scaled, aspect="auto", cmap=colours, interpolation="nearest")
-        axes.set_yticks(range(len(class_names)), class_names)
+        axes.set_yticks(range(len(class_names)), [short(name) for name in class_names])
         axes.set_xlabel("neurons, the most important over all classes first")
         axes.spines[:].set_visible(False)
         return svg(figure, "Importance of the neurons for each class")

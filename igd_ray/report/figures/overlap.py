@@ -6,7 +6,7 @@ import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from igd_ray.report.figures.svg import BLUE, GRAY, INK, SMALL, STYLE, svg
+from igd_ray.report.figures.svg import BLUE, GRAY, INK, SMALL, STYLE, short, svg
 from igd_ray.report.tables import Row
 
 # The largest sets of attacks that fit beside each other.
@@ -24,7 +24,7 @@ def overlap(defense: str, attacks: Sequence[Row], sets: Sequence[Row]) -> Markup
     """
     shown = sets[:MOST_SETS]
     places = {row["attack"]: place for place, row in enumerate(attacks)}
-    labels = [f"{row['attack']}  {'–' if row['broken'] is None else row['broken']}" for row in attacks]
+    labels = [f"{short(row['attack'])}  {'–' if row['broken'] is None else row['broken']}" for row in attacks]
     with mpl.rc_context({**STYLE, "svg.hashsalt": f"overlap {defense}", "hatch.linewidth": 0.8}):
         figure = Figure(figsize=(2.2 + 0.42 * max(len(shown), 5), 1.5 + 0.23 * len(attacks)), layout="constrained")
         bars, matrix = figure.subplots(2, 1, sharex=True, height_ratios=[1.2, 0.23 * len(attacks)])

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from igd_ray.report.figures.svg import BLUE, GRAY, INK, ORANGE, SMALL, STYLE, svg
+from igd_ray.report.figures.svg import BLUE, GRAY, INK, ORANGE, SMALL, STYLE, short, svg
 
 # Panels beside each other fit into a page of 1280 pixels.
 _PANELS = 4
@@ -57,7 +57,7 @@ def robustness(rows: Sequence[str], panels: Sequence[Panel], *, worst: int, base
         for axes in grid.flat[len(panels) :]:
             axes.set_axis_off()
         first = grid[0, 0]
-        first.set_yticks(range(len(rows)), rows)
+        first.set_yticks(range(len(rows)), [short(row) for row in rows])
         first.set_ylim(len(rows) - 0.5, -0.5)
         first.set_xlim(-2, 102)
         first.set_xticks([0, 50, 100])
@@ -69,7 +69,7 @@ def robustness(rows: Sequence[str], panels: Sequence[Panel], *, worst: int, base
 
 
 def _draw(axes: Axes, panel: Panel, worst: int, baseline: float | None) -> None:
-    axes.set_title(panel.defense, fontsize=11, fontweight="bold", loc="left")
+    axes.set_title(short(panel.defense), fontsize=11, fontweight="bold", loc="left")
     axes.axhspan(-0.5, worst - 0.5, color=GRAY, alpha=0.15, linewidth=0)
     axes.grid(axis="x", color=GRAY, alpha=0.25, linewidth=0.8)
     axes.tick_params(length=0)

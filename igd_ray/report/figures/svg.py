@@ -15,6 +15,9 @@ SMALL = 9
 # Stands for the colour of the page's text, which is known only to the browser (light or dark).
 INK = "#010203"
 
+# A longer name would leave a figure no room; the tables have it whole.
+_LONGEST = 28
+
 STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # a name with dollar signs is a name
     "svg.fonttype": "none",  # text stays text: it takes the page's font and can be searched
@@ -28,6 +31,15 @@ STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "legend.frameon": False,
 }
+
+
+def short(name: str) -> str:
+    """Return a name as it stands in a figure.
+
+    >>> short("loir-16"), short("a" * 40)
+    ('loir-16', 'aaaaaaaaaaaaaaaaaaaaaaaaaaa…')
+    """
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
 
 
 def standalone(figure: Markup) -> str:
