@@ -137,10 +137,3 @@ class Comparison(NamedTuple):
         unit = 10 ** max(len(str(needed)) - 2, 0)
         rounded = f"{math.ceil(needed / unit) * unit:,}".replace(",", " ")
         return f"about {rounded} images would decide it at {100 * POWER:.0f} % power, if the shares stay"
-
-    @property
-    def wording(self) -> str:
-        """The verdict with its counts and p-value, as one phrase."""
-        if self.verdict != "undecided":
-            return f"{self.verdict} at {self.images} images ({self.counts})"
-        return f"undecided at {self.images} images ({self.counts}; {self.outlook})"
