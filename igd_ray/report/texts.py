@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from igd_ray.report.tables import Table
 
-# What CommonMark, and GitHub's tables, could read as anything else than itself.
-_MARKED = re.compile(r"([\\`*_{}\[\]<>#|~$&!])")
+# What Markdown or HTML would read as anything but text.
+_MARKED = re.compile(r"([\\`*_{}\[\]#|~$])")
 
 _LATEX = {
     **{character: f"\\{character}" for character in "{}$&#_%"},
@@ -61,12 +61,13 @@ def grid_of_rows(rows: Sequence[Mapping[str, object]], names: Sequence[str], sho
 
 
 def markdown(text: str) -> str:
-    r"""Return `text` so that Markdown shows it as it is, on one line.
+    """Return `text` so that Markdown shows it as it is, in one line.
 
-    >>> markdown("a|b *c*")
-    'a\\|b \\*c\\*'
+    >>> markdown("a|b <i>*c*</i>")
+    'a\\\\|b &lt;i&gt;\\\\*c\\\\*&lt;/i&gt;'
     """
-    return _MARKED.sub(r"\\\1", " ".join(text.split()))
+    plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _MARKED.sub(r"\\\1", plain)
 
 
 def markdown_table(table: Grid) -> str:

@@ -60,7 +60,9 @@ def test_the_same_defense_is_compared_on_the_images_of_both(
         (f"{there}#wednesday", "none", 0, None, None, None, "–"),
     ]
     assert "0 images gained, 7 lost, p = 0.016" in found["differences"][2]["why"]
-    assert found["unlike"] == [f"{there}#tuesday differs from monday: threat model linf, ε = 0.2, not linf, ε = 0.1."]
+    assert found["unlike"] == [
+        f"{there}#tuesday differs from monday: threat model linf, ε = 51/255, not linf, ε = 0.1."
+    ]
 
 
 def test_pages_and_documents_say_the_same(places: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,7 +29,7 @@ def test_the_examples_in_the_docstrings() -> None:
 
 def test_text_that_means_something_in_markdown_or_latex_stays_text() -> None:
     table = Grid(["a|b", "c_d"], [["<b>\n*x*", "$100 % {\\}"]], [False, True])
-    assert markdown_table(table) == "| a\\|b | c\\_d |\n| --- | ---: |\n| \\<b\\> \\*x\\* | \\$100 % \\{\\\\\\} |\n"
+    assert markdown_table(table) == "| a\\|b | c\\_d |\n| --- | ---: |\n| &lt;b&gt; \\*x\\* | \\$100 % \\{\\\\\\} |\n"
     assert latex_table(table) == (
         "\\begin{tabular}{lr}\n  \\toprule\n  a\\textbar{}b & c\\_d \\\\\n  \\midrule\n"
         "  \\textless{}b\\textgreater{} *x* & \\$100 \\% \\{\\textbackslash{}\\} \\\\\n  \\bottomrule\n\\end{tabular}\n"
@@ -40,7 +40,7 @@ def test_markdown_says_what_the_page_says(filled: Catalog, capsys: pytest.Captur
     text = _report(filled, "md", capsys)
     assert "- ▲ gain: loir-12 gains 45.0 points: 65.0 % against 20.0 % of 40 images (20 images gained, 2 lost" in text
     assert "| none | 20.0 % (10.5–34.8) | – | undefended |" in text
-    assert "\\<i\\>seen" in text
+    assert "&lt;i&gt;seen" in text
     assert "<i>" not in text
     assert "- Unit cdir-12-aa (cdir-12 / aa) failed, attempts: 1; CUDA out of memory" in text
 

@@ -13,7 +13,7 @@ from PIL import Image
 from igd_ray.catalog import Catalog
 from igd_ray.catalog.query import Reader, ask
 from igd_ray.data.points import load_points
-from igd_ray.report.records.card import escaped, evaluation_card
+from igd_ray.report.records.card import evaluation_card
 from igd_ray.report.records.images import (
     Kept,
     Points,
@@ -27,6 +27,7 @@ from igd_ray.report.records.images import (
 )
 from igd_ray.report.records.leaderboard import leaderboard_entry
 from igd_ray.report.results import Results, find_run, read_results
+from igd_ray.report.texts import markdown
 from tests.report.conftest import IMAGES
 from tests.toys.catalog_rows import add_outcomes, add_plan, add_run, row
 
@@ -93,10 +94,9 @@ def test_the_card_says_what_was_measured_how_surely_and_what_was_not(results: Re
         "Software",
     ]
     assert "- **Threat model:** linf, ε = 8/255" in card
-    assert "| loir-12 | 40 | 92.5 % (80.1–97.4) | 65.0 % (49.5–77.9) | +45.0 | gain at 40 images (20 images" in card
-    assert (
-        "| hedge | 40 | 92.5 % (80.1–97.4) | – (not finished) | – | not finished, or nothing to compare with |" in card
-    )
+    assert "- loir-12 gains 45.0 points: 65.0 % against 20.0 % of 40 images (20 images gained, 2 lost" in card
+    assert "| loir-12 | 65.0 % (49.5–77.9) | +45.0 | ▲ gain (p = 0.00012) | 92.5 % (80.1–97.4) | 40 |" in card
+    assert "| hedge | – (not finished) | – | – (not finished, or nothing to compare with) | 92.5 %" in card
     assert "| rays-1000 | hedge | – (40 of 40 missing) |" in card
     assert "- gradients averaged over the noise" in card
     assert "- **SHA-256 of verdicts.csv:** 0123" in card
@@ -106,7 +106,7 @@ def test_what_the_catalog_holds_is_text_in_the_card(results: Results) -> None:
     card = evaluation_card(results, {})
     assert "<" not in card
     assert r"&lt;b&gt;bold&lt;/b&gt; &amp; \$x\$" in card
-    assert escaped("a\nb | [c](d)") == r"a b \| \[c\](d)"
+    assert markdown("a\nb | [c](d)") == r"a b \| \[c\](d)"
 
 
 def test_every_row_of_a_table_in_the_card_has_as_many_cells_as_its_header(results: Results) -> None:

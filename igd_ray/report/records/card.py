@@ -1,17 +1,15 @@
 """The evaluation card of a run: one Markdown file that says what was measured, how surely, and what was not."""
 
-import re
 from collections.abc import Mapping
 from importlib.metadata import version
 
 from igd_ray.catalog import SCHEMA_VERSION
 from igd_ray.protocol import CITATION, attack_order
 from igd_ray.report import audit, evaluation
+from igd_ray.report.claims import claims
 from igd_ray.report.results import Results
-from igd_ray.report.tables import DASH, Cell, Column, Row, Table, pixel_fraction
-
-# What Markdown or HTML would read as anything but text.
-_SPECIAL = re.compile(r"([\\`*_{}\[\]#|~$])")
+from igd_ray.report.tables import DASH, Column, Row, Table, pixel_fraction
+from igd_ray.report.texts import grid, markdown, markdown_table
 
 
 def evaluation_card(results: Results, hashes: Mapping[str, str]) -> str:
@@ -23,7 +21,7 @@ def evaluation_card(results: Results, hashes: Mapping[str, str]) -> str:
     """
     run = results.run
     parts = [
-        f"# Evaluation card: {escaped(str(run['model']))}",
+        f"# Evaluation card: {markdown(str(run['model']))}",
         "Written from the catalog by `igd export`. Accuracies are in percent of the images; behind a worst case and an "
         f"accuracy is its 95 % Wilson interval. A {DASH} is what was not measured; (2 of 9) is an attack that broke 2 "
         "of the 9 images that others had left to it.",
@@ -36,17 +34,18 @@ def evaluation_card(results: Results, hashes: Mapping[str, str]) -> str:
             }
         ),
         "## Results",
-        markdown_table(_headline(results)),
+        _bullets([f"{claim.defense} {claim.sentence} ({claim.detail})." for claim in claims(results)]),
+        _table(_headline(results)),
         "What may be claimed follows from McNemar's exact test at 5 % against the undefended model on the same images. "
         "Several defenses in one table are several tests: the chance that one of them errs is larger than 5 %.",
         *_audit(results),
         "## Attacks and what they spent",
-        markdown_table(_attacks(results)),
+        _table(_attacks(results)),
         "## Settings of the defenses",
-        markdown_table(evaluation.settings_table(results)) if results.settings else "The run has no outcomes yet.",
+        _table(evaluation.settings_table(results)) if results.settings else "The run has no outcomes yet.",
         *_remarks(results),
         "## Checks",
-        markdown_table(_findings(results)) if results.findings else "No check found anything.",
+        _table(_findings(results)) if results.findings else "No check found anything.",
         "## What was not measured",
         _bullets(evaluation.unmeasured(results)) or "Nothing that the protocol has was left out.",
         "## Hashes",
@@ -56,41 +55,21 @@ def evaluation_card(results: Results, hashes: Mapping[str, str]) -> str:
         "The catalog does not record which versions computed the run.",
         f"Protocol: {CITATION}",
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def markdown_table(table: Table) -> str:
-    """Return a table in Markdown; what stands below a value stands in brackets behind it."""
-    lines = [
-        [escaped(column.title) for column in table.columns],
-        ["---:" if column.is_number else "---" for column in table.columns],
-        *([_cell(cell) for _, cell in table.cells(row)] for row in table.rows),
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def escaped(text: str) -> str:
-    """Return `text` so that Markdown shows it as it is, in one line.
-
-    >>> escaped("a|b <i>*c*</i>")
-    'a\\\\|b &lt;i&gt;\\\\*c\\\\*&lt;/i&gt;'
-    """
-    plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return _SPECIAL.sub(r"\\\1", plain)
-
-
-def _cell(cell: Cell) -> str:
-    return escaped(f"{cell.text} ({cell.detail})" if cell.detail else cell.text)
+def _table(table: Table) -> str:
+    return markdown_table(grid(table)).rstrip()
 
 
 def _facts(facts: Mapping[str, object]) -> str:
     return "\n".join(
-        f"- **{escaped(name)}:** {escaped(DASH if value is None else str(value))}" for name, value in facts.items()
+        f"- **{markdown(name)}:** {markdown(DASH if value is None else str(value))}" for name, value in facts.items()
     )
 
 
 def _bullets(sentences: list[str]) -> str:
-    return "\n".join(f"- {escaped(sentence)}" for sentence in sentences)
+    return "\n".join(f"- {markdown(sentence)}" for sentence in sentences)
 
 
 def _headline(results: Results) -> Table:
@@ -123,7 +102,7 @@ def _audit(results: Results) -> list[str]:
     return [
         "## Audit",
         _bullets(audit.audit_sentences(results)),
-        markdown_table(audit.audit_table(results)),
+        _table(audit.audit_table(results)),
     ]
 
 
