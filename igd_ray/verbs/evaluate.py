@@ -31,6 +31,7 @@ from igd_ray.verbs.flags import (
     add_workspace_flags,
     given_settings,
 )
+from igd_ray.verbs.gates import Gates, add_gate_flags
 from igd_ray.verbs.output import show
 
 
@@ -78,24 +79,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_workspace_flags(parser)
     add_defense_flags(parser)
     add_defense_arguments(parser)
+    add_gate_flags(parser)
     add_dry_run(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Evaluate, and print accuracy per attack and the worst case."""
+    """Evaluate, print accuracy per attack and the worst case, and return whether the gates' claims hold."""
+    gates = Gates(arguments)
     settings = load_settings(EvaluateSettings, file=arguments.config, given=given_settings(arguments))
     executor = executor_for(settings)
     workspace = Workspace(settings)
     plan = plan_evaluation(workspace)
+    gates.require_asked([defense.label for defense in plan.needed.defenses])
     if arguments.dry_run:
         show_costs(workspace, [*plan.needed.units, *plan.units], naive=plan.naive, as_json=arguments.json)
         return 0
     with Session(workspace, executor) as session:
         summary = evaluate(session, plan)
         show_accuracy(workspace.catalog, plan.run_id, as_json=arguments.json)
+        code = gates.judge(workspace.catalog, plan.run_id, quiet=arguments.json)
         require_all(summary, "evaluation")
         require_worst_case(workspace.catalog, plan.run_id)
-    return 0
+    return code
 
 
 def evaluate(session: Session, plan: EvaluationPlan) -> RunSummary:

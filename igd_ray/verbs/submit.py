@@ -87,6 +87,10 @@ def stage(verb: str, words: list[str], folder: Path) -> list[str]:
     command.add_arguments(parser)
     arguments = parser.parse_args(words)
     flags = [flag for flag, name in (("--json", "json"), ("--dry-run", "dry_run")) if getattr(arguments, name, False)]
+    flags += [f"--gate={gate}" for gate in getattr(arguments, "gate", [])]
+    if getattr(arguments, "junit", None) is not None:
+        _require_absolute("--junit", arguments.junit)
+        flags.append(f"--junit={arguments.junit}")
     if verb in READERS:
         values: dict[str, object] = {name: getattr(arguments, name, None) for name in READERS[verb]}
         values = {name: value for name, value in values.items() if value is not None}
