@@ -1,5 +1,7 @@
 """A catalog's files in a bucket of an object store."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import time
@@ -8,11 +10,9 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import pyarrow as pa
-import pyarrow.fs
-
 from igd_ray.catalog.sealed import Source
 from igd_ray.errors import IgdError, InputError, first_line
+from igd_ray.lazy import fs, pa
 
 # The object stores that pyarrow speaks to.
 SCHEMES = ("s3", "gs")
@@ -86,18 +86,18 @@ class Bucket:
     def exists(self, name: str) -> bool:
         """Tell whether there is an object of this name."""
         (info,) = self.filesystem.get_file_info([self._path(name)])
-        return bool(info.type == pyarrow.fs.FileType.File)
+        return bool(info.type == fs.FileType.File)
 
     def is_used(self) -> bool:
         """Tell whether there are objects that are not hidden."""
-        found = self.filesystem.get_file_info(pyarrow.fs.FileSelector(self.base, allow_not_found=True))
+        found = self.filesystem.get_file_info(fs.FileSelector(self.base, allow_not_found=True))
         return any(not PurePosixPath(info.path).name.startswith(".") for info in found)
 
     def names(self, folder: str) -> list[str]:
         """Return the names of the objects under `folder`."""
-        selector = pyarrow.fs.FileSelector(self._path(folder), allow_not_found=True)
+        selector = fs.FileSelector(self._path(folder), allow_not_found=True)
         found = self.filesystem.get_file_info(selector)
-        return sorted(PurePosixPath(info.path).name for info in found if info.type == pyarrow.fs.FileType.File)
+        return sorted(PurePosixPath(info.path).name for info in found if info.type == fs.FileType.File)
 
     def age(self, name: str) -> float:
         """Return how many seconds ago an object was written."""
@@ -147,7 +147,7 @@ class _Object:
 
 def filesystem_of(uri: str) -> tuple[Any, str]:
     """Return pyarrow's filesystem for `uri`, and the path in it."""
-    filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
+    filesystem, path = fs.FileSystem.from_uri(uri)
     return filesystem, str(path)
 
 

@@ -5,13 +5,16 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
+import duckdb
 from fsspec import AbstractFileSystem
 
-from igd_ray.catalog.schemas import SCHEMAS
+from igd_ray.catalog.merged import INDEX, Announced
+from igd_ray.catalog.schemas import COLUMNS
 from igd_ray.catalog.sealed import BytesSource, DamagedError, SealedFile, UnavailableError
 from igd_ray.catalog.sources import KEY_COLUMNS, MERGED
 from igd_ray.catalog.store import Catalog
-from igd_ray.catalog.tables import EMPTY, empty_parquet
+from igd_ray.catalog.tables import UnreadableError
+from igd_ray.errors import first_line
 
 PROTOCOL = "igd"
 
@@ -34,7 +37,6 @@ class CatalogFiles(AbstractFileSystem):  # type: ignore[misc]
     def __init__(self, catalog: Catalog) -> None:
         super().__init__()
         self._catalog = catalog
-        self._empty = {f"{table}/{EMPTY}.parquet": empty_parquet(table) for table in SCHEMAS}
         self._small: OrderedDict[str, bytes] = OrderedDict()
         self._small_bytes = 0
         self._large: OrderedDict[str, SealedFile] = OrderedDict()
@@ -43,7 +45,10 @@ class CatalogFiles(AbstractFileSystem):  # type: ignore[misc]
 
     def relation(self, table: str) -> str:
         """Return the SELECT of the rows of `table` that count, from exactly the files that hold them now."""
-        files = self._catalog.files(table) or {f"{EMPTY}.parquet": set()}
+        files = self._catalog.files(table)
+        if not files:
+            columns = ", ".join(f'NULL::{column.kind} AS "{column.name}"' for column in COLUMNS[table])
+            return f"SELECT {columns} WHERE false"
         doubles = [(file, key) for file, keys in files.items() for key in sorted(keys)]
         if not doubles or table not in KEY_COLUMNS:
             return self.select(table, list(files))
@@ -69,7 +74,7 @@ class CatalogFiles(AbstractFileSystem):  # type: ignore[misc]
             raise
 
     def _opened(self, name: str) -> SealedFile:
-        content = self._empty.get(name) or self._small.get(name)
+        content = self._small.get(name)
         if content is not None:
             return SealedFile(BytesSource(content), name)
         if name in self._large:
@@ -101,6 +106,27 @@ class CatalogFiles(AbstractFileSystem):  # type: ignore[misc]
         """Remember the first thing that went wrong."""
         if self.problem is None:
             self.problem, self.name = error, name
+
+    def announced(self, connection: duckdb.DuckDBPyConnection, file: str) -> list[Announced]:
+        """Return the rows of an entry of the merge log, read by `connection`.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            UnreadableError: if it is damaged.
+            IgdError: if it cannot be read, which may pass.
+        """
+        columns = ", ".join(Announced._fields)
+        try:
+            found = connection.execute(f"SELECT {columns} FROM read_parquet([{_names(INDEX, [file])}])").fetchall()
+        except duckdb.Error as error:
+            problem, self.problem = self.problem, None
+            if isinstance(problem, FileNotFoundError):
+                raise problem from error
+            if problem is not None and not isinstance(problem, DamagedError):
+                raise self._catalog.tables.unavailable(f"{INDEX}/{file}", problem) from error
+            why = str(problem) if problem else first_line(error)
+            raise UnreadableError(f"{self._catalog}/{INDEX}/{file} is damaged: {why}") from error
+        return [Announced(*row) for row in found]
 
     def can_do_better(self) -> bool:
         """Tell whether asking anew can go better: damaged files are left out now, and files that are gone were merged.

@@ -5,17 +5,17 @@ overrides an earlier one. Whoever writes the next number first has written it, o
 merges at once one finds its number taken, and what it merged never counts.
 """
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from __future__ import annotations
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from igd_ray.catalog.schemas import SCHEMAS
 from igd_ray.catalog.sealed import sealed_parquet
 from igd_ray.catalog.sources import MERGED
 from igd_ray.catalog.tables import QUARANTINE, TableFiles, UnreadableError, conform, is_key
+from igd_ray.lazy import pq
 
 INDEX = "compacted"
 
@@ -36,16 +36,30 @@ class Where(NamedTuple):
     row_group: int | None
 
 
+class Announced(NamedTuple):
+    """A row of an entry."""
+
+    table_name: str
+    key: str
+    file: str
+    row_group: int | None
+
+
 class MergedResults:
     """The results of a catalog that were merged.
 
     Args:
         tables: the catalog's files.
+
+    Attributes:
+        read_entry: what returns the rows of the entry in a file, and raises FileNotFoundError, UnreadableError if the
+            file is damaged, or IgdError if it cannot be read just then. Whoever has DuckDB at hand reads by that.
     """
 
     def __init__(self, tables: TableFiles) -> None:
         self._tables = tables
-        self._entries: dict[str, pa.Table | None] = {}
+        self._entries: dict[str, list[Announced] | None] = {}
+        self.read_by_arrow()
         self._known: tuple[str, ...] | None = None
         self._all: dict[str, list[tuple[str, Where]]] = {}
         self._of: dict[str, dict[str, Where]] = {}
@@ -91,7 +105,7 @@ class MergedResults:
         rows = self._entries.get(f"{number:08d}")
         if rows is None:
             return None
-        return {f"{table}/{file}" for table, file in zip(_list(rows, "table_name"), _list(rows, "file"), strict=True)}
+        return {f"{row.table_name}/{row.file}" for row in rows}
 
     def next_number(self) -> int:
         """Return a number that no entry has or had, nor a merged file was made for."""
@@ -117,6 +131,10 @@ class MergedResults:
         while not self.append(self.next_number(), rows):
             pass
 
+    def read_by_arrow(self) -> None:
+        """Read entries by Arrow from now on."""
+        self.read_entry: Callable[[str], list[Announced]] = self._read_by_arrow
+
     def _refresh(self) -> None:
         keys = self._tables.keys(INDEX)
         numbered = {name for name in keys if _NUMBER.fullmatch(name)}
@@ -127,20 +145,24 @@ class MergedResults:
         self._entries = {name: self._entries[name] if name in self._entries else self._read(name) for name in names}
         self._all, self._of, self._known = {}, {}, names
 
-    def _read(self, name: str) -> pa.Table | None:
+    def _read(self, name: str) -> list[Announced] | None:
         file = f"{name}.parquet"
         try:
-            rows = self._tables.load(INDEX, file, pq.ParquetFile.read)
+            rows = self.read_entry(file)
         except FileNotFoundError:
             return None
         except UnreadableError as error:
             self._tables.leave_out(INDEX, file, str(error).partition(" is damaged: ")[2])
             return None
-        columns = (_list(rows, name) for name in SCHEMAS[INDEX].names)
-        if not all(_is_generated(*row) for row in zip(*columns, strict=True)):
+        if not all(map(_is_generated, rows)):
             self._tables.leave_out(INDEX, file, "it names what igd-ray never names")
             return None
         return rows
+
+    def _read_by_arrow(self, file: str) -> list[Announced]:
+        rows = self._tables.load(INDEX, file, pq.ParquetFile.read)
+        columns = (rows[name].to_pylist() for name in Announced._fields)
+        return [Announced(*row) for row in zip(*columns, strict=True)]
 
     def _resolve(self, table: str) -> dict[str, Where]:
         """Return where the results of `table` are, the latest entry first whose file is there and undamaged."""
@@ -163,13 +185,9 @@ class MergedResults:
         return found
 
     def _rows(self, name: str, table: str) -> Iterator[tuple[str, Where]]:
-        rows = self._entries.get(name)
-        if rows is None:
-            return
-        columns = (_list(rows, column) for column in ("table_name", "key", "file", "row_group"))
-        for table_name, key, file, row_group in zip(*columns, strict=True):
-            if table_name == table:
-                yield key, Where(file, row_group)
+        for row in self._entries.get(name) or ():
+            if row.table_name == table:
+                yield row.key, Where(row.file, row.row_group)
 
 
 def merged_name(number: int, token: str) -> str:
@@ -183,16 +201,13 @@ def number_of(file: str) -> int | None:
     return int(found[1]) if found and found[1] else None
 
 
-def _is_generated(table: str, key: str, file: str, row_group: int | None) -> bool:
+def _is_generated(row: Announced) -> bool:
     return (
-        table in SCHEMAS
-        and table != INDEX
-        and is_key(key)
-        and (_MERGED_FILE.fullmatch(file) is not None or file == f"{key}.parquet")
-        and (row_group is None or row_group >= 0)
+        isinstance(row.key, str)
+        and isinstance(row.file, str)
+        and row.table_name in SCHEMAS
+        and row.table_name != INDEX
+        and is_key(row.key)
+        and (_MERGED_FILE.fullmatch(row.file) is not None or row.file == f"{row.key}.parquet")
+        and (row.row_group is None or row.row_group >= 0)
     )
-
-
-def _list(rows: pa.Table, column: str) -> list[str]:
-    values: list[str] = rows[column].to_pylist()
-    return values

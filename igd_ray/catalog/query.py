@@ -1,21 +1,25 @@
 """Questions to the catalog in SQL, without a way to change anything or to look elsewhere."""
 
+from __future__ import annotations
+
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, tzinfo
+from functools import partial
 from typing import Any, TypeVar
 
 import duckdb
-import pyarrow as pa
 
 from igd_ray.catalog.duckdb_files import PROTOCOL, CatalogFiles
 from igd_ray.catalog.schemas import SCHEMAS
 from igd_ray.catalog.sources import definitions, named_in
 from igd_ray.catalog.store import Catalog
 from igd_ray.errors import IgdError, InputError
+from igd_ray.lazy import pa
 
-Answer = TypeVar("Answer")
+Found = TypeVar("Found")
 
 # How often a question is asked anew, each time because other files are found to be damaged or gone.
 TRIES = 40
@@ -36,6 +40,28 @@ SELECT DISTINCT value ->> '$' FROM (SELECT json_serialize_sql($1::VARCHAR) AS pa
 WHERE key = 'type' AND ends_with(value ->> '$', '_NODE')"""
 
 
+# Types of columns, or of lists, whose values DuckDB gives as Arrow does; and that of moments, which it does not.
+_PLAIN = {"VARCHAR", "BOOLEAN", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UBIGINT", "FLOAT", "DOUBLE", "BLOB"}
+_MOMENT = "TIMESTAMP WITH TIME ZONE"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The rows that a question was answered with.
+
+    Attributes:
+        names: of the columns; two may be equal.
+        rows: the values of each row.
+    """
+
+    names: list[str]
+    rows: list[tuple[Any, ...]]
+
+    def dictionaries(self) -> list[dict[str, Any]]:
+        """Return a dictionary for each row."""
+        return [dict(zip(self.names, row, strict=True)) for row in self.rows]
+
+
 class Reader:
     """A connection to a catalog that makes the views when a question names them.
 
@@ -52,21 +78,46 @@ class Reader:
 
     def table(self, sql: str, *parameters: object) -> pa.Table:
         """Return the answer to a SELECT or EXPLAIN; what stands behind `$1`, `$2` comes after it."""
+        return self._ask(sql, parameters).to_arrow_table()
+
+    def answer(self, sql: str, *parameters: object) -> Answer:
+        """Return the same as values of Python, for which nobody waits for Arrow where DuckDB itself has them."""
+        relation = self._ask(sql, parameters)
+        kinds = [str(kind) for kind in relation.types]
+        if not all(kind.partition("[")[0] in _PLAIN or kind == _MOMENT for kind in kinds):
+            return answer_of(relation.to_arrow_table())
+        moments = [number for number, kind in enumerate(kinds) if kind == _MOMENT]
+        names = list(relation.columns)
+        if moments:
+            # DuckDB itself would ask for pytz.
+            columns = (
+                f"epoch_us(#{number + 1})" if number in moments else f"#{number + 1}" for number in range(len(kinds))
+            )
+            relation = relation.project(", ".join(columns))
+        rows = relation.fetchall()
+        if moments:
+            rows = [
+                tuple(_moment(value, UTC) if number in moments else value for number, value in enumerate(row))
+                for row in rows
+            ]
+        return Answer(names, rows)
+
+    def _ask(self, sql: str, parameters: Sequence[object]) -> duckdb.DuckDBPyRelation:
         self._make(named_in(sql, {*self._pending, *self._unread}))
         if _LISTING.search(sql):
             self.make_all()
         try:
-            return self._answer(sql, parameters)
+            return self.connection.sql(sql, params=list(parameters))
         except duckdb.CatalogException:
             # It may mean a view by another way than by its name.
             if not self._pending:
                 raise
             self.make_all()
-            return self._answer(sql, parameters)
+            return self.connection.sql(sql, params=list(parameters))
 
     def rows(self, sql: str, *parameters: object) -> list[dict[str, Any]]:
         """Return the answer to a SELECT, a dictionary for each row."""
-        return rows_of(self.table(sql, *parameters))
+        return self.answer(sql, *parameters).dictionaries()
 
     def keep(self, run_id: str) -> None:
         """Make tables of what all attacks of a run say of each image.
@@ -81,9 +132,6 @@ class Reader:
         run = run_id.replace("'", "''")
         self._make([name])
         self.connection.execute(f"CREATE TEMP TABLE {name} AS FROM main.{name} WHERE run_id = '{run}'")
-
-    def _answer(self, sql: str, parameters: Sequence[object]) -> pa.Table:
-        return self.connection.sql(sql, params=list(parameters)).to_arrow_table()
 
     def make_all(self) -> None:
         """Make all that is left of the views."""
@@ -151,7 +199,7 @@ def open_reader(catalog: Catalog, files: CatalogFiles) -> Reader:
     return Reader(connection, files)
 
 
-def ask(catalog: Catalog, question: Callable[[Reader], Answer]) -> Answer:
+def ask(catalog: Catalog, question: Callable[[Reader], Found]) -> Found:
     """Return what `question` finds over `catalog`; damaged files are said on stderr and left out.
 
     It is asked again where a file was found damaged, or was merged and deleted in between.
@@ -163,28 +211,39 @@ def ask(catalog: Catalog, question: Callable[[Reader], Answer]) -> Answer:
     for _ in range(TRIES):
         files = CatalogFiles(catalog)
         reader = open_reader(catalog, files)
+        catalog.merged.read_entry = partial(files.announced, reader.connection)
         try:
             return question(reader)
         except (duckdb.Error, pa.ArrowException, OSError) as error:
             if not files.can_do_better():
                 raise _told(error) from error
         finally:
+            catalog.merged.read_by_arrow()
             reader.connection.close()
     raise IgdError(f"files of {catalog} went away {TRIES} times while they were read; ask again")
 
 
 def run_query(catalog: Catalog, sql: str) -> pa.Table:
-    """Return the answer of `catalog` to one SELECT or EXPLAIN statement.
+    """Return the answer of `catalog` to one SELECT or EXPLAIN statement as an Arrow table.
 
     Raises:
         InputError: for any other statement or several, and for what DuckDB refuses.
     """
+    return ask(catalog, lambda reader: _reading(reader, sql).table(sql))
 
-    def question(reader: Reader) -> pa.Table:
-        _require_reading(reader.connection, sql)
-        return reader.table(sql)
 
-    return ask(catalog, question)
+def query_rows(catalog: Catalog, sql: str) -> Answer:
+    """Return the same as values of Python.
+
+    Raises:
+        InputError: as `run_query` does.
+    """
+    return ask(catalog, lambda reader: _reading(reader, sql).answer(sql))
+
+
+def _reading(reader: Reader, sql: str) -> Reader:
+    _require_reading(reader.connection, sql)
+    return reader
 
 
 def _require_reading(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
@@ -205,10 +264,10 @@ def _require_reading(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
     raise InputError(f"the SQL must be one SELECT or EXPLAIN SELECT statement, not {came}")
 
 
-def rows_of(table: pa.Table) -> list[dict[str, Any]]:
-    """Return the rows of `table`, a dictionary for each."""
+def answer_of(table: pa.Table) -> Answer:
+    """Return what `table` holds as values of Python."""
     columns = [_values(column) for column in table.columns]
-    return [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
+    return Answer(table.column_names, list(zip(*columns, strict=True)))
 
 
 def _values(column: pa.ChunkedArray) -> list[Any]:
@@ -216,9 +275,13 @@ def _values(column: pa.ChunkedArray) -> list[Any]:
     if not pa.types.is_timestamp(column.type):
         values: list[Any] = column.to_pylist()
         return values
-    start = datetime(1970, 1, 1, tzinfo=None if column.type.tz is None else UTC)
+    zone = None if column.type.tz is None else UTC
     moments = column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(pa.int64()).to_pylist()
-    return [None if moment is None else start + timedelta(microseconds=moment) for moment in moments]
+    return [_moment(moment, zone) for moment in moments]
+
+
+def _moment(microseconds: int | None, zone: tzinfo | None) -> datetime | None:
+    return None if microseconds is None else datetime(1970, 1, 1, tzinfo=zone) + timedelta(microseconds=microseconds)
 
 
 def _told(error: Exception) -> IgdError:

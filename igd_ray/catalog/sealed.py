@@ -6,6 +6,8 @@ to the end of the file, with zeros in its own place. So a changed, cut, renamed,
 few rows of a large file are read, verified, without the rest of it.
 """
 
+from __future__ import annotations
+
 import base64
 import hashlib
 import io
@@ -13,11 +15,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from igd_ray.catalog.schemas import SCHEMAS
 from igd_ray.errors import first_line
+from igd_ray.lazy import pa, pq
 
 BLOCK_BYTES = 2**18
 
@@ -126,7 +126,7 @@ def seal_entry(data: int, digests: bytes) -> str:
     return "0" * _SEAL_HEX + f"{data:0{_LENGTH_HEX}x}" + digests.hex()
 
 
-def block_digests(data: "memoryview[int]") -> bytes:
+def block_digests(data: memoryview[int]) -> bytes:
     """Return the digest of each block of `data`, one after another."""
     blocks = (data[start : start + BLOCK_BYTES] for start in range(0, len(data), BLOCK_BYTES))
     return b"".join(_digest(block) for block in blocks)
@@ -332,5 +332,5 @@ def _footer_bytes(tail: bytes) -> int:
     return int.from_bytes(tail[-8:-4], "little") + 8
 
 
-def _digest(block: "memoryview[int]") -> bytes:
+def _digest(block: memoryview[int]) -> bytes:
     return hashlib.sha256(block).digest()[:_DIGEST_BYTES]

@@ -1,13 +1,12 @@
 """The store of results: one Parquet file for each committed unit, whole or absent."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from errno import ELOOP, ENAMETOOLONG
 from functools import cache
 from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from igd_ray.catalog.merged import INDEX, MergedResults, Where
 from igd_ray.catalog.places import Folder, place_of
@@ -16,6 +15,7 @@ from igd_ray.catalog.sealed import kept_rows, sealed_parquet
 from igd_ray.catalog.sources import KEY_COLUMNS, view_statements
 from igd_ray.catalog.tables import EMPTY, Rows, TableFiles, UnreadableError, conform, empty_parquet, file_of, same_rows
 from igd_ray.errors import InputError
+from igd_ray.lazy import pa, pq
 
 _MARKER, _VIEWS = "catalog.json", "views.sql"
 

@@ -14,19 +14,23 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from igd_ray.catalog.query import Answer
+
 
 def print_table(
-    rows: "pa.Table | Sequence[Mapping[str, object]]", *, title: str | None = None, console: "Console | None" = None
+    rows: "pa.Table | Answer | Sequence[Mapping[str, object]]",
+    *,
+    title: str | None = None,
+    console: "Console | None" = None,
 ) -> None:
     """Print `rows`, numbers to the right.
 
     Args:
-        rows: an Arrow table, or mappings with equal keys.
+        rows: an Arrow table, an answer of the catalog, or mappings with equal keys.
         title: printed above.
         console: where to print; standard output by default.
     """
-    names, values = (list(rows[0]) if rows else [], rows) if isinstance(rows, Sequence) else _of_arrow(rows)
-    columns = [[row[name] for row in values] for name in names]
+    names, columns = _columns(rows)
     right = [_is_number(column) for column in columns]
     if console is None and (sys.stdout.isatty() or "FORCE_COLOR" in os.environ):
         # Imported here: what goes into a pipe need not wait for it.
@@ -42,10 +46,16 @@ def print_table(
         file.write(line + "\n")
 
 
-def _of_arrow(table: "pa.Table") -> tuple[list[str], list[dict[str, object]]]:
-    from igd_ray.catalog.query import rows_of
+def _columns(
+    rows: "pa.Table | Answer | Sequence[Mapping[str, object]]",
+) -> tuple[list[str], list[list[object]]]:
+    if isinstance(rows, Sequence):
+        names = list(rows[0]) if rows else []
+        return names, [[row[name] for row in rows] for name in names]
+    from igd_ray.catalog.query import Answer, answer_of
 
-    return table.column_names, rows_of(table)
+    answer = rows if isinstance(rows, Answer) else answer_of(rows)
+    return answer.names, [[row[number] for row in answer.rows] for number in range(len(answer.names))]
 
 
 def _is_number(column: Sequence[object]) -> bool:

@@ -5,12 +5,15 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-
-import pyarrow as pa
+from typing import TYPE_CHECKING
 
 from igd_ray.catalog import Catalog, named_queries, named_query, run_query
+from igd_ray.catalog.query import Answer, query_rows
 from igd_ray.errors import InputError, first_line
 from igd_ray.verbs.output import show
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,17 +38,20 @@ def run(arguments: argparse.Namespace) -> int:
     catalog = Catalog(arguments.catalog)
     catalog.check()
     statement = arguments.statement if arguments.file is None else _read(arguments.file)
-    table = run_query(catalog, statement)
-    if arguments.format == "csv":
-        _write_csv(table, arguments.output)
-    elif arguments.format == "parquet":
-        import pyarrow.parquet
+    if arguments.format in ("csv", "parquet"):
+        table = run_query(catalog, statement)
+        if arguments.format == "csv":
+            _write_csv(table, arguments.output)
+        else:
+            import pyarrow.parquet
 
-        _write(lambda: pyarrow.parquet.write_table(table, arguments.output), arguments.output)
-    elif arguments.format in ("md", "tex"):
-        _write_text(table, arguments.format, arguments.output)
+            _write(lambda: pyarrow.parquet.write_table(table, arguments.output), arguments.output)
+        return 0
+    answer = query_rows(catalog, statement)
+    if arguments.format in ("md", "tex"):
+        _write_text(answer, arguments.format, arguments.output)
     else:
-        show(table, as_json=arguments.format == "json")
+        show(answer, as_json=arguments.format == "json")
     return 0
 
 
@@ -63,7 +69,8 @@ def _read(name: str) -> str:
         raise InputError(f"the statement at {path} is not UTF-8 text ({error.reason}); save it as UTF-8") from error
 
 
-def _write_csv(table: pa.Table, output: str | None) -> None:
+def _write_csv(table: "pa.Table", output: str | None) -> None:
+    import pyarrow as pa
     import pyarrow.csv
 
     nested = [field.name for field in table.schema if pa.types.is_nested(field.type)]
@@ -76,12 +83,11 @@ def _write_csv(table: pa.Table, output: str | None) -> None:
         pyarrow.csv.write_csv(table, sys.stdout.buffer)
 
 
-def _write_text(table: pa.Table, form: str, output: str | None) -> None:
-    from igd_ray.catalog.query import rows_of
+def _write_text(answer: Answer, form: str, output: str | None) -> None:
     from igd_ray.report.terminal import shown
     from igd_ray.report.texts import grid_of_rows, latex_table, markdown_table
 
-    cells = grid_of_rows(rows_of(table), table.column_names, shown)
+    cells = grid_of_rows(answer.dictionaries(), answer.names, shown)
     text = markdown_table(cells) if form == "md" else latex_table(cells)
     if output is None:
         sys.stdout.write(text)

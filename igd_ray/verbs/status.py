@@ -3,10 +3,8 @@
 import argparse
 from typing import Any
 
-import pyarrow as pa
-
 from igd_ray.catalog import Catalog, ask
-from igd_ray.catalog.query import Reader
+from igd_ray.catalog.query import Answer, Reader
 from igd_ray.verbs.output import show
 
 PROGRESS = """
@@ -32,14 +30,14 @@ def run(arguments: argparse.Namespace) -> int:
     catalog = Catalog(arguments.catalog)
     catalog.check()
 
-    def question(reader: Reader) -> tuple[pa.Table, list[dict[str, Any]]]:
-        return reader.table(PROGRESS), [] if arguments.json else reader.rows(GIVEN_UP)
+    def question(reader: Reader) -> tuple[Answer, list[dict[str, Any]]]:
+        return reader.answer(PROGRESS), [] if arguments.json else reader.rows(GIVEN_UP)
 
-    table, given_up = ask(catalog, question)
-    if len(table) == 0 and not arguments.json:
+    answer, given_up = ask(catalog, question)
+    if not answer.rows and not arguments.json:
         print(f"no runs in {catalog} yet; start one with `igd evaluate` or `igd demo`")
         return 0
-    show(table, as_json=arguments.json)
+    show(answer, as_json=arguments.json)
     for unit in given_up:
         what = " / ".join(part for part in (unit["defense"], unit["attack"]) if part) or unit["kind"]
         print(f"unit {unit['unit_key'][:12]} ({what}) {unit['error']}")
