@@ -116,4 +116,6 @@ LEFT JOIN stored_runs AS runs USING (run_id);
 
 -- One row for each image, defense and attack; an error is a row of its own, never a missing one.
 CREATE OR REPLACE VIEW outcomes AS
-FROM whole_outcomes UNION ALL FROM other_outcomes;
+FROM whole_outcomes
+-- Where cells are not whole:
+UNION ALL FROM other_outcomes;

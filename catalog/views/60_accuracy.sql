@@ -12,6 +12,7 @@ SELECT
 FROM stored_outcomes AS outcomes
 JOIN reported_parts AS parts ON parts.part_key = outcomes.unit_key
 WHERE parts.whole
+-- Where cells are not whole:
 UNION ALL
 SELECT
     planned.cell, planned.target, planned.nine, planned.direct, planned.audit,

@@ -27,6 +27,9 @@ TRIES = 40
 # What says of each image of a run what became of it; each after what it needs.
 _KEPT = ("numbered_verdicts", "worst_case_images", "audit_images")
 
+# What says which cells are whole.
+_CELLS = "reported_parts"
+
 # What lists the views there are, instead of naming one.
 _LISTING = re.compile(r"^\s*desc\b|\b(show|describe|duckdb_\w+|information_schema|pg_\w+|sqlite_\w+)\b", re.IGNORECASE)
 
@@ -138,12 +141,26 @@ class Reader:
         self._make([*self._unread, *self._pending])
 
     def _make(self, names: Collection[str]) -> None:
+        asked = self._asked(names)
+        if _CELLS in asked and _CELLS in self._pending and any(each.whole for each in self._pending.values()):
+            self._make_all_of(self._asked([_CELLS]))
+            if not self.connection.execute(f"SELECT 1 FROM {_CELLS} WHERE NOT whole LIMIT 1").fetchall():
+                self._pending = {name: each.whole or each for name, each in self._pending.items()}
+            asked = self._asked(names)
+        self._make_all_of(asked)
+
+    def _asked(self, names: Collection[str]) -> Counter[str]:
+        """Count by how many of what is to be made each view is asked that is to be made for `names`."""
         asked = Counter(names)
         for name, definition in reversed(self._pending.items()):
             if name in asked:
                 asked.update(definition.needs)
+        return asked
+
+    def _make_all_of(self, asked: Counter[str]) -> None:
         for name in [name for name in self._unread if name in asked]:
-            self.connection.execute(f"CREATE VIEW {name} AS {self._files.relation(self._unread[name])}")
+            relation = self._files.relation(self._unread[name])
+            self.connection.execute(f"CREATE VIEW {name} AS {relation}")
             del self._unread[name]
         for definition in [each for name, each in self._pending.items() if name in asked]:
             as_table = definition.once or (definition.once_for_several and asked[definition.name] > 1)

@@ -64,6 +64,7 @@ class Definition(NamedTuple):
         is_macro: whether it is a macro.
         once: whether a connection of igd-ray makes a table of it, because others ask it again and again.
         once_for_several: whether it does so where more than one of what is made asks it.
+        whole: the definition that says the same where all cells are whole; None if it is no shorter.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Definition(NamedTuple):
     is_macro: bool = False
     once: bool = False
     once_for_several: bool = False
+    whole: "Definition | None" = None
 
     def statement(self, *, as_table: bool = False) -> str:
         """Return the SQL that makes the view, or a temporary table of its rows."""
@@ -139,6 +141,7 @@ GROUP BY run_id, defense"""
 
 _STATEMENT = re.compile(r"^CREATE OR REPLACE (VIEW|MACRO) (\w+)(?: AS)?\b(.*?);[ ]*$", re.DOTALL | re.MULTILINE)
 _ONCE, _ONCE_FOR_SEVERAL = "-- Once a connection.\n", "-- Once for several.\n"
+_NOT_WHOLE = "-- Where cells are not whole:\n"
 
 
 def _parsed(text: str, known: set[str]) -> list[Definition]:
@@ -148,11 +151,18 @@ def _parsed(text: str, known: set[str]) -> list[Definition]:
     for match in _STATEMENT.finditer(text):
         kind, name, query = match.groups()
         is_macro = kind == "MACRO"
-        words = named_in(re.sub(r"--[^\n]*", "", query), known)
         once, several = (remark in text[end : match.start()] for remark in (_ONCE, _ONCE_FOR_SEVERAL))
-        found.append(
-            Definition(name, match[0].rstrip()[:-1] if is_macro else query.strip(), words, is_macro, once, several)
-        )
+
+        def defined(
+            query: str, name: str = name, is_macro: bool = is_macro, once: bool = once, several: bool = several
+        ) -> Definition:
+            words = named_in(re.sub(r"--[^\n]*", "", query), known)
+            return Definition(name, query.strip(), words, is_macro, once, several)
+
+        definition = defined(match[0].rstrip()[:-1] if is_macro else query)
+        if _NOT_WHOLE in query:
+            definition = definition._replace(whole=defined(query.partition(_NOT_WHOLE)[0]))
+        found.append(definition)
         known.add(name)
         end = match.end()
     return found
