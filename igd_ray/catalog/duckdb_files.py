@@ -2,7 +2,7 @@
 
 import io
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import duckdb
@@ -43,9 +43,16 @@ class CatalogFiles(AbstractFileSystem):  # type: ignore[misc]
         self.problem: Exception | None = None
         self.name = ""
 
-    def relation(self, table: str) -> str:
-        """Return the SELECT of the rows of `table` that count, from exactly the files that hold them now."""
+    def relation(self, table: str, keys: Collection[str] | None = None) -> str:
+        """Return the SELECT of the rows of `table` that count, from exactly the files that hold them now.
+
+        Given `keys`, files that hold none of these results are left out; others of theirs stay.
+        """
         files = self._catalog.files(table)
+        if keys is not None:
+            merged = self._catalog.merged.known(table)
+            holding = {merged[key].file if key in merged else f"{key}.parquet" for key in keys}
+            files = {file: others for file, others in files.items() if file in holding}
         if not files:
             columns = ", ".join(f'NULL::{column.kind} AS "{column.name}"' for column in COLUMNS[table])
             return f"SELECT {columns} WHERE false"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
@@ -26,6 +27,12 @@ TRIES = 40
 
 # What says of each image of a run what became of it; each after what it needs.
 _KEPT = ("numbered_verdicts", "worst_case_images", "audit_images")
+
+# Views of which a run's rows follow from what it planned, whatever other runs did.
+_OF_RUNS = {
+    *("accuracy", "attacked", "audit", "audit_attacks", "audit_images", "cells", "nine_accuracies", "noise_failures"),
+    *("outcomes", "pace", "progress", "run_units", "unit_states", "verdicts", "worst_case", "worst_case_images"),
+}
 
 # What says which cells are whole.
 _CELLS = "reported_parts"
@@ -78,6 +85,7 @@ class Reader:
         self._pending = {definition.name: definition for definition in definitions()}
         # The tables that no view reads yet.
         self._unread = {f"stored_{table}": table for table in SCHEMAS}
+        self._run_id: str | None = None
 
     def table(self, sql: str, *parameters: object) -> pa.Table:
         """Return the answer to a SELECT or EXPLAIN; what stands behind `$1`, `$2` comes after it."""
@@ -122,6 +130,13 @@ class Reader:
         """Return the answer to a SELECT, a dictionary for each row."""
         return self.answer(sql, *parameters).dictionaries()
 
+    def only(self, run_id: str) -> None:
+        """Have what is planned, and all that follows from it, be of one run; of other runs nothing needs to be read.
+
+        No view that builds on it must have been asked for before.
+        """
+        self._run_id = run_id
+
     def keep(self, run_id: str) -> None:
         """Make tables of what all attacks of a run say of each image.
 
@@ -132,16 +147,27 @@ class Reader:
 
     def keep_one(self, name: str, run_id: str) -> None:
         """Make a table of what the view `name` says of a run, in its place; it must not have been asked for before."""
-        run = run_id.replace("'", "''")
         self._make([name])
-        self.connection.execute(f"CREATE TEMP TABLE {name} AS FROM main.{name} WHERE run_id = '{run}'")
+        self.connection.execute(f"CREATE TEMP TABLE {name} AS FROM main.{name} WHERE run_id = {_quoted(run_id)}")
 
     def make_all(self) -> None:
         """Make all that is left of the views."""
         self._make([*self._unread, *self._pending])
 
+    def _stored(self, table: str) -> str:
+        if self._run_id is None or table not in ("run_units", "outcomes"):
+            return self._files.relation(table)
+        if table == "run_units":
+            return f"FROM ({self._files.relation(table)}) WHERE run_id = {_quoted(self._run_id)}"
+        parts = self.connection.execute("SELECT part_key FROM unit_parts").fetchall()
+        return self._files.relation(table, [key for (key,) in parts])
+
     def _make(self, names: Collection[str]) -> None:
         asked = self._asked(names)
+        if self._run_id is not None and "stored_outcomes" in asked and "unit_parts" in self._pending:
+            # They say which files hold outcomes of the run.
+            self._make_all_of(self._asked(["unit_parts"]))
+            asked = self._asked(names)
         if _CELLS in asked and _CELLS in self._pending and any(each.whole for each in self._pending.values()):
             self._make_all_of(self._asked([_CELLS]))
             if not self.connection.execute(f"SELECT 1 FROM {_CELLS} WHERE NOT whole LIMIT 1").fetchall():
@@ -159,13 +185,17 @@ class Reader:
 
     def _make_all_of(self, asked: Counter[str]) -> None:
         for name in [name for name in self._unread if name in asked]:
-            relation = self._files.relation(self._unread[name])
+            relation = self._stored(self._unread[name])
             self.connection.execute(f"CREATE VIEW {name} AS {relation}")
             del self._unread[name]
         for definition in [each for name, each in self._pending.items() if name in asked]:
             as_table = definition.once or (definition.once_for_several and asked[definition.name] > 1)
             self.connection.execute(definition.statement(as_table=as_table))
             del self._pending[definition.name]
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def connect(catalog: Catalog) -> duckdb.DuckDBPyConnection:
@@ -260,7 +290,29 @@ def query_rows(catalog: Catalog, sql: str) -> Answer:
 
 def _reading(reader: Reader, sql: str) -> Reader:
     _require_reading(reader.connection, sql)
+    if (run_id := _only_run(reader.connection, sql)) is not None:
+        reader.only(run_id)
     return reader
+
+
+def _only_run(connection: duckdb.DuckDBPyConnection, sql: str) -> str | None:
+    """Return the run that a question is about, which reads one view of planned images WHERE run_id = '…' AND …."""
+    ((text,),) = connection.execute("SELECT json_serialize_sql($1::VARCHAR)", [sql]).fetchall()
+    statements = json.loads(text).get("statements", [])
+    if len(statements) != 1 or text.count("SELECT_NODE") != 1:
+        return None
+    node = statements[0]["node"]
+    source, where = node.get("from_table") or {}, node.get("where_clause") or {}
+    is_plain = source.get("type") == "BASE_TABLE" and not source.get("sample") and not source.get("column_name_alias")
+    if not is_plain or source.get("table_name", "").lower() not in _OF_RUNS:
+        return None
+    for each in where.get("children", []) if where.get("type") == "CONJUNCTION_AND" else [where]:
+        if each.get("type") == "COMPARE_EQUAL" and each["left"].get("column_names", [""])[-1].lower() == "run_id":
+            # As text in DuckDB 2, as a value before.
+            constant = each["right"].get("literal") or each["right"].get("value") or {}
+            run_id = constant.get("text", constant.get("value"))
+            return run_id if isinstance(run_id, str) else None
+    return None
 
 
 def _require_reading(connection: duckdb.DuckDBPyConnection, sql: str) -> None:

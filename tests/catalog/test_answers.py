@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from igd_ray.catalog import Catalog, ask, named_queries, run_query
+from igd_ray.catalog import Catalog, ask, named_queries, query, run_query
 from igd_ray.catalog.compaction import compact
 from igd_ray.catalog.query import Reader
 from igd_ray.catalog.sources import view_statements
@@ -156,3 +156,61 @@ def test_plain_duckdb_and_questions_on_connections_of_their_own_say_the_same(cat
             assert comparable(connection.sql(QUESTIONS[name]).to_arrow_table()) == together[name]
     for name in ("worst_case", "table8", "progress"):
         assert comparable(run_query(catalog, QUESTIONS[name])) == together[name]
+
+
+OF_A_RUN = sorted(query._OF_RUNS)
+
+
+@pytest.mark.parametrize("is_merged", [False, True], ids=["small files", "merged"])
+def test_a_question_about_one_run_is_answered_as_one_about_all_of_which_the_run_is_taken(
+    catalog: Catalog, is_merged: bool
+) -> None:
+    fill(catalog, {cell: (state, ROBUST) for cell, state in zip(CELLS, STATES, strict=False)})
+    if is_merged:
+        compact(catalog, keep_seconds=0, settle_seconds=0)
+
+    # The numbers of cells count through all that is read.
+    questions = {
+        name: f"FROM (SELECT * {'EXCLUDE (cell)' if name == 'cells' else ''} FROM {name}) WHERE run_id = 'again'"
+        for name in OF_A_RUN
+    }
+    together = ask(catalog, lambda reader: {name: comparable(reader.table(sql)) for name, sql in questions.items()})
+    for name in OF_A_RUN:
+        sql = f"SELECT * {'EXCLUDE (cell)' if name == 'cells' else ''} FROM {name} WHERE run_id = 'again'"
+        with duckdb.connect() as connection:
+            assert query._only_run(connection, sql) == "again"
+        assert comparable(run_query(catalog, sql)) == together[name], name
+    assert any(together.values())
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "FROM worst_case WHERE run_id = 'a' OR defense = 'none'",
+        "FROM worst_case WHERE run_id <> 'a'",
+        "FROM worst_case WHERE run_id = defense",
+        "FROM worst_case WHERE run_id IN (SELECT run_id FROM runs WHERE run_id = 'a')",
+        "SELECT *, (SELECT count(*) FROM worst_case) FROM worst_case WHERE run_id = 'a'",
+        "FROM worst_case JOIN accuracy USING (run_id) WHERE run_id = 'a'",
+        "FROM worst_case AS w(defense, run_id) WHERE run_id = 'a'",
+        "FROM worst_case USING SAMPLE 1 ROWS WHERE run_id = 'a'",
+        "FROM checks WHERE run_id = 'a'",
+        "FROM worst_case WHERE NOT (run_id = 'a')",
+        "WITH worst_case AS (SELECT 'b' AS run_id) FROM worst_case WHERE run_id = 'a'",
+        "FROM worst_case UNION ALL FROM worst_case WHERE run_id = 'a'",
+    ],
+)
+def test_any_other_question_is_about_all_runs(sql: str) -> None:
+    with duckdb.connect() as connection:
+        assert query._only_run(connection, sql) is None
+
+
+def test_what_holds_no_outcome_of_a_run_is_not_read_for_it(
+    catalog: Catalog, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(catalog, dict.fromkeys(CELLS, ("whole", ROBUST)))
+    (catalog.root / "outcomes" / "loir-2-aa-0.parquet").write_bytes(b"junk")
+    assert run_query(catalog, "FROM worst_case WHERE run_id = 'again'").num_rows == 1
+    assert capsys.readouterr().err == ""
+    run_query(catalog, "FROM worst_case WHERE run_id = 'run'")
+    assert "loir-2-aa-0.parquet is damaged" in capsys.readouterr().err
