@@ -10,17 +10,19 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import MappingProxyType
+from functools import lru_cache
+from threading import Lock
+from types import MappingProxyType, SimpleNamespace
 
 import pyarrow as pa
 import pytest
 
-from igd_ray.catalog import SCHEMAS, Catalog
+from igd_ray.catalog import SCHEMAS, Catalog, sealed
 from igd_ray.catalog.compaction import compact
 from igd_ray.catalog.sealed import BytesSource
 from igd_ray.catalog.tables import UnreadableError
 from igd_ray.errors import IgdError
-from igd_ray.units.base import Rows
+from tests.toys.parsed_files import ParsedFile, Remembered, kept, written
 
 TABLES = ("adversarials", "outcomes")
 
@@ -45,9 +47,17 @@ class ViolationError(AssertionError):
     """An invariant does not hold."""
 
 
+def token_hex(_bytes: int) -> str:
+    """Return another token each time, the same in each run of a schedule: names of files follow from the schedule."""
+    thread = threading.current_thread()
+    assert isinstance(thread, ProcessThread)
+    thread.tokens += 1
+    return f"{thread.number:08x}{thread.tokens:08x}"
+
+
 @contextmanager
 def small_schemas() -> Iterator[None]:
-    """Have the catalog know few tables of few columns."""
+    """Have the catalog know few tables of few columns, and write and parse equal files once."""
     named = {
         table: pa.schema(list(schema), metadata={"igd_schema": SCHEMAS[table].metadata[b"igd_schema"].decode()})
         for table, schema in SMALL.items()
@@ -55,6 +65,13 @@ def small_schemas() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module in MODULES:
             patch.setattr(f"igd_ray.catalog.{module}.SCHEMAS", MappingProxyType(named))
+        for module in ("store", "tables", "merged"):
+            patch.setattr(f"igd_ray.catalog.{module}.pq", SimpleNamespace(ParquetFile=ParsedFile))
+        once = Remembered(sealed.sealed_parquet, written)
+        for module in ("store", "tables", "merged", "compaction"):
+            patch.setattr(f"igd_ray.catalog.{module}.sealed_parquet", once)
+        patch.setattr("igd_ray.catalog.compaction.secrets", SimpleNamespace(token_hex=token_hex))
+        patch.setattr("igd_ray.catalog.store.kept_rows", Remembered(sealed.kept_rows, kept))
         yield
 
 
@@ -89,8 +106,9 @@ class SimulatedPlace:
 
     def names(self, folder: str) -> list[str]:
         prefix = f"{folder}/"
+        start = len(prefix)
         return self._step(  # type: ignore[return-value]
-            "read", lambda: sorted(name[len(prefix) :] for name in self._files if name.startswith(prefix))
+            "read", lambda: sorted([name[start:] for name in self._files if name.startswith(prefix)])
         )
 
     def age(self, name: str) -> float:
@@ -111,19 +129,34 @@ class SimulatedPlace:
         return
 
 
+class ProcessThread(threading.Thread):
+    """What a process of the simulation is made of."""
+
+    def __init__(self, number: int, work: Callable[[], None]) -> None:
+        super().__init__(target=work, daemon=True)
+        self.number, self.tokens = number, 0
+
+
+@lru_cache
+def rows_of(key: str, attempt: int) -> pa.Table:
+    """Return the rows of a unit in either table."""
+    return pa.Table.from_pylist([{"unit_key": key, "image_id": image, "attempt": attempt} for image in "ab"])
+
+
 class Process:
     """A process of the simulation: it stops before each operation, until it is told to go on."""
 
-    def __init__(self, name: str, work: Callable[[Catalog], None], files: dict[str, bytes]) -> None:
-        self.name, self.error, self.is_over = name, None, False
+    def __init__(self, number: int, work: Callable[[Catalog], None], files: dict[str, bytes]) -> None:
+        self.error, self.is_over = None, False
         self.error: BaseException | None
-        self._fault = "none"
-        self._go, self._stopped = threading.Semaphore(0), threading.Semaphore(0)
+        self._fault, self._stops = "none", True
+        self._go, self._stopped = Lock(), Lock()
+        self._go.acquire()
+        self._stopped.acquire()
         catalog = Catalog("simulated")
         catalog.place = catalog.tables.place = SimulatedPlace(files, self._step)
         catalog.tables.say = lambda line: None  # type: ignore[method-assign]
-        self._thread = threading.Thread(target=self._run, args=(work, catalog), daemon=True)
-        self._thread.start()
+        ProcessThread(number, lambda: self._run(work, catalog)).start()
         self._stopped.acquire()
 
     def advance(self, fault: str) -> None:
@@ -131,6 +164,12 @@ class Process:
         self._fault = fault
         self._go.release()
         self._stopped.acquire()
+
+    def finish(self, fault: str = "none") -> None:
+        """Let it do all its other operations, each with this fault, without a stop."""
+        if not self.is_over:
+            self._stops = False
+            self.advance(fault)
 
     def _run(self, work: Callable[[Catalog], None], catalog: Catalog) -> None:
         self._stop()
@@ -144,8 +183,9 @@ class Process:
         self._stopped.release()
 
     def _stop(self) -> None:
-        self._stopped.release()
-        self._go.acquire()
+        if self._stops:
+            self._stopped.release()
+            self._go.acquire()
 
     def _step(self, kind: str, operation: Callable[[], object]) -> object:
         self._stop()
@@ -165,7 +205,7 @@ class Process:
 
 
 class Simulation:
-    """Two drivers' workers, a merge and a reader on one catalog.
+    """Some drivers' workers, two merges and a reader on one catalog.
 
     Args:
         units: how many there are.
@@ -176,12 +216,15 @@ class Simulation:
         self.files: dict[str, bytes] = {}
         self.acknowledged: set[str] = set()
         self.keys = [f"u{number}" for number in range(units)]
+        self._started = 0
         self.processes = [
-            *(Process(f"worker {n}", lambda catalog, n=n: self._work(catalog, n), self.files) for n in range(workers)),
-            Process("merge", self._merge, self.files),
-            Process("another merge", self._merge, self.files),
-            Process("reader", self._read, self.files),
+            *(self._start(lambda catalog, n=n: self._work(catalog, n)) for n in range(workers)),
+            *map(self._start, (self._merge, self._merge, self._read)),
         ]
+
+    def _start(self, work: Callable[[Catalog], None]) -> Process:
+        self._started += 1
+        return Process(self._started, work, self.files)
 
     def running(self) -> list[Process]:
         """Return the processes that are not over."""
@@ -203,31 +246,24 @@ class Simulation:
         Raises:
             ViolationError: if an invariant does not hold.
         """
-        while running := self.running():
-            self.advance(running[0], "none")
-        for work in (lambda catalog: self._work(catalog, 9), self._merge, self._merge, self._read):
-            last = Process("last", work, self.files)
-            while not last.is_over:
-                self.advance(last, "none")
+        last = (lambda catalog: self._work(catalog, 9), self._merge, self._merge, self._read)
+        for process in (*self.processes, *map(self._start, last)):
+            process.finish()
+            if process.error is not None:
+                raise process.error
         if self.acknowledged != set(self.keys):
             raise ViolationError(f"never finished: {set(self.keys) - self.acknowledged}")
 
     def stop(self) -> None:
         """End all processes."""
-        for process in self.running():
-            process.advance("dies")
-            while not process.is_over:
-                process.advance("dies")
+        for process in self.processes:
+            process.finish("dies")
 
     def _work(self, catalog: Catalog, attempt: int) -> None:
         for key in self.keys:
             try:
                 if not catalog.finish_unit(TABLES, key):
-                    rows: dict[str, Rows] = {
-                        table: [{"unit_key": key, "image_id": image, "attempt": attempt} for image in "ab"]
-                        for table in TABLES
-                    }
-                    catalog.commit_unit(key, rows)
+                    catalog.commit_unit(key, dict.fromkeys(TABLES, rows_of(key, attempt)))
             except (IgdError, OSError):
                 continue  # reported as a failure, and not acknowledged
             self.acknowledged.add(key)
@@ -288,7 +324,7 @@ def simulate(seed: int) -> None:
         ViolationError: naming the seed, if an invariant does not hold.
     """
     chance = random.Random(seed)
-    simulation = Simulation()
+    simulation = Simulation(units=chance.choice([1, 1, 2]), workers=chance.choice([2, 2, 3]))
     rate = chance.choice([0.0, 0.02, 0.1])
     try:
         while running := simulation.running():

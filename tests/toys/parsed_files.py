@@ -1,0 +1,66 @@
+"""Parquet files written and parsed once for each content, so that many simulated schedules fit into a minute."""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+Rows = Mapping[str, pa.Table]
+
+# So many contents are kept.
+MOST = 10_000
+
+
+@lru_cache(maxsize=MOST)
+def parsed(content: bytes) -> tuple[pq.FileMetaData, pa.Schema, list[pa.Table]]:
+    """Return what a Parquet file holds; the schedules write the same few files again and again."""
+    with pq.ParquetFile(pa.BufferReader(content)) as file:
+        return file.metadata, file.schema_arrow, [file.read_row_group(n) for n in range(file.num_row_groups)]
+
+
+class ParsedFile:
+    """A Parquet file as the catalog reads it, each content parsed once."""
+
+    def __init__(self, file: pa.PythonFile) -> None:
+        self.metadata, self.schema_arrow, self._groups = parsed(file.read())
+        self.num_row_groups = len(self._groups)
+
+    def __enter__(self) -> "ParsedFile":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        return
+
+    def read(self, columns: list[str] | None = None) -> pa.Table:
+        rows = pa.concat_tables(self._groups) if self._groups else self.schema_arrow.empty_table()
+        return rows if columns is None else rows.select(columns)
+
+    def read_row_group(self, number: int) -> pa.Table:
+        return self._groups[number]
+
+
+class Remembered:
+    """A function of the catalog whose answers are kept, by what `key` makes of its arguments."""
+
+    def __init__(self, function: Callable[..., object], key: Callable[..., object]) -> None:
+        self._function, self._key, self._answers = function, key, dict[object, object]()
+
+    def __call__(self, *arguments: object, **named: object) -> object:
+        key = self._key(*arguments, **named)
+        if key not in self._answers:
+            if len(self._answers) == MOST:
+                self._answers.clear()
+            self._answers[key] = self._function(*arguments, **named)
+        return self._answers[key]
+
+
+def written(
+    name: str, tables: Iterable[pa.Table], _schema: pa.Schema, *, rows_of_others: Rows | None = None, **_options: object
+) -> object:
+    others = {table: rows.to_pylist() for table, rows in (rows_of_others or {}).items()}
+    return name, repr([rows.to_pylist() for rows in tables]), repr(others)
+
+
+def kept(file: ParsedFile) -> object:
+    return tuple(file.metadata.metadata.items())
