@@ -74,10 +74,19 @@ class Compaction:
 
 
 class Result(NamedTuple):
-    """A result to be merged."""
+    """A result to be merged.
+
+    Attributes:
+        key: its key.
+        rows: its rows.
+        size: about how many bytes these take.
+        order: by what results are sorted.
+    """
 
     key: str
     rows: pa.Table
+    size: float
+    order: tuple[tuple[bool, str], ...]
 
 
 @dataclass
@@ -213,12 +222,12 @@ def _results(catalog: Catalog, table: str, single: Sequence[str], merged: Sequen
                 if not catalog.tables.is_sound(table, f"{key}.parquet"):
                     catalog.tables.set_aside(table, f"{key}.parquet")
             elif table != "attempts" or not _may_be_written_again(rows):
-                yield Result(key, rows)
+                yield from _results_in(rows, [key], [len(rows)])
     places = catalog.merged.of(table)
     for key in sorted(key for key, where in places.items() if where.file in merged):
         merged_rows = catalog.read_if_whole(table, key)
         if merged_rows is not None:
-            yield Result(key, merged_rows)
+            yield from _results_in(merged_rows, [key], [len(merged_rows)])
 
 
 def _read_together(catalog: Catalog, table: str, keys: Sequence[str]) -> Generator[Result, None, list[str]]:
@@ -232,7 +241,7 @@ def _read_together(catalog: Catalog, table: str, keys: Sequence[str]) -> Generat
                 connection.execute("SET TimeZone = 'UTC'")
                 connection.register_filesystem(files)
                 rows = connection.sql(files.select(table, [f"{key}.parquet" for key in some])).to_arrow_table()
-            rows = rows.cast(SCHEMAS[table])
+            rows = rows.combine_chunks().cast(SCHEMAS[table])
         except (duckdb.Error, pa.ArrowException):
             left += some  # one of them is damaged, or gone
             continue
@@ -241,12 +250,27 @@ def _read_together(catalog: Catalog, table: str, keys: Sequence[str]) -> Generat
         if len(stops) != len(runs.values) or not stops.keys() <= set(some):
             left += some
             continue
-        begin = 0
+        ends, end = [], 0
         for key in some:
-            stop = stops.get(key, begin)
-            yield Result(key, rows.slice(begin, stop - begin))
-            begin = stop
+            end = stops.get(key, end)
+            ends.append(end)
+        yield from _results_in(rows, some, ends)
     return left
+
+
+def _results_in(rows: pa.Table, keys: Sequence[str], ends: Sequence[int]) -> Iterator[Result]:
+    """Yield the results that lie one after another in `rows`, each up to the row of its end."""
+    # Of a table in many pieces each slice would look at all of them.
+    rows = rows.combine_chunks()
+    size = rows.nbytes / max(1, len(rows))
+    begins = [0, *ends[:-1]]
+    names = [name for name in SORTED_BY if name in rows.column_names]
+    filled = pa.array([begin for begin, end in zip(begins, ends, strict=True) if begin < end], pa.int64())
+    firsts = iter(zip(*(rows[name].take(filled).to_pylist() for name in names), strict=True) if names else ())
+    for key, begin, end in zip(keys, begins, ends, strict=True):
+        first = next(firsts, ()) if begin < end else ()
+        order = (*((value is not None, str(value)) for value in first), (True, key))
+        yield Result(key, rows.slice(begin, end - begin), size * (end - begin), order)
 
 
 def _own_rows(table: str, file: str, parquet: pq.ParquetFile) -> pa.Table:
@@ -262,13 +286,13 @@ def _may_be_written_again(attempts: pa.Table) -> bool:
 def _files_worth(results: Iterable[Result]) -> Iterator[list[Result]]:
     """Yield results for one file each."""
     file: list[Result] = []
-    size = rows = 0
+    size, rows = 0.0, 0
     for result in results:
         file.append(result)
-        size, rows = size + result.rows.nbytes, rows + len(result.rows)
+        size, rows = size + result.size, rows + len(result.rows)
         if size > BYTES_OF_A_FILE or rows > ROWS_OF_A_FILE:
             yield file
-            file, size, rows = [], 0, 0
+            file, size, rows = [], 0.0, 0
     yield file
 
 
@@ -280,7 +304,7 @@ def _groups(table: str, results: Sequence[Result]) -> Iterator[list[Result]]:
         return
     group: list[Result] = []
     rows = 0
-    for result in sorted(filled, key=_order):
+    for result in sorted(filled, key=lambda result: result.order):
         group.append(result)
         rows += len(result.rows)
         if rows >= ROWS_OF_A_GROUP:
@@ -290,18 +314,12 @@ def _groups(table: str, results: Sequence[Result]) -> Iterator[list[Result]]:
         yield group
 
 
-def _order(result: Result) -> tuple[tuple[bool, str], ...]:
-    names = [name for name in SORTED_BY if name in result.rows.column_names]
-    (first,) = result.rows.select(names).slice(0, 1).to_pylist()
-    return (*((value is not None, str(value)) for value in first.values()), (True, result.key))
-
-
 def _write(catalog: Catalog, table: str, results: Sequence[Result], batch: _Batch) -> None:
     """Write a merged file, verify that it holds what went into it, and note it."""
     file = merged_name(batch.number, secrets.token_hex(8))
     name = f"{table}/{file}"
     groups = list(_groups(table, results))
-    tables = [pa.concat_tables(result.rows for result in group) for group in groups]
+    tables = [pa.concat_tables(result.rows for result in group).combine_chunks() for group in groups]
     catalog.place.write(name, sealed_parquet(name, tables, SCHEMAS[table], dictionary=table not in LARGE))
     batch.files.append(name)
     batch.written = time.monotonic()

@@ -37,7 +37,7 @@ class CatalogFiles(AbstractFileSystem):  # type: ignore[misc]
     def __init__(self, catalog: Catalog) -> None:
         super().__init__()
         self._catalog = catalog
-        self._small: OrderedDict[str, bytes] = OrderedDict()
+        self._small: OrderedDict[str, SealedFile] = OrderedDict()
         self._small_bytes = 0
         self._large: OrderedDict[str, SealedFile] = OrderedDict()
         self.problem: Exception | None = None
@@ -81,9 +81,8 @@ class CatalogFiles(AbstractFileSystem):  # type: ignore[misc]
             raise
 
     def _opened(self, name: str) -> SealedFile:
-        content = self._small.get(name)
-        if content is not None:
-            return SealedFile(BytesSource(content), name)
+        if name in self._small:
+            return self._small[name]
         if name in self._large:
             self._large.move_to_end(name)
             return self._large[name]
@@ -94,12 +93,12 @@ class CatalogFiles(AbstractFileSystem):  # type: ignore[misc]
             self._require_own(table, file)
         if opened.size <= SMALL_BYTES:
             content = opened.read_at(0, opened.size)
-            self._small[name] = content
-            self._small_bytes += len(content)
-            while self._small_bytes > MOST_BYTES:
-                self._small_bytes -= len(self._small.popitem(last=False)[1])
             opened.close()
-            return SealedFile(BytesSource(content), name)
+            self._small[name] = SealedFile(BytesSource(content), name, opened.footer)
+            self._small_bytes += opened.size
+            while self._small_bytes > MOST_BYTES:
+                self._small_bytes -= self._small.popitem(last=False)[1].size
+            return self._small[name]
         self._large[name] = opened
         if len(self._large) > OPEN_FILES:
             self._large.popitem(last=False)

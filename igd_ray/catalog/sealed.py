@@ -181,16 +181,17 @@ class SealedFile(io.RawIOBase):
     Args:
         source: its bytes.
         name: its name in the catalog.
+        footer: its verified end, where that was read from the same bytes before.
 
     Raises:
         DamagedError: if its footer is not what igd-ray wrote under this name; and so does reading, of the data.
         UnavailableError: if it cannot be read.
     """
 
-    def __init__(self, source: Source, name: str) -> None:
+    def __init__(self, source: Source, name: str, footer: Footer | None = None) -> None:
         self._source = source
         try:
-            self.footer = read_footer(source, name)
+            self.footer = read_footer(source, name) if footer is None else footer
         except BaseException:
             source.close()
             raise
