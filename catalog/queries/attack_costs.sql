@@ -1,5 +1,6 @@
 -- What each attack cost on all defenses of a run: passes, queries and seconds, and how many passes and seconds each image
--- took that it broke. A transfer computes its points on the undefended model: here stands what asking the defense took.
+-- took that it broke. The points of a transfer are computed once, on the undefended model: what that took stands with the
+-- transfer, and again with the attack of the same name.
 -- NULL where the attack has not finished on every image of every defense; a cost of one image is NULL, too, where none
 -- was broken.
 WITH summed AS (
