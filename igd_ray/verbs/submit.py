@@ -91,6 +91,11 @@ def stage(verb: str, words: list[str], folder: Path) -> list[str]:
     if getattr(arguments, "junit", None) is not None:
         _require_absolute("--junit", arguments.junit)
         flags.append(f"--junit={arguments.junit}")
+    for flag in ("compare", "show", "top"):
+        if getattr(arguments, flag, None) is not None:
+            raise InputError(
+                f"--{flag} only prints what is there; run igd {verb} here, with the catalog of the cluster"
+            )
     if verb in READERS:
         values: dict[str, object] = {name: getattr(arguments, name, None) for name in READERS[verb]}
         values = {name: value for name, value in values.items() if value is not None}

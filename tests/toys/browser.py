@@ -16,7 +16,7 @@ from typing import Any
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 # After so many seconds without a word it is taken for hung.
-PATIENCE_S = 60
+PATIENCE_S = 120
 
 
 class BrowserError(Exception):

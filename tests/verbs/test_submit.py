@@ -101,6 +101,8 @@ def test_a_verification_takes_its_flags_and_files_along(tmp_path: Path) -> None:
         (["evaluate", "--catalog", "s3://bucket/results", "--data", "folder:mine"], "--data mine: a job runs"),
         (["verify", "--catalog", "results"], "--catalog results: a job runs"),
         (["report", "--catalog", "/shared/results", "--output", "report.html"], "--output report.html: a job runs"),
+        (["report", "--catalog", "/shared/results", "--compare", "a", "b"], "--compare only prints what is there"),
+        (["rank", "--catalog", "/shared/results", "--show", "cat"], "--show only prints what is there"),
         (["evaluate", "--catalog", "/shared/results", "--attacks", "nonsense"], "nonsense"),
         (["evaluate", "--catalog", "/shared/results", "--model", "none.py:f"], "cannot read none.py"),
     ],
