@@ -46,8 +46,8 @@ def robustness(rows: Sequence[str], panels: Sequence[Panel], *, worst: int, base
         worst: how many of the first rows are worst cases.
         baseline: the undefended model's worst case, a dotted line in every panel.
     """
-    columns = min(_PANELS, len(panels))
-    lines = math.ceil(len(panels) / columns)
+    lines = math.ceil(len(panels) / _PANELS)
+    columns = math.ceil(len(panels) / lines)
     size = (1.7 + 2.35 * columns, lines * (0.75 + 0.235 * len(rows)))
     with mpl.rc_context({**STYLE, "svg.hashsalt": "robustness"}):
         figure = Figure(figsize=size, layout="constrained")
@@ -72,7 +72,7 @@ def _draw(axes: Axes, panel: Panel, worst: int, baseline: float | None) -> None:
     axes.set_title(short(panel.defense), fontsize=11, fontweight="bold", loc="left")
     axes.axhspan(-0.5, worst - 0.5, color=GRAY, alpha=0.15, linewidth=0)
     axes.grid(axis="x", color=GRAY, alpha=0.25, linewidth=0.8)
-    axes.tick_params(length=0)
+    axes.tick_params(length=0, labelbottom=True)
     if baseline is not None:
         axes.axvline(100 * baseline, color=GRAY, linestyle=":", linewidth=1.6)
     for place, (value, low, high, note) in enumerate(panel.points):
