@@ -48,7 +48,11 @@ class Browser:
         # The browser reads from descriptor 3 and writes to 4.
         command = f"exec {shlex.join([program, *flags])} 3<&{theirs_in} 4>&{theirs_out}"
         self._process = subprocess.Popen(
-            ["bash", "-c", command], pass_fds=(theirs_in, theirs_out), stderr=subprocess.DEVNULL
+            ["bash", "-c", command],
+            pass_fds=(theirs_in, theirs_out),
+            stderr=subprocess.DEVNULL,
+            # What it writes goes with the folder.
+            env={**os.environ, "TMPDIR": self._folder.name, "HOME": self._folder.name},
         )
         os.close(theirs_in)
         os.close(theirs_out)
