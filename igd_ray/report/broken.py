@@ -9,8 +9,8 @@ from igd_ray.protocol import attack_order
 from igd_ray.report.results import Rows
 from igd_ray.report.tables import Column, Row, Table
 
-# Images that are named of each attack; the catalog holds the rest.
-MOST_NAMED = 6
+# Images that are named of each attack or group, and groups of a defense; the catalog holds the rest.
+MOST_NAMED, MOST_GROUPS = 6, 5
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,14 @@ class Broken:
         sets: `broken_by`: each set of attacks that broke an image, with the number of such images.
         attacks: `broken_by_one`: what each attack on each defense broke, and what it alone broke.
         costs: `attack_costs`: what each attack took on all defenses.
+        decisive: `decisive_images`, by defense, change and the attacks that broke them: how many, and the first.
         named: of each defense and attack, the first images that this attack alone is known to have broken.
     """
 
     sets: Rows
     attacks: Rows
     costs: Rows
+    decisive: Rows
     named: Rows
 
 
@@ -41,6 +43,7 @@ def read_broken(reader: Reader, run_id: str) -> Broken:
         sets=answer("broken_by"),
         attacks=answer("broken_by_one"),
         costs=answer("attack_costs"),
+        decisive=reader.rows(_DECISIVE, run_id, MOST_NAMED, MOST_GROUPS),
         named=reader.rows(_NAMED, run_id, MOST_NAMED),
     )
 
@@ -50,6 +53,18 @@ SELECT defense, attacks[1] AS attack, list(image_id ORDER BY image_id)[:$2] AS i
 FROM broken_by
 WHERE run_id = $1 AND known AND len(attacks) = 1
 GROUP BY ALL
+"""
+
+
+_DECISIVE = f"""
+SELECT
+    defense, change, broken_by, count(*) AS images,
+    list(image_id ORDER BY image_id)[:$2] AS image_ids
+FROM ({named_query("decisive_images")})
+WHERE run_id = $1
+GROUP BY defense, change, broken_by
+QUALIFY row_number() OVER (PARTITION BY defense, change ORDER BY images DESC, broken_by) <= $3
+ORDER BY defense, change, images DESC, broken_by
 """
 
 
@@ -81,6 +96,26 @@ def sole_breaker_table(broken: Broken) -> Table:
         Column("broken", "Broken", "count"),
         Column("alone", "By it alone", "count"),
         Column("images", "Images", "prose"),
+    ]
+    return Table(columns, rows)
+
+
+def decisive_table(broken: Broken) -> Table:
+    """Return the images that each defense gains or loses, by the attacks that broke them, the most first."""
+    rows = [
+        {
+            **row,
+            "change": "▲ gained" if row["change"] == "gained" else "▼ lost",
+            "named": ", ".join(row["image_ids"]) + ", …" * (row["images"] > MOST_NAMED),
+        }
+        for row in broken.decisive
+    ]
+    columns = [
+        Column("defense", "Defense"),
+        Column("change", "Change"),
+        Column("images", "Images", "count"),
+        Column("broken_by", "Broken by", "prose"),
+        Column("named", "Which", "prose"),
     ]
     return Table(columns, rows)
 

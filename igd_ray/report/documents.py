@@ -41,6 +41,7 @@ def as_json(results: Results, what_broke: Broken) -> str:
         "audit": audit.audit_sentences(results) if results.is_audited else [],
         "broken_by": what_broke.sets,
         "broken_by_one": what_broke.attacks,
+        "decisive_images": what_broke.decisive,
         "attack_costs": what_broke.costs,
         "checks": results.findings,
         "not_measured": evaluation.unmeasured(results),
@@ -56,6 +57,7 @@ def _tables(results: Results, what_broke: Broken) -> list[tuple[str, Table]]:
     tables = [
         ("Accuracy", evaluation.headline_table(results)),
         *([("Audit", audit.audit_table(results))] if results.is_audited else []),
+        ("Images that decide", broken.decisive_table(what_broke)),
         ("Images that one attack alone breaks", broken.sole_breaker_table(what_broke)),
         ("Cost of each attack", broken.attack_cost_table(what_broke)),
         ("Settings of the defenses", evaluation.settings_table(results)),

@@ -133,6 +133,7 @@ def render(
         claims=claims(results),
         robustness=_robustness(results),
         overlaps=_overlaps(what_broke),
+        decisive=broken.decisive_table(what_broke),
         sole_breaker_sentence=broken.sole_breaker_sentence(what_broke),
         sole_breakers=broken.sole_breaker_table(what_broke),
         attack_costs=broken.attack_cost_table(what_broke),

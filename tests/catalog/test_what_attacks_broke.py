@@ -125,6 +125,16 @@ def test_images_robust_under_one_defense_only(planted: Catalog) -> None:
     assert early == [("none", 1), ("loir-2", 1)]
 
 
+def test_the_images_that_decide_and_what_broke_them(planted: Catalog) -> None:
+    # Late, c is robust under loir-2 only; RayS alone broke it without a defense. Of hedge and cdir-2 nothing is known.
+    assert _late(planted, "decisive_images", "defense", "image_id", "change", "broken_by") == [
+        ("loir-2", "c", "gained", "rays")
+    ]
+    rows = run_query(planted, named_query("decisive_images")).to_pylist()
+    early = [(row["image_id"], row["change"], row["broken_by"]) for row in rows if row["run_id"] == "early"]
+    assert early == [("b", "gained", "aa"), ("d", "lost", "aa")]
+
+
 def test_the_history_of_a_model(planted: Catalog) -> None:
     rows = run_query(planted, named_query("history")).to_pylist()
     assert [(row["defense"], row["run_id"], row["attacks"], row["worst_case"], row["change"]) for row in rows] == [

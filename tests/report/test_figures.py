@@ -105,3 +105,17 @@ def test_what_a_missing_attack_leaves_unknown_is_said(filled: Catalog) -> None:
 def test_a_name_in_a_figure_stays_text(hostile: str) -> None:
     drawn = overlap(hostile, [{"attack": hostile, "broken": 1}], [{"broken_by": hostile, "images": 1, "unknown": 0}])
     assert "<script" not in drawn
+
+
+def test_the_images_that_decide_are_those_of_the_query(filled: Catalog) -> None:
+    broken = _broken(filled)
+    rows = [row for row in run_query(filled, named_query("decisive_images")).to_pylist() if row["defense"] == "loir-12"]
+    counted = {change: sum(row["change"] == change for row in rows) for change in ("gained", "lost")}
+    # As the claim on loir-12 says.
+    assert counted == {"gained": 20, "lost": 2}
+    for change, count in counted.items():
+        groups = [row for row in broken.decisive if (row["defense"], row["change"]) == ("loir-12", change)]
+        assert sum(row["images"] for row in groups) == count
+        for group in groups:
+            ids = [r["image_id"] for r in rows if (r["change"], r["broken_by"]) == (change, group["broken_by"])]
+            assert group["image_ids"] == ids[:6]
