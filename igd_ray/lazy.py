@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__all__ = ["LazyModule", "fs", "pa", "pq"]
+__all__ = ["LazyModule", "fs", "pa", "pc", "pq"]
 
 
 class LazyModule:
@@ -24,8 +24,10 @@ class LazyModule:
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.fs as fs
     import pyarrow.parquet as pq
 else:
     # A tenth of a second, for which a question to DuckDB need not wait.
-    pa, fs, pq = LazyModule("pyarrow"), LazyModule("pyarrow.fs"), LazyModule("pyarrow.parquet")
+    pa, fs = LazyModule("pyarrow"), LazyModule("pyarrow.fs")
+    pc, pq = LazyModule("pyarrow.compute"), LazyModule("pyarrow.parquet")

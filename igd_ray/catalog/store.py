@@ -15,7 +15,7 @@ from igd_ray.catalog.sealed import kept_rows, sealed_parquet
 from igd_ray.catalog.sources import KEY_COLUMNS, view_statements
 from igd_ray.catalog.tables import EMPTY, Rows, TableFiles, UnreadableError, conform, empty_parquet, file_of, same_rows
 from igd_ray.errors import InputError
-from igd_ray.lazy import pa, pq
+from igd_ray.lazy import pa, pc, pq
 
 _MARKER, _VIEWS = "catalog.json", "views.sql"
 
@@ -207,6 +207,8 @@ class Catalog:
         name = f"{table}/{file_of(table, key)}"
         content = sealed_parquet(name, [rows], SCHEMAS[table])
         if not self.place.create(name, content):
+            if not self.place.exists(name):  # but something else than a file
+                self.tables.set_aside(table, file_of(table, key))
             self.place.write(name, content)
         if key in self.merged.of(table):
             self.merged.count_alone(table, key)
@@ -393,8 +395,4 @@ class Catalog:
                 ) from error
             self._last_group = place, rows
         rows = self._last_group[1]
-        if table not in KEY_COLUMNS:
-            return rows
-        import pyarrow.compute as pc
-
-        return rows.filter(pc.equal(rows[KEY_COLUMNS[table]], key))
+        return rows.filter(pc.equal(rows[KEY_COLUMNS[table]], key)) if table in KEY_COLUMNS else rows
