@@ -3,9 +3,9 @@
 import hashlib
 import os
 import tarfile
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from io import BufferedReader
 from pathlib import Path
 
@@ -18,7 +18,8 @@ from igd_ray.data.class_names import rename_classes
 from igd_ray.data.identifiers import row_id
 from igd_ray.data.images import ArrayReader, LabeledImages
 from igd_ray.data.request import Request
-from igd_ray.errors import InputError, did_you_mean, first_line
+from igd_ray.downloads import download_to, note_download, transfer
+from igd_ray.errors import IgdError, InputError, did_you_mean, first_line
 
 FOLDER_VARIABLE = "IGD_DATA"
 DEFAULT_FOLDER = "data"
@@ -101,6 +102,8 @@ def _load(request: Request, archive: Archive) -> LabeledImages:
             f"write {name} to download it, or give the images as parquet:FILE (the Python version, which is of "
             "pickles, is never read)"
         ) from error
+    if not request.location:
+        note_download(f"{archive.file}, MD5 {archive.md5}")
     labels = records[:, archive.labels - 1].astype(np.int64)
     pixels = np.ascontiguousarray(records[:, archive.labels :]).reshape(-1, *SHAPE)
     rows = request.window.rows(len(pixels), str(request))
@@ -124,19 +127,13 @@ def _download(archive: Archive, folder: Path) -> None:
     """
     if (folder / archive.file).is_file():
         return
-    from torchvision.datasets.utils import download_url  # here, because it takes a second and is rarely needed
-
-    part = folder / f".{archive.file}-{uuid.uuid4().hex}"
     try:
-        download_url(ORIGIN + archive.file, folder, filename=part.name, md5=archive.md5)
-        part.rename(folder / archive.file)
-    except (OSError, RuntimeError) as error:
+        download_to(folder / archive.file, partial(transfer, ORIGIN + archive.file), digest=f"md5:{archive.md5}")
+    except (OSError, IgdError) as error:
         raise InputError(
             f"{archive.file}: the download to {folder} failed ({first_line(error)}); try again, put the file there, "
             "or give the images as parquet:FILE"
         ) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _read(file: BufferedReader, archive: Archive, split: str) -> npt.NDArray[np.uint8]:

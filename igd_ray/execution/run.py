@@ -145,7 +145,7 @@ def commit_run(
         "epsilon": settings.threat.epsilon if evaluates else None,
         "seed": settings.seed,
         "config": json.dumps(settings.model_dump(mode="json", exclude=PLACE), sort_keys=True),
-        "notes": list(notes),
+        "notes": [*notes, *workspace.downloads],
     }
     catalog.commit("runs", run_id, [run])
 

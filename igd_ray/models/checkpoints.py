@@ -14,8 +14,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from igd_ray.downloads import begins_like_a_page
 from igd_ray.errors import InputError, did_you_mean
-from igd_ray.models.downloads import begins_like_a_page
 
 State = dict[str, Tensor]
 

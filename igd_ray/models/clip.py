@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from igd_ray.data.images import check_images
+from igd_ray.downloads import check_hub_file
 from igd_ray.errors import InputError, did_you_mean
 from igd_ray.models.checkpoints import load_weights
 from igd_ray.models.fingerprint import model_fingerprint
@@ -266,6 +267,8 @@ def _load_named(spec: str, *, weights: Path | None, device: str) -> Clip:
         ) from error
     try:
         with torch.random.fork_rng(devices=[]), _without_retry_messages():
+            if weights is None:
+                check_hub_file(Path(open_clip.download_pretrained(settings)), f"CLIP {name}/{pretrained}")
             model = open_clip.create_model(
                 name,
                 pretrained=pretrained if weights is None else None,
@@ -276,6 +279,8 @@ def _load_named(spec: str, *, weights: Path | None, device: str) -> Clip:
             )
         if weights is not None:
             _load_zoo_weights(model, weights)
+    except InputError:
+        raise
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{weights or spec} holds more than tensors, which is refused: convert it to safetensors"

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from igd_ray.errors import InputError, first_line
+from igd_ray.downloads import fetched, reason, transfer
+from igd_ray.errors import InputError
 from igd_ray.models.checkpoints import State, file_and_part, load_state, read_checkpoint, state_in
-from igd_ray.models.downloads import fetched
 from igd_ray.models.zoo import Entry, build_entry, find_entry, robustbench_modules
 
 # Where downloads are kept, one folder a dataset and threat model, as robustbench lays them out.
@@ -53,10 +53,10 @@ def load_robustbench(name: str, *, weights: str | Path | None = None) -> nn.Modu
             files = _downloaded(entry)
         except InputError:
             raise
-        except Exception as error:  # gdown, requests and torch fail in too many ways to list
+        except Exception as error:  # gdown fails in too many ways to list
             raise InputError(
-                f"robustbench:{name} could not be loaded ({type(error).__name__}: {first_line(error)}); "
-                "pass its checkpoint as --weights FILE"
+                f"robustbench:{name} could not be downloaded ({reason(error)}); try again, or pass its "
+                "checkpoint as --weights FILE"
             ) from None
     if len(files) == 1:
         _load(model, read_checkpoint(files[0]), files[0], part=part, last_epoch=entry.name in LAST_EPOCH)
@@ -89,29 +89,31 @@ def _given(entry: Entry, weights: Path) -> list[Path]:
 def _downloaded(entry: Entry) -> list[Path]:
     """Return the entry's files in the cache, each downloaded if it is not there."""
     folder = DOWNLOADS / entry.dataset / entry.threat
-    downloads = _downloads(entry)
+    downloads, digest = _downloads(entry)
     names = [f"{entry.name}.pt"]
     if len(downloads) > 1:
         names = [f"{entry.name}.pt_m{index}.pt" for index in range(len(downloads))]
     # Progress is not part of the result.
     with contextlib.redirect_stdout(sys.stderr):
-        return [fetched(folder / name, download) for name, download in zip(names, downloads, strict=True)]
+        return [
+            fetched(folder / name, download, digest=digest) for name, download in zip(names, downloads, strict=True)
+        ]
 
 
-def _downloads(entry: Entry) -> list[Callable[[Path], object]]:
+def _downloads(entry: Entry) -> tuple[list[Callable[[Path], object]], str]:
+    """Return what downloads each of the entry's files, and the digest that their publisher gives, or ""."""
     if entry.timm_name is not None:
         import timm
 
-        url = timm.get_pretrained_cfg(entry.timm_name).url
-    elif entry.drive_ids:
+        return [partial(transfer, timm.get_pretrained_cfg(entry.timm_name).url)], ""
+    if entry.drive_ids:
         utils, _ = robustbench_modules()
-        return [partial(utils.download_gdrive_new, drive_id) for drive_id in entry.drive_ids]
-    else:
-        import torchvision
+        return [partial(utils.download_gdrive_new, drive_id) for drive_id in entry.drive_ids], ""
+    import torchvision
 
-        # Standard_R50: what `pretrained=True` means there.
-        url = torchvision.models.ResNet50_Weights.IMAGENET1K_V1.url
-    return [lambda path: torch.hub.download_url_to_file(url, str(path), progress=sys.stderr.isatty())]
+    # Standard_R50: what `pretrained=True` means there. The name of the file ends with the begin of its SHA-256.
+    url = torchvision.models.ResNet50_Weights.IMAGENET1K_V1.url
+    return [partial(transfer, url)], f"sha256:{Path(url).stem.rpartition('-')[2]}"
 
 
 def _load_member(model: Any, entry: Entry, index: int, file: Path) -> None:

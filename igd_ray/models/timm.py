@@ -1,15 +1,21 @@
 """Models of the timm library, with their normalisation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
+from igd_ray.downloads import check_hub_file, note_download
 from igd_ray.errors import InputError, did_you_mean, first_line
 from igd_ray.models.checkpoints import load_weights
 from igd_ray.models.normalization import Normalize
+
+# What timm calls its weights on the hub, in the order in which it looks.
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def load_timm(
@@ -43,7 +49,9 @@ def load_timm(
             model = timm.create_model(name, pretrained=weights is None, **arguments)
     except (TypeError, AssertionError) as error:
         raise InputError(f"timm:{name} does not take these arguments: {first_line(error)}") from None
-    except (RuntimeError, OSError, ValueError) as error:
+    except (RuntimeError, OSError, ValueError, EOFError, SafetensorError, UnpicklingError) as error:
+        if weights is None:
+            _check_download(name, vars(timm.get_pretrained_cfg(name)))
         raise InputError(
             f"timm:{name}: its weights could not be downloaded ({first_line(error)}); pass --weights FILE"
         ) from None
@@ -55,12 +63,30 @@ def load_timm(
             f"timm:{name}: its weights are for {config['num_classes']} classes, and another number gives it an "
             "untrained head; pass --weights FILE"
         )
+    else:
+        _check_download(name, config)
     channels = arguments.get("in_chans", len(config["mean"]))
     return Normalize(
         model,
         _per_channel("mean", mean, config["mean"], channels, spec=f"timm:{name}"),
         _per_channel("std", std, config["std"], channels, spec=f"timm:{name}"),
     )
+
+
+def _check_download(name: str, config: Mapping[str, Any]) -> None:
+    """Check the file that timm took the weights of `config` from, as far as it is in the hub's cache, and note it.
+
+    Raises:
+        InputError: if the file is damaged.
+    """
+    import huggingface_hub
+
+    for file in (config.get("hf_hub_filename"), *HUB_FILES):
+        cached = config.get("hf_hub_id") and file and huggingface_hub.try_to_load_from_cache(config["hf_hub_id"], file)
+        if isinstance(cached, str):
+            check_hub_file(Path(cached), f"timm:{name}, {file}")
+            return
+    note_download(f"timm:{name}, {config.get('hf_hub_id') or config.get('url') or 'from timm'}")
 
 
 def _per_channel(

@@ -19,6 +19,7 @@ from igd_ray.data import LabeledImages, probe_and_search, require_disjoint
 from igd_ray.data.class_names import read_lines
 from igd_ray.data.loading import load_window
 from igd_ray.data.request import Window
+from igd_ray.downloads import noted_downloads
 from igd_ray.errors import InputError
 from igd_ray.identity import content_hash
 from igd_ray.models import PENULTIMATE, Layer, check_model, find_layer, load_model, model_fingerprint
@@ -85,6 +86,7 @@ class Workspace(Generic[S]):
         example: one image, float32 [1, C, H, W] in [0, 1].
         model_id: the hash of the model and of its factory's arguments.
         uses: what the plans made so far have workers bring along: image sets, "test", "probe" and "search", and "clip".
+        downloads: a sentence for each downloaded file that the model and the data are from, with what identifies it.
         code: the files of the user's own rankings and defenses, which workers bring along too.
 
     Raises:
@@ -101,10 +103,12 @@ class Workspace(Generic[S]):
         self._published: dict[str, LabeledImages] = {}
         window = Window(TEST_IMAGES, capped=True) if settings.n is None else Window(settings.n)
         names = self._class_names(settings.classes)
-        self._test = load_window(settings.data, split=settings.split, window=window, class_names=names)
-        self.model: nn.Module = load_model(
-            settings.model, weights=settings.weights, output=settings.output, **settings.model_arg
-        )
+        self.downloads: list[str] = []
+        with noted_downloads(self.downloads):
+            self._test = load_window(settings.data, split=settings.split, window=window, class_names=names)
+            self.model: nn.Module = load_model(
+                settings.model, weights=settings.weights, output=settings.output, **settings.model_arg
+            )
         self.example = next(iter(self._test.select([0]).batches(1)))[0]
         check_model(self.model, self.example, self.class_names, spec=settings.model)
         if settings.layer != PENULTIMATE:
@@ -228,7 +232,8 @@ class Workspace(Generic[S]):
     @cached_property
     def loaded_clip(self) -> "Clip":
         """The same, on the CPU."""
-        return self.clip.load("cpu")
+        with noted_downloads(self.downloads):
+            return self.clip.load("cpu")
 
     def shards(self, name: str, size: int | None = None) -> tuple[Shard, ...]:
         """Cut an image set into shards of `size` images; by default as many as a unit takes that does not attack."""

@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 
 from igd_ray.catalog import Catalog
 from igd_ray.catalog.places import Folder, Place
+from igd_ray.downloads import unreachable
 from igd_ray.errors import IgdError, first_line
 from igd_ray.report.terminal import print_table
 
@@ -29,6 +30,21 @@ DASHBOARD_PORT = 8265
 LOOPBACKS = ("127.0.0.1", "localhost", "::1")
 INSTALL = "run make, or pip install -r requirements.lock"
 PACKAGES = ("torch", "torchvision", "ray", "robustbench", "pyautoattack", "open_clip_torch", "pyarrow", "duckdb")
+
+# The doors to other people's models and data: by host, what comes from there, and what to give where it cannot.
+DOORS = {
+    "https://drive.google.com": ("most of robustbench:", "--weights FILE"),
+    "https://github.com": ("robustbench: XCiT", "--weights FILE"),
+    "https://download.pytorch.org": ("robustbench:Standard_R50", "--weights FILE"),
+    "https://www.cs.toronto.edu": ("cifar10, cifar100", "cifar10:DIR, or parquet:FILE"),
+}
+HUB, FROM_HUB = (
+    "https://huggingface.co",
+    ("timm:, hf:, CLIP by name", "--weights FILE, parquet:DIR, --clip-weights FILE"),
+)
+
+# Without a network, doctor says so after this long.
+SECONDS_FOR_DOORS = 3.0
 
 
 @dataclass(frozen=True)
@@ -57,6 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
         lambda: _catalog(arguments.catalog),
         _ray,
         _dashboard,
+        _downloads,
     ]
     diagnoses = [diagnosis for look in looks for diagnosis in look()]
     if arguments.json:
@@ -203,6 +220,21 @@ def _dashboard() -> list[Diagnosis]:
     if _listens_beyond_loopback(port):
         return [Diagnosis("ray dashboard", PROBLEM, f"port {port} is open to the network", advice)]
     return [Diagnosis("ray dashboard", OK, "not open to the network")]
+
+
+def _downloads() -> list[Diagnosis]:
+    """Look through which doors models and data can be downloaded; all that is needed may be here already."""
+    hub = os.environ.get("HF_ENDPOINT") or HUB
+    doors = {hub: FROM_HUB, **DOORS}
+    closed = unreachable(list(doors), seconds=SECONDS_FOR_DOORS)
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        closed[hub] = "closed by HF_HUB_OFFLINE"
+    return [
+        Diagnosis(f"download {what}", WARNING, f"{address}: {closed[address]}", f"bring the files: {instead}")
+        if address in closed
+        else Diagnosis(f"download {what}", OK, f"{address} answers")
+        for address, (what, instead) in doors.items()
+    ]
 
 
 def _is_on_loopback(address: str) -> bool:

@@ -2,12 +2,17 @@
 
 import json
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
+
+import open_clip
 
 from igd_ray.data import load_images
+from igd_ray.downloads import noted_downloads
 from igd_ray.errors import IgdError
 from igd_ray.models import load_model
-from igd_ray.models.clip import load_clip
+from igd_ray.models.clip import DEMO_CONFIG, load_clip
 
 
 def answer(ask: Callable[[], object]) -> str:
@@ -18,11 +23,25 @@ def answer(ask: Callable[[], object]) -> str:
         return f"{type(error).__name__}: {error}"
 
 
+def made_up_clip() -> object:
+    """The embedded CLIP under a name of open_clip's zoo, with weights on the hub."""
+    config = json.loads(DEMO_CONFIG.read_text(encoding="utf-8"))
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "made-up.json").write_text(json.dumps(config.get("model_cfg", config)), encoding="utf-8")
+        open_clip.add_model_config(folder)
+    open_clip.pretrained._PRETRAINED["made-up"] = {"tag": {"hf_hub": "made/clip/"}}
+    notes: list[str] = []
+    with noted_downloads(notes):
+        load_clip("made-up/tag")
+    return notes[0]
+
+
 DOORS: dict[str, Callable[[], object]] = {
     "timm": lambda: sum(p.numel() for p in load_model("timm:test_vit.r160_in1k").parameters()),
     "data": lambda: len(load_images("hf:made/up", n=3)),
     "data of a missing split": lambda: load_images("hf:made/up", split="validation"),
     "data that is not there": lambda: load_images("hf:made/nothing"),
+    "clip": made_up_clip,
     "clip that is not there": lambda: load_clip("ViT-B-32/laion2b_s34b_b79k").identity["spec"],
 }
 

@@ -1,5 +1,6 @@
 """Every door to Hugging Face's hub, end to end against made-up files on the loopback: what comes, and what is said."""
 
+import hashlib
 import io
 import json
 import os
@@ -14,6 +15,7 @@ import pytest
 import safetensors.torch
 import timm
 
+from igd_ray.models.clip import DEMO_CONFIG
 from tests.data.encoded import png
 from tests.toys.loopback_hub import Hub, loopback_hub
 
@@ -21,6 +23,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 MODEL = "timm/test_vit.r160_in1k/model.safetensors"
+CLIP = "made/clip/open_clip_model.safetensors"
 
 
 def parquet(rows: int, seed: int) -> bytes:
@@ -76,6 +79,30 @@ def test_what_the_hub_has_comes_once_and_a_broken_transfer_is_tried_again(tmp_pa
         asked = len(hub.asked)
         assert ask(hub, tmp_path, "timm")["timm"] == answers["timm"]
         assert not [each for each in hub.asked[asked:] if each.startswith("GET timm/")], "it is in the cache"
+
+
+def test_a_clip_of_the_zoo_comes_once_and_is_noted_with_its_hash(tmp_path: Path) -> None:
+    content = DEMO_CONFIG.with_suffix(".safetensors").read_bytes()
+    with loopback_hub() as hub:
+        hub.files = {CLIP: content}
+        for _ in range(2):
+            said = ask(hub, tmp_path, "clip")["clip"]
+            assert said == f"downloaded: CLIP made-up/tag, SHA-256 {hashlib.sha256(content).hexdigest()}"
+        assert (
+            len([each for each in hub.asked if each.startswith(f"GET {CLIP.replace('/open', '/resolve/main/open')}")])
+            == 1
+        )
+
+
+def test_a_damaged_file_is_refused_each_time_until_it_is_deleted(tmp_path: Path, weights: bytes) -> None:
+    with loopback_hub() as hub:
+        hub.files = {MODEL: weights, CLIP: DEMO_CONFIG.with_suffix(".safetensors").read_bytes()}
+        hub.damaged = set(hub.files)
+        for _ in range(2):
+            for door, said in ask(hub, tmp_path, "timm", "clip").items():
+                assert said.startswith("InputError: "), (door, said)
+                assert "delete" in said, (door, said)
+                assert "\n" not in said
 
 
 def test_without_the_file_or_the_network_each_door_says_what_to_do(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ConnectionError("the tests do not download")
 
     monkeypatch.setattr(robustbench_modules()[0], "download_gdrive_new", refuse)
-    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    monkeypatch.setattr("igd_ray.models.robustbench.transfer", refuse)
 
 
 def untrained(name: str, *, seed: int = 0) -> nn.Module:
@@ -138,7 +138,7 @@ def test_a_checkpoint_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
 
 def test_a_download_that_fails_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("igd_ray.models.robustbench.DOWNLOADS", tmp_path)
-    with pytest.raises(InputError, match=r"could not be loaded \(ConnectionError: .*pass its checkpoint as --weights"):
+    with pytest.raises(InputError, match=r"not be downloaded \(the tests do not .*pass its checkpoint as --weights"):
         load_model(f"robustbench:{NAME}")
 
 
@@ -406,7 +406,7 @@ def test_members_and_models_with_an_address_are_downloaded_alike(
     assert torch.equal(logits(load_model("robustbench:Chen2020Adversarial")), logits(committee))
     assert len(list(cache.glob("cifar10/Linf/Chen2020Adversarial.pt_m?.pt.sha256"))) == 3
     torch.save({"model": xcit.model.state_dict()}, tmp_path / "xcit.pth.tar")
-    monkeypatch.setattr(torch.hub, "download_url_to_file", served(tmp_path / "xcit.pth.tar", calls))
+    monkeypatch.setattr("igd_ray.models.robustbench.transfer", served(tmp_path / "xcit.pth.tar", calls))
     monkeypatch.setattr("igd_ray.models.robustbench.build_entry", build_entry)
     torch.testing.assert_close(logits(load_model(f"robustbench:{XCIT}")), logits(xcit))
     assert calls[3:] == [

@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face hub on the loopback: made-up files, and the ways in which downloads fail."""
+"""Made-up files served on the loopback, by the Hugging Face hub's rules and others, and how downloads fail."""
 
 import hashlib
 import json
@@ -10,19 +10,26 @@ from threading import Thread
 
 COMMIT = "0" * 40
 
+PAGE = b"<!DOCTYPE html><html><title>Sign in</title>Too many people have looked at this file.</html>"
+
 
 @dataclass
 class Hub:
     """What the server has and what it was asked.
 
     Attributes:
-        files: contents by path, "timm/NAME/model.safetensors" or "datasets/OWNER/NAME/test.parquet".
+        files: contents by path, "timm/NAME/model.safetensors" or "datasets/OWNER/NAME/test.parquet" as on the hub, or
+            what stands behind the host in an address.
         cut: paths whose transfer breaks in the middle, the first time each.
+        pages: paths where a web page comes instead of the file.
+        damaged: paths whose content is not what the server calls it by.
         asked: "METHOD path" of every request, in order, with the byte range where one was asked for.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
     cut: set[str] = field(default_factory=set)
+    pages: set[str] = field(default_factory=set)
+    damaged: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
     address: str = ""
 
@@ -52,13 +59,25 @@ def loopback_hub() -> Iterator[Hub]:
                 self._tree(path.removeprefix("api/").partition("/tree/")[0])
                 return
             repository, _, rest = path.partition("/resolve/")
-            name = f"{repository}/{rest.partition('/')[2]}"
+            name = f"{repository}/{rest.partition('/')[2]}" if rest else self.path.strip("/")
+            if name in hub.pages:
+                self._reply(200, PAGE, {"Content-Type": "text/html"}, body=body)
+                return
             if name not in hub.files:
-                self._reply(404, b"{}", {"X-Error-Code": "EntryNotFound"}, body=body)
+                self._reply(404, b"{}", {"X-Error-Code": "EntryNotFound", "Content-Type": "text/html"}, body=body)
                 return
             content = hub.files[name]
+            headers = {
+                "ETag": f'"{hashlib.sha256(content).hexdigest()}"',
+                "X-Repo-Commit": COMMIT,
+                "Content-Type": "application/octet-stream",
+                "Content-Disposition": 'attachment; filename="made-up"',
+            }
+            if self.headers.get("If-Range", headers["ETag"]) != headers["ETag"]:
+                asked_range = ""
             start = int(asked_range.removeprefix("bytes=").partition("-")[0]) if asked_range else 0
-            headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
+            if name in hub.damaged:
+                content = bytes(len(content))
             if asked_range:
                 headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
             if body and name in hub.cut:

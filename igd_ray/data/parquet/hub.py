@@ -12,6 +12,7 @@ from igd_ray.data.images import LabeledImages
 from igd_ray.data.parquet.files import load_files
 from igd_ray.data.parquet.shards import SUFFIX, missing_shards, natural_order, shards_of_split
 from igd_ray.data.request import Request
+from igd_ray.downloads import note_download
 from igd_ray.errors import InputError, first_line
 
 # Hugging Face keeps a Parquet copy of every public data set, whatever its own files are, under this revision.
@@ -71,12 +72,19 @@ def _downloaded(request: Request, matched: re.Match[str]) -> Iterator[Path]:
             metadata = pq.read_metadata(file)
         except Exception as error:  # as above, or a file that is not Parquet
             raise _failed(request, error) from None
+        note_download(f"hf:{repository}, {_commit(file)}")
         yield file
         rows += metadata.num_rows
         # Without names in the metadata, the classes are those of all labels.
         needs_all = needs_all or b'"names"' not in (metadata.metadata or {}).get(b"huggingface", b"")
         if not needs_all and rows >= (request.window.count or 0):
             return
+
+
+def _commit(file: Path) -> str:
+    """Return the commit of a file in the hub's cache, which is a hash of all that the data set holds."""
+    parts = file.parts
+    return f"commit {parts[parts.index('snapshots') + 1]}" if "snapshots" in parts[:-1] else "commit unknown"
 
 
 def _failed(request: Request, error: Exception) -> InputError:

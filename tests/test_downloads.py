@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from igd_ray.downloads import fetched
 from igd_ray.errors import IgdError, InputError
-from igd_ray.models.downloads import fetched
 
 
 def serve(content: bytes):
