@@ -17,6 +17,10 @@ from igd_ray.lazy import fs, pa
 # The object stores that pyarrow speaks to.
 SCHEMES = ("s3", "gs")
 
+# Google's library tries again for a quarter of an hour, in silence, where there is no network. What it stops with comes
+# up to as many seconds later.
+SECONDS_OF_RETRIES = 10.0
+
 
 class Bucket:
     """A place in an object store: a write is seen when it is complete, so files get their names at once.
@@ -147,6 +151,9 @@ class _Object:
 
 def filesystem_of(uri: str) -> tuple[Any, str]:
     """Return pyarrow's filesystem for `uri`, and the path in it."""
+    parts = urlsplit(uri)
+    if parts.scheme == "gs" and "retry_limit_seconds" not in parse_qs(parts.query):
+        uri += f"{'&' if parts.query else '?'}retry_limit_seconds={SECONDS_OF_RETRIES:g}"
     filesystem, path = fs.FileSystem.from_uri(uri)
     return filesystem, str(path)
 

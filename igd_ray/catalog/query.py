@@ -6,13 +6,13 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC
 from functools import partial
 from typing import Any, TypeVar
 
 import duckdb
 
+from igd_ray.answers import Answer, answer_of, moment_of
 from igd_ray.catalog.duckdb_files import PROTOCOL, CatalogFiles
 from igd_ray.catalog.schemas import SCHEMAS
 from igd_ray.catalog.sources import definitions, named_in
@@ -55,23 +55,6 @@ _PLAIN = {"VARCHAR", "BOOLEAN", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UBI
 _MOMENT = "TIMESTAMP WITH TIME ZONE"
 
 
-@dataclass(frozen=True)
-class Answer:
-    """The rows that a question was answered with.
-
-    Attributes:
-        names: of the columns; two may be equal.
-        rows: the values of each row.
-    """
-
-    names: list[str]
-    rows: list[tuple[Any, ...]]
-
-    def dictionaries(self) -> list[dict[str, Any]]:
-        """Return a dictionary for each row."""
-        return [dict(zip(self.names, row, strict=True)) for row in self.rows]
-
-
 class Reader:
     """A connection to a catalog that makes the views when a question names them.
 
@@ -94,6 +77,12 @@ class Reader:
     def answer(self, sql: str, *parameters: object) -> Answer:
         """Return the same as values of Python, for which nobody waits for Arrow where DuckDB itself has them."""
         relation = self._ask(sql, parameters)
+        try:
+            return self._plain_answer(relation)
+        except (OverflowError, duckdb.ConversionException):  # a moment that Python has no value for
+            return answer_of(relation.to_arrow_table())
+
+    def _plain_answer(self, relation: duckdb.DuckDBPyRelation) -> Answer:
         kinds = [str(kind) for kind in relation.types]
         if not all(kind.partition("[")[0] in _PLAIN or kind == _MOMENT for kind in kinds):
             return answer_of(relation.to_arrow_table())
@@ -108,7 +97,7 @@ class Reader:
         rows = relation.fetchall()
         if moments:
             rows = [
-                tuple(_moment(value, UTC) if number in moments else value for number, value in enumerate(row))
+                tuple(moment_of(value, UTC) if number in moments else value for number, value in enumerate(row))
                 for row in rows
             ]
         return Answer(names, rows)
@@ -331,26 +320,6 @@ def _require_reading(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
             return
         came = f"SELECT with {', '.join(sorted(nodes - _READING)) or 'what cannot be checked'}"
     raise InputError(f"the SQL must be one SELECT or EXPLAIN SELECT statement, not {came}")
-
-
-def answer_of(table: pa.Table) -> Answer:
-    """Return what `table` holds as values of Python."""
-    columns = [_values(column) for column in table.columns]
-    return Answer(table.column_names, list(zip(*columns, strict=True)))
-
-
-def _values(column: pa.ChunkedArray) -> list[Any]:
-    """Return the values of a column as Python has them; for moments pyarrow itself would import pandas."""
-    if not pa.types.is_timestamp(column.type):
-        values: list[Any] = column.to_pylist()
-        return values
-    zone = None if column.type.tz is None else UTC
-    moments = column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(pa.int64()).to_pylist()
-    return [_moment(moment, zone) for moment in moments]
-
-
-def _moment(microseconds: int | None, zone: tzinfo | None) -> datetime | None:
-    return None if microseconds is None else datetime(1970, 1, 1, tzinfo=zone) + timedelta(microseconds=microseconds)
 
 
 def _told(error: Exception) -> IgdError:

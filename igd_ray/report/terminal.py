@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from igd_ray.catalog.query import Answer
+    from igd_ray.answers import Answer
 
 
 def print_table(
@@ -52,7 +52,7 @@ def _columns(
     if isinstance(rows, Sequence):
         names = list(rows[0]) if rows else []
         return names, [[row[name] for row in rows] for name in names]
-    from igd_ray.catalog.query import Answer, answer_of
+    from igd_ray.answers import Answer, answer_of
 
     answer = rows if isinstance(rows, Answer) else answer_of(rows)
     return answer.names, [[row[number] for row in answer.rows] for number in range(len(answer.names))]

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from igd_ray.answers import Answer, printable
 from igd_ray.catalog import Catalog, named_queries, named_query, run_query
-from igd_ray.catalog.query import Answer, query_rows
+from igd_ray.catalog.query import query_rows
 from igd_ray.errors import InputError, first_line
 from igd_ray.verbs.output import show
 
@@ -43,8 +44,12 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.format == "csv":
             _write_csv(table, arguments.output)
         else:
+            import pyarrow as pa
             import pyarrow.parquet
 
+            intervals = [field.name for field in table.schema if pa.types.is_interval(field.type)]
+            if intervals:
+                raise InputError(f"column {intervals[0]!r} holds intervals, which Parquet cannot; cast it to VARCHAR")
             _write(lambda: pyarrow.parquet.write_table(table, arguments.output), arguments.output)
         return 0
     answer = query_rows(catalog, statement)
@@ -76,6 +81,7 @@ def _write_csv(table: "pa.Table", output: str | None) -> None:
     nested = [field.name for field in table.schema if pa.types.is_nested(field.type)]
     if nested:
         raise InputError(f"column {nested[0]!r} holds lists, which CSV cannot; use --format json or parquet")
+    table = printable(table)
     if output is not None:
         _write(lambda: pyarrow.csv.write_csv(table, output), output)
     else:

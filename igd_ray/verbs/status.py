@@ -3,8 +3,9 @@
 import argparse
 from typing import Any
 
+from igd_ray.answers import Answer
 from igd_ray.catalog import Catalog, ask
-from igd_ray.catalog.query import Answer, Reader
+from igd_ray.catalog.query import Reader
 from igd_ray.verbs.output import show
 
 PROGRESS = """

@@ -5,6 +5,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from igd_ray.catalog import SCHEMAS, Catalog
@@ -149,3 +150,39 @@ def test_unrelated_words_get_no_suggestion() -> None:
     assert did_you_mean("sprint", ["print"]) == "; did you mean 'print'?"
     assert did_you_mean("cat", ["act", "digits"]) == "; did you mean 'act'?"
     assert did_you_mean("norm", ["none", "demo"]) == ""  # half of its letters are those of 'none'
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("'infinity'::TIMESTAMP", "infinity"),
+        ("'-infinity'::DATE", "-infinity"),
+        ("'infinity'::TIMESTAMPTZ", "infinity"),
+        ("'infinity'::TIMESTAMP_S", "infinity"),
+        ("'290000-01-01'::TIMESTAMP", "290000-01-01 00:00:00"),
+        ("'99999-12-31'::DATE", "99999-12-31"),
+        ("'0044-03-15 (BC)'::DATE", "0044-03-15 (BC)"),
+        ("INTERVAL 300000 YEARS", "300000 years"),
+        ("'2026-11-28 01:02:03.5'::TIMESTAMP", "2026-11-28 01:02:03.500000"),
+    ],
+)
+def test_times_that_python_has_no_value_for_are_told_as_duckdb_does(
+    catalog: str, capsys: pytest.CaptureFixture[str], value: str, text: str
+) -> None:
+    for kind in ("table", "csv", "json"):
+        assert main(["sql", "--catalog", catalog, "--format", kind, f"SELECT {value} AS told"]) == 0
+        out = capsys.readouterr().out
+        told = json.loads(out)[0]["told"] if kind == "json" else out.splitlines()[1].strip('"')
+        assert told == text
+
+
+def test_far_times_inside_lists_and_intervals_in_parquet(
+    catalog: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sql", "--catalog", catalog, "--format", "json", "SELECT ['infinity'::DATE] AS told"]) == 0
+    assert json.loads(capsys.readouterr().out) == [{"told": "[infinity]"}]
+    output = str(tmp_path / "times.parquet")
+    into = ["sql", "--catalog", catalog, "--format", "parquet", "--output", output]
+    assert "column 'i' holds intervals, which Parquet cannot" in refusal([*into, "SELECT INTERVAL 1 DAY AS i"], capsys)
+    assert main([*into, "SELECT 'infinity'::TIMESTAMP AS told"]) == 0
+    assert duckdb.sql(f"SELECT isinf(told) FROM '{output}'").fetchall() == [(True,)]
