@@ -1,13 +1,12 @@
 """The command line: parses, delegates, and turns failures into one line and an exit code."""
 
-import argparse
+# Nothing else is imported here, so that Ctrl-C right after the start is told as it is later.
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
-from importlib import import_module
-
-from igd_ray.errors import IgdError, InputError, did_you_mean
-from igd_ray.verbs.flags import Parser
+from types import FrameType
 
 # One module a verb, in `igd_ray/verbs/`; imported when asked for, so that `igd sql` does not wait for PyTorch.
 VERBS = {
@@ -33,12 +32,47 @@ VERBS = {
 # A longer word, such as a path or a number of thousands of characters, hides what an error says of it.
 LONGEST_WORD = 300
 
-BAD_INPUT, FAILED, INTERRUPTED, NO_READER = 2, 1, 130, 141
+BAD_INPUT, FAILED, INTERRUPTED, NO_READER, TERMINATED = 2, 1, 130, 141, 143
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: the same as Ctrl-C, with another exit code."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `igd` with `arguments`, those of the process by default; return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    # A caller that has a handler of its own, or runs this in a thread, keeps what it has.
+    in_main = threading.current_thread() is threading.main_thread()
+    handles = in_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    try:
+        if handles:
+            signal.signal(signal.SIGTERM, _terminate)
+        if arguments is None:
+            _read_as_utf8()
+        return _exit_code(words)
+    except KeyboardInterrupt as interrupt:
+        said = str(interrupt) or "stopped; every finished unit is kept, run the same command again to go on"
+        print(f"igd: {said}", file=sys.stderr)
+        return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
+    finally:
+        if handles:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def _read_as_utf8() -> None:
+    """Start this process again in UTF-8, if a locale has made it read names, and print, as ASCII or Latin-1."""
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "PYTHONUTF8": "1"})
+
+
+def _exit_code(words: list[str]) -> int:
+    from igd_ray.errors import IgdError, InputError
+
     try:
         return _run(words)
     except InputError as error:
@@ -54,15 +88,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"igd: error: {_one_line(error)}", file=sys.stderr)
         return FAILED
-    except KeyboardInterrupt as interrupt:
-        said = str(interrupt) or "stopped; every finished unit is kept, run the same command again to go on"
-        print(f"igd: {said}", file=sys.stderr)
-        return INTERRUPTED
 
 
 def _run(words: list[str]) -> int:
+    import argparse
+    from importlib import import_module
+
+    from igd_ray.errors import InputError, did_you_mean
+    from igd_ray.verbs.flags import Parser
+
     if not words or words[0].startswith("-"):
-        _top_parser().parse_args(words or ["--help"])
+        _print_help(words)
         return 0
     verb = words[0]
     if verb not in VERBS:
@@ -78,8 +114,11 @@ def _run(words: list[str]) -> int:
     return code
 
 
-def _top_parser() -> Parser:
+def _print_help(words: list[str]) -> None:
+    import argparse
     from importlib.metadata import version
+
+    from igd_ray.verbs.flags import Parser
 
     width = max(len(verb) for verb in VERBS)
     verbs = "\n".join(f"  {verb:{width}}  {summary}" for verb, summary in VERBS.items())
@@ -91,7 +130,7 @@ def _top_parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"igd-ray {version('igd-ray')}")
-    return parser
+    parser.parse_args(words or ["--help"])
 
 
 def _one_line(error: Exception) -> str:

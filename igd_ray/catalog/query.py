@@ -54,6 +54,9 @@ WHERE key = 'type' AND ends_with(value ->> '$', '_NODE')"""
 _PLAIN = {"VARCHAR", "BOOLEAN", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UBIGINT", "FLOAT", "DOUBLE", "BLOB"}
 _MOMENT = "TIMESTAMP WITH TIME ZONE"
 
+# More microseconds than Python's moments have: DuckDB itself says NULL of a moment that is infinite.
+_INFINITE = 2**62
+
 
 class Reader:
     """A connection to a catalog that makes the views when a question names them.
@@ -91,7 +94,10 @@ class Reader:
         if moments:
             # DuckDB itself would ask for pytz.
             columns = (
-                f"epoch_us(#{number + 1})" if number in moments else f"#{number + 1}" for number in range(len(kinds))
+                f"coalesce(epoch_us(#{column}), CASE WHEN isinf(#{column}) THEN {_INFINITE} END)"
+                if column - 1 in moments
+                else f"#{column}"
+                for column in range(1, len(kinds) + 1)
             )
             relation = relation.project(", ".join(columns))
         rows = relation.fetchall()

@@ -56,8 +56,8 @@ def run_job(address: str, folder: Path, entrypoint: Sequence[str], *, name: str)
     print(f"job {name}; stop it with: {stop}", file=sys.stderr, flush=True)
     try:
         details = _follow(client, address, name)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"no longer following job {name}, which runs on; stop it with: {stop}") from None
+    except KeyboardInterrupt as interrupt:
+        raise type(interrupt)(f"no longer following job {name}, which runs on; stop it with: {stop}") from None
     if details.status == JobStatus.SUCCEEDED:
         return 0
     code = details.driver_exit_code

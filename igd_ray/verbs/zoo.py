@@ -4,7 +4,6 @@ import argparse
 import fnmatch
 import json
 import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -16,8 +15,6 @@ from igd_ray.report.terminal import print_table
 # What `igd zoo --check --output igd_ray/models/zoo.json` wrote in the repository's root. Read as a file, because
 # `igd_ray.models` imports PyTorch, and a list should not wait for it.
 TABLE = Path(igd_ray.__file__).parent / "models" / "zoo.json"
-
-INTERRUPTED = 130
 
 Row = Mapping[str, object]
 
@@ -56,11 +53,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.check:
         try:
             return _check(listed, arguments)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             if arguments.output is not None:
                 raise  # the rows found are kept, as everywhere
-            print("igd: stopped; with --output FILE a check goes on where it was stopped", file=sys.stderr)
-            return INTERRUPTED
+            raise type(interrupt)("stopped; with --output FILE a check goes on where it was stopped") from None
     rows = matching(listed, arguments.pattern)
     if arguments.json:
         print(json.dumps(rows, indent=2))

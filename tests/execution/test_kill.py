@@ -104,10 +104,13 @@ def test_a_run_killed_in_the_middle_of_an_attack_goes_on_where_it_was(
 
 
 @pytest.mark.slow
-def test_an_interrupted_cascade_says_so_and_goes_on_where_it_was(undisturbed: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_cascade_says_so_and_goes_on_where_it_was(
+    undisturbed: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
     catalog = tmp_path / "results"
-    stopped = start_and_stop(catalog, signal.SIGINT, units=7)
-    assert stopped.returncode == 130
+    stopped = start_and_stop(catalog, number, units=7)
+    assert stopped.returncode == code
     assert "every finished unit is kept" in stopped.stderr
     assert "Traceback" not in stopped.stderr
     assert_resumes(catalog, undisturbed)
