@@ -1,5 +1,6 @@
 """Small Parquet files made to fill the memory, and large ones of which little is wanted."""
 
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,6 +70,20 @@ def test_the_first_images_of_a_large_row_group_take_little_memory(tmp_path: Path
     pa.set_memory_pool(counted)
     assert len(load_images(f"parquet:{path}", n=4)) == 4
     assert counted.max_memory() < 4 * MIB
+
+
+def test_a_set_of_many_files_is_in_memory_once(tmp_path: Path, pool: pa.MemoryPool) -> None:
+    random = np.random.default_rng(0)
+    for number in range(8):
+        write(tmp_path / f"test-{number:05d}-of-00008.parquet", [random.bytes(40_000) for _ in range(50)])
+    of_a_file = 50 * 40_000
+    counted = pa.proxy_memory_pool(pool)
+    pa.set_memory_pool(counted)
+    tracemalloc.start()
+    assert len(load_images(f"parquet:{tmp_path}")) == 400  # not kept: Arrow's buffers must go before their pool
+    peak = tracemalloc.get_traced_memory()[1] + counted.max_memory()
+    tracemalloc.stop()
+    assert peak < 8 * of_a_file + 2.5 * of_a_file, "all of them, and while a file is read its images once more"
 
 
 def test_too_many_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

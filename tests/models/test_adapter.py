@@ -4,7 +4,7 @@ import os
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from igd_ray.models import load_model
 from igd_ray.models.adapter import Adapter, OutputError, chosen_output
@@ -65,6 +65,19 @@ def test_wrappers_come_off_and_hooks_see_every_pass(factory: str) -> None:
     assert seen == [1]
     # So that its results are those of the model without the wrapper.
     assert vars(model).keys() == vars(kinds.plain()).keys()
+
+
+def test_distributed_data_parallel_comes_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        model = nn.Sequential(nn.Identity(), nn.parallel.DistributedDataParallel(kinds.plain()))
+        expected = model.eval()(IMAGES)
+        bare = unwrapped(model)
+    finally:
+        distributed.destroy_process_group()
+    assert not any(isinstance(module, nn.parallel.DistributedDataParallel) for module in bare.modules())
+    assert torch.equal(bare(IMAGES), expected)
 
 
 def test_a_model_without_wrappers_stays_itself() -> None:

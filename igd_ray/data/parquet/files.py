@@ -49,17 +49,17 @@ class EncodedReader:
     """Decodes images from encoded bytes held in memory.
 
     The bytes are those that were hashed into the ids, whatever becomes of the files; they travel to another
-    process as one Arrow buffer.
+    process as Arrow buffers.
 
     Args:
-        encoded: of consecutive rows.
+        encoded: of consecutive rows, binary; a chunk for each file.
         first_row: the number of the first of them among the rows of all files.
         starts: for each file, the number of its first row.
         paths: the files.
     """
 
     def __init__(
-        self, encoded: pa.LargeBinaryArray, first_row: int, starts: tuple[int, ...], paths: tuple[Path, ...]
+        self, encoded: pa.ChunkedArray, first_row: int, starts: tuple[int, ...], paths: tuple[Path, ...]
     ) -> None:
         self._encoded = encoded
         self._first_row = first_row
@@ -109,16 +109,20 @@ def load_files(request: Request, paths: Sequence[Path]) -> LabeledImages:
     starts = np.cumsum([0, *(file.rows for file in files)]).tolist()
     rows = request.window.rows(starts[-1], str(request))
     labels, class_names = _labels_and_names(files, request)
-    encoded: list[bytes] = []
+    encoded: list[pa.LargeBinaryArray] = []
     ids: list[str] = []
     for file, start in zip(files, starts, strict=False):
         within = range(max(rows.start - start, 0), min(rows.stop - start, file.rows))
         if within:
             stored = _read_encoded(file, within)
             ids += (row_id(file.path.stem, row, content) for row, content in zip(within, stored, strict=True))
-            encoded += stored
+            # File by file, so that no more than one file's images are in memory twice.
+            encoded.append(pa.array(stored, pa.large_binary()))
+            del stored
     return LabeledImages(
-        reader=EncodedReader(pa.array(encoded, pa.large_binary()), rows.start, tuple(starts[:-1]), tuple(paths)),
+        reader=EncodedReader(
+            pa.chunked_array(encoded, pa.large_binary()), rows.start, tuple(starts[:-1]), tuple(paths)
+        ),
         indices=np.arange(rows.start, rows.stop, dtype=np.int64),
         labels=torch.from_numpy(labels[rows.start : rows.stop].copy()),
         ids=tuple(ids),
