@@ -1,6 +1,7 @@
 """Models of the timm library, with their normalisation."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -50,8 +51,11 @@ def load_timm(
     except (TypeError, AssertionError) as error:
         raise InputError(f"timm:{name} does not take these arguments: {first_line(error)}") from None
     except (RuntimeError, OSError, ValueError, EOFError, SafetensorError, UnpicklingError) as error:
-        if weights is None:
-            _check_download(name, vars(timm.get_pretrained_cfg(name)))
+        known = None
+        with suppress(RuntimeError):  # a tag that timm does not have
+            known = timm.get_pretrained_cfg(name)
+        if weights is None and known is not None:
+            _check_download(name, vars(known))
         raise InputError(
             f"timm:{name}: its weights could not be downloaded ({first_line(error)}); pass --weights FILE"
         ) from None
