@@ -1,12 +1,17 @@
-"""An attack in a file of the user's: `mine=FILE.py:Attack`, held to the contract of every attack.
+"""What attacks take from files of the user's.
 
-The class is a subclass of `igd_ray.attacks.Attack` that takes no arguments. `tr-mine=…` computes its points on the base
-model; `audit-mine=…` attacks what others left robust; `audit-mine@loir-16=…` attacks that defense only.
+`mine=FILE.py:Attack` is an attack, held to the contract of every attack. The class is a subclass of
+`igd_ray.attacks.Attack` that takes no arguments. `tr-mine=…` computes its points on the base model; `audit-mine=…`
+attacks what others left robust; `audit-mine@loir-16=…` attacks that defense only.
+
+`tr-aa@FILE.py:factory` is a transfer from another model, the one that `factory()` returns with its weights.
 """
 
 import inspect
+import re
 import sys
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -94,6 +99,59 @@ def parse_own(entry: str) -> OwnAttack:
     return OwnAttack(label, defense or None, Path(file).resolve(), class_name)
 
 
+# What another model may be called in a label.
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+def is_from_another_model(entry: str) -> bool:
+    """Tell whether `entry` is of the form tr-ATTACK@FILE.py:factory or tr-ATTACK@NAME=FILE.py:factory."""
+    label, at, rest = entry.partition("@")
+    # An attack of the user's own has a name of its own: NAME@DEFENSE=FILE.py:Attack.
+    return bool(at) and "=" not in label and ("=" not in rest or _is_known(label))
+
+
+def parse_transfer_from(entry: str) -> NamedAttack:
+    """Return the transfer from another model that `entry` names; nothing is read.
+
+    Its label is tr-ATTACK@NAME, by default with the model's file and factory as its name.
+
+    Raises:
+        InputError: if it is not of that form, or there is no such transfer.
+    """
+    label, _, rest = entry.partition("@")
+    name, equals, spec = rest.partition("=")
+    if not equals or not MODEL_NAME.fullmatch(name):
+        name, spec = "", rest
+    file, _, factory = spec.rpartition(":")
+    if not file.endswith(".py") or not factory:
+        raise InputError(
+            f"a transfer from another model is given as tr-ATTACK@FILE.py:factory or tr-ATTACK@NAME=FILE.py:factory, "
+            f"not {entry!r}"
+        )
+    attack = parse_attack(label)
+    if not attack.transfer:
+        raise InputError(
+            f"--attacks {entry}: what is computed on another model is a transfer; write {TRANSFER_PREFIX}{entry}"
+        )
+    path = Path(file)
+    return replace(
+        attack, label=f"{label}@{name or f'{path.name}:{factory}'}", source_model=f"{path.resolve()}:{factory}"
+    )
+
+
+def _is_known(label: str) -> bool:
+    try:
+        parse_attack(label)
+    except InputError:
+        return False
+    return True
+
+
+def is_in_a_file(entry: str) -> bool:
+    """Tell whether `entry` names code in a file, rather than a label of this package."""
+    return "=" in entry or "@" in entry
+
+
 def require_free_label(label: str, what: str) -> None:
     """Check that an attack from outside may be called `label`; `what` is the flag that names it.
 
@@ -111,21 +169,25 @@ def require_free_label(label: str, what: str) -> None:
 
 
 def check_attack(entry: str) -> None:
-    """Check that `entry` is a label or names an attack in a file; no file is read.
+    """Check that `entry` is a label or names an attack, or another model, in a file; no file is read.
 
     Raises:
         InputError: if it is neither.
     """
-    if "=" in entry:
+    if is_from_another_model(entry):
+        parse_transfer_from(entry)
+    elif "=" in entry:
         parse_own(entry)
     else:
         parse_attack(entry)
 
 
 def named_attack(entry: str) -> NamedAttack:
-    """Return the attack that `entry`, a label or NAME=FILE.py:Attack, asks for; the file is imported.
+    """Return the attack that `entry` asks for; the file of an attack of the user's own is imported.
 
     Raises:
         InputError: if there is no such attack.
     """
+    if is_from_another_model(entry):
+        return parse_transfer_from(entry)
     return parse_own(entry).imported() if "=" in entry else parse_attack(entry)

@@ -104,14 +104,16 @@ class NamedAttack:
     Attributes:
         label: the label itself.
         algorithm: what searches for points; None for `clean`.
-        transfer: whether its points are computed on the base model.
+        transfer: whether its points are computed on the base model, or on `source_model`.
         registration: what its file says of it; None for `clean`.
+        source_model: of a transfer from another model, that model's spec, FILE.py:factory.
     """
 
     label: str
     algorithm: Attack | None
     transfer: bool
     registration: Registration | None = None
+    source_model: str | None = None
 
     @property
     def audits(self) -> bool:

@@ -1,9 +1,11 @@
 """Attacks on the base model: each a unit that every defense, in any later run, takes its transfers from.
 
-They cover all images whatever is evaluated beside them, so that no run computes again what another has.
+They cover all images whatever is evaluated beside them, so that no run computes again what another has. A transfer may
+also come from another model, which is then attacked as a base model is.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from igd_ray.attacks.base import Attack
 from igd_ray.attacks.registry import NamedAttack, parse_attack
@@ -26,6 +28,8 @@ class BaseAttacks:
         is_random: whether two of its passes differ: then gradients must be averaged, and no work is shared.
         threat, seed, attack_seed: as in `AttackUnit`.
         judge_draws: fresh evaluations of each point, where the model is random.
+        label: what the model is called as a target.
+        others: the same for each other model that transfers come from, by its spec.
     """
 
     model_id: str
@@ -35,9 +39,18 @@ class BaseAttacks:
     seed: int
     attack_seed: int | None = None
     judge_draws: int = 1
+    label: str = NONE
+    others: Mapping[str, "BaseAttacks"] = field(default_factory=dict)
+
+    @property
+    def named(self) -> str:
+        """The model, for people."""
+        return f"{self.label} ({self.model_id})"
 
     def unit(self, attack: NamedAttack, shard: Shard) -> AttackUnit:
         """Return the unit of `attack` over `shard`; a direct attack and a transfer are one."""
+        if attack.source_model is not None:
+            return self.others[attack.source_model].unit(replace(attack, source_model=None), shard)
         plain = self._plain(attack, shard)
         algorithm = plain.attack.algorithm
         if algorithm is None or self.is_random:
@@ -55,7 +68,8 @@ class BaseAttacks:
         algorithm = unit.attack.algorithm
         if unit.first_stage is None or algorithm is None or algorithm.continues is None:
             return ()
-        return (self.unit(parse_attack(algorithm.continues), unit.shard),)
+        attacked = next((each for each in self.others.values() if each.model_id == unit.defense.model_id), self)
+        return (attacked.unit(parse_attack(algorithm.continues), unit.shard),)
 
     def fitted(self, algorithm: Attack | None, *, defense_is_random: bool = False) -> Attack | None:
         """Return `algorithm` for this model's classes and, where nothing is random, with equal gradients taken once."""
@@ -70,7 +84,7 @@ class BaseAttacks:
         if registration is not None and registration.on_deterministic is not None and not self.is_random:
             # On a deterministic model the averaged gradients are those of the transfer, which keeps more points.
             algorithm = parse_attack(registration.on_deterministic).algorithm
-        base = DefenseSpec(NONE, self.model_id)
+        base = DefenseSpec(self.label, self.model_id)
         draws = self.judge_draws if self.is_random else 1
         return AttackUnit(
             base, attack.of(self.fitted(algorithm)), self.threat, shard, self.seed, self.attack_seed, draws

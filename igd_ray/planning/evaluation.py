@@ -100,15 +100,7 @@ def plan_evaluation(workspace: Workspace[EvaluateSettings]) -> EvaluationPlan:
     for attack in attacks:
         if attack.registration is not None and attack.registration.file is not None:
             workspace.bring_code(attack.registration.file)
-    base = BaseAttacks(
-        workspace.model_id,
-        len(workspace.class_names),
-        workspace.model_is_random,
-        settings.threat,
-        settings.seed,
-        settings.attack_seed,
-        settings.judge_draws,
-    )
+    base = _base_attacks(workspace, attacks)
     for attack in attacks:
         if (fitted := base.fitted(attack.algorithm)) is not None:
             fitted.check(base.num_classes, settings.threat.norm)
@@ -129,10 +121,35 @@ def plan_evaluation(workspace: Workspace[EvaluateSettings]) -> EvaluationPlan:
         *needed.notes,
         *_unaveraged(needed.defenses, attacks),
         *plan.notes,
+        *(
+            f"{attack.label} is computed on {base.others[attack.source_model].named}"
+            for attack in attacks
+            if attack.source_model is not None
+        ),
         *(idea_note(attack.label, attack.idea) for attack in attacks if attack.audits),
     ]
     naive = naive_units(needed.defenses, attacks, shards, base=base, judge_draws=settings.judge_draws)
     return replace(plan, needed=needed, naive=tuple(naive), notes=tuple(dict.fromkeys(notes)))
+
+
+def _base_attacks(workspace: Workspace[EvaluateSettings], attacks: Sequence[NamedAttack]) -> BaseAttacks:
+    """Return the attacks on the base model, and on the other models that `attacks` come from."""
+    settings = workspace.settings
+    base = BaseAttacks(
+        workspace.model_id,
+        len(workspace.class_names),
+        workspace.model_is_random,
+        settings.threat,
+        settings.seed,
+        settings.attack_seed,
+        settings.judge_draws,
+    )
+    others = {}
+    for spec in dict.fromkeys(attack.source_model for attack in attacks):
+        if spec is not None:
+            other = workspace.bring_model(spec)
+            others[spec] = replace(base, model_id=other.model_id, is_random=other.is_random, label=other.label)
+    return replace(base, others=others)
 
 
 def _require_targets(attacks: Sequence[NamedAttack], settings: EvaluateSettings) -> None:
@@ -165,9 +182,9 @@ def plan_attacks(
 ) -> EvaluationPlan:
     """Plan the attacks on every defense over every shard, each unit once, and the checks on the shard `inspected`.
 
-    A transfer's points come from one unit on the base model, whoever needs them; the undefended row's attacks are
-    those units themselves, and cover every image in either mode. Adaptive attacks take the images that all others
-    left standing.
+    A transfer's points come from one unit on the base model, or on another one, whoever needs them; the undefended
+    row's attacks are those units themselves, and cover every image in either mode. Adaptive attacks take the images
+    that all others left standing.
     """
     ordinary = [attack for attack in attacks if not attack.audits]
     audits = [attack for attack in attacks if attack.audits]
@@ -263,11 +280,12 @@ class _Planner:
         return units
 
     def _unit(self, defense: DefenseSpec, attack: NamedAttack, shard: Shard) -> JudgedUnit:
-        if defense.kind == NONE:
-            return self._source(self._base.unit(attack, shard))
-        if attack.transfer:
-            return TransferUnit(defense, attack, self._source(self._base.unit(attack, shard)), self._judge_draws)
         base = self._base
+        if defense.kind == NONE and attack.source_model is None:
+            return self._source(base.unit(attack, shard))
+        if attack.transfer:
+            draws = self._judge_draws if defense.kind != NONE or base.is_random else 1
+            return TransferUnit(defense, attack, self._source(base.unit(attack, shard)), draws)
         fitted = attack.of(base.fitted(attack.algorithm, defense_is_random=defense.is_random))
         return AttackUnit(
             defense,

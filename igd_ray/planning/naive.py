@@ -25,7 +25,8 @@ def naive_units(
     They say what a plan saves.
     """
     labels = {attack.label for attack in attacks}
-    separate = replace(base, is_random=True)
+    others = {spec: replace(other, is_random=True) for spec, other in base.others.items()}
+    separate = replace(base, is_random=True, others=others)
     units: list[JudgedUnit] = []
     for defense in defenses:
         for attack in (attack for attack in attacks if not attack.audits and attack.aims_at(defense.label)):
@@ -33,7 +34,7 @@ def naive_units(
                 continue
             for shard in shards:
                 on_base = separate.unit(attack, shard)
-                if attack.transfer and defense.kind == NONE:
+                if attack.transfer and attack.source_model is None and defense.kind == NONE:
                     units.append(on_base)
                 elif attack.transfer:
                     units += [on_base, TransferUnit(defense, attack, on_base, judge_draws)]

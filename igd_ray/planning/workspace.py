@@ -3,6 +3,7 @@
 Everything that can be wrong with model, data and layer is found here, before any work starts.
 """
 
+from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,6 +20,7 @@ from igd_ray.data import LabeledImages, probe_and_search, require_disjoint
 from igd_ray.data.class_names import read_lines
 from igd_ray.data.loading import load_window
 from igd_ray.data.request import Window
+from igd_ray.defenses.contract import contained
 from igd_ray.downloads import noted_downloads
 from igd_ray.errors import InputError
 from igd_ray.identity import content_hash
@@ -73,6 +75,21 @@ class RankedModel:
     class_names: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class OtherModel:
+    """A model that transfers come from, beside the base model.
+
+    Attributes:
+        label: what it is called.
+        model_id: its fingerprint.
+        is_random: whether two of its passes differ.
+    """
+
+    label: str
+    model_id: str
+    is_random: bool
+
+
 class Workspace(Generic[S]):
     """A base model, its data and its catalog.
 
@@ -101,6 +118,7 @@ class Workspace(Generic[S]):
         self._arrays: dict[str, ImageArrays] = {}
         self.code: set[Path] = set()
         self._published: dict[str, LabeledImages] = {}
+        self._other_models: dict[str, ModelSource] = {}
         window = Window(TEST_IMAGES, capped=True) if settings.n is None else Window(settings.n)
         names = self._class_names(settings.classes)
         self.downloads: list[str] = []
@@ -114,8 +132,7 @@ class Workspace(Generic[S]):
         if settings.layer != PENULTIMATE:
             _ = self.layer
         self._fingerprint = model_fingerprint(self.model)
-        # Arguments of the factory count even where the model keeps them out of sight.
-        self.model_id = content_hash([self._fingerprint, settings.model_arg])
+        self.model_id = _model_id(self._fingerprint, settings.model_arg)
 
     def with_settings(self, settings: T) -> "Workspace[T]":
         """Return this model, data and catalog with the settings of another verb, which must name the same ones."""
@@ -131,8 +148,11 @@ class Workspace(Generic[S]):
     @cached_property
     def model_is_random(self) -> bool:
         """Whether two passes of the base model differ: then nothing may take one of them for the other."""
+        return self._is_random(self.model)
+
+    def _is_random(self, model: nn.Module) -> bool:
         images = next(iter(self._test.batches(LOOKED_AT_IMAGES)))[0]
-        difference = check_randomised(self.model, images, protocol="rand").value
+        difference = check_randomised(model, images, protocol="rand").value
         return difference is None or not difference <= RANDOMISED_DIFFERENCE
 
     @cached_property
@@ -251,6 +271,27 @@ class Workspace(Generic[S]):
         self._published[name] = points
         self.use(name)
 
+    def bring_model(self, spec: str) -> OtherModel:
+        """Have workers bring along the model FILE.py:factory, whose factory loads its weights.
+
+        Raises:
+            InputError: naming the file, if it is not a model of these images and classes, or prints.
+        """
+        try:
+            with contained():
+                model = load_model(spec, weights=OWN)
+                check_model(model, self.example, self.class_names, spec=spec)
+                is_random = self._is_random(model)
+        except Exception as error:  # somebody's code may fail in any way
+            # Most say themselves which file it is.
+            raise InputError(str(error) if spec in str(error) else f"model {spec!r}: {error}") from error
+        fingerprint = model_fingerprint(model)
+        source = ModelSource(spec, OWN, {}, fingerprint)
+        model_id = _model_id(fingerprint, {})
+        if model_id != self.model_id:
+            self._other_models[model_id] = source
+        return OtherModel(source.label, model_id, is_random)
+
     def bring_code(self, file: Path) -> None:
         """Have workers import `file`, code of the user's, before their first unit."""
         self.code.add(file)
@@ -269,6 +310,7 @@ class Workspace(Generic[S]):
             images={name: self._arrays[name] for name in sorted(self.uses - {CLIP})},
             clip=replace(self.clip, identity=self.loaded_clip.identity) if CLIP in self.uses else None,
             code=tuple(sorted(self.code)),
+            other_models=self._other_models,
         )
 
     @staticmethod
@@ -276,6 +318,11 @@ class Workspace(Generic[S]):
         if classes is None or classes in ("cifar10", "cifar100"):
             return classes
         return read_lines(classes, "classes: expected cifar10, cifar100 or a file of names")
+
+
+def _model_id(fingerprint: str, arguments: Mapping[str, object]) -> str:
+    """Return the id of a model; arguments of its factory count even where it keeps them out of sight."""
+    return content_hash([fingerprint, arguments])
 
 
 # For what every verb's workspace has.

@@ -255,7 +255,8 @@ def build_defense(defense: DefenseSpec, context: Context, generator: torch.Gener
     asks = defense.registered.asks
     probe = ProbeImages(*context.all_images("probe")) if "probe" in asks else None
     class_names = context.class_names if "class_names" in asks else ()
-    return defense.build(context.model, generator, scores=scores, trained=trained, probe=probe, class_names=class_names)
+    model = context.model_of(defense.model_id)
+    return defense.build(model, generator, scores=scores, trained=trained, probe=probe, class_names=class_names)
 
 
 def clean_predictions(

@@ -23,7 +23,7 @@ def outcome_rows(
     defense = unit.defense
     shared = {
         **judged_facts(unit),
-        "model": context.setup.model.label,
+        "model": context.setup.source(defense.model_id).label,
         "dataset": context.setup.images[unit.shard.images].dataset,
         "defense": defense.label,
         "k": defense.k,

@@ -48,6 +48,25 @@ class ModelSource:
         file = self.spec.rpartition(":")[0]
         return Path(file) if file.endswith(".py") else None
 
+    def files(self) -> list[tuple[Path, ...]]:
+        """Return its local files, those together that must lie in one folder."""
+        groups: list[tuple[Path, ...]] = []
+        if self.factory_file is not None:
+            groups.append(tuple(model_sources(self.factory_file).values()))
+        if self.weights_file is not None:
+            groups.append((self.weights_file,))
+        return groups
+
+    def with_files(self, places: Mapping[Path, Path]) -> "ModelSource":
+        """Return the same model, whose `files` are at `places`."""
+        moved = self
+        if self.factory_file is not None:
+            moved = replace(moved, spec=f"{places[self.factory_file]}:{self.spec.rpartition(':')[2]}")
+        if self.weights is not None and self.weights_file is not None:
+            part = self.weights.removeprefix(str(self.weights_file))
+            moved = replace(moved, weights=f"{places[self.weights_file]}{part}")
+        return moved
+
     @property
     def label(self) -> str:
         """What the model is called in the catalog: its spec, without the folders of a file."""
@@ -166,6 +185,7 @@ class WorkerSetup:
         images: the image sets by name: "probe", "search", "test".
         clip: the CLIP model, where a ranking needs one.
         code: files of the user's that units need imported: rankings and defenses of their own.
+        other_models: models that transfers come from, beside the base model, by their ids.
     """
 
     model: ModelSource
@@ -173,6 +193,11 @@ class WorkerSetup:
     images: dict[str, ImageArrays] = field(repr=False)
     clip: ClipSource | None = None
     code: tuple[Path, ...] = ()
+    other_models: Mapping[str, ModelSource] = field(default_factory=dict)
+
+    def source(self, model_id: str) -> ModelSource:
+        """Return how to build the model `model_id`: another one, or the base model."""
+        return self.other_models.get(model_id, self.model)
 
     def without_images(self) -> "WorkerSetup":
         """Return a copy that holds no images, for sending them on their own."""
@@ -180,12 +205,8 @@ class WorkerSetup:
 
     def files(self) -> tuple[tuple[Path, ...], ...]:
         """Return the local files of models and of the user's code, those together that must lie in one folder."""
-        model, clip = self.model, self.clip
-        groups: list[tuple[Path, ...]] = []
-        if model.factory_file is not None:
-            groups.append(tuple(model_sources(model.factory_file).values()))
-        if model.weights_file is not None:
-            groups.append((model.weights_file,))
+        clip = self.clip
+        groups = [group for model in (self.model, *self.other_models.values()) for group in model.files()]
         if clip is not None and clip.spec.endswith(".json"):
             groups.append((Path(clip.spec),))
             groups.append((Path(clip.weights) if clip.weights else Path(clip.spec).with_suffix(".safetensors"),))
@@ -196,19 +217,19 @@ class WorkerSetup:
 
     def with_files(self, places: Mapping[Path, Path]) -> "WorkerSetup":
         """Return a copy whose `files` are at `places`."""
-        model, clip = self.model, self.clip
-        if model.factory_file is not None:
-            factory = model.spec.rpartition(":")[2]
-            model = replace(model, spec=f"{places[model.factory_file]}:{factory}")
-        if model.weights is not None and model.weights_file is not None:
-            part = model.weights.removeprefix(str(model.weights_file))
-            model = replace(model, weights=f"{places[model.weights_file]}{part}")
+        clip = self.clip
         if clip is not None and clip.spec.endswith(".json"):
             weights = Path(clip.weights) if clip.weights else Path(clip.spec).with_suffix(".safetensors")
             clip = replace(clip, spec=str(places[Path(clip.spec)]), weights=str(places[weights]))
         elif clip is not None and clip.weights is not None:
             clip = replace(clip, weights=str(places[Path(clip.weights)]))
-        return replace(self, model=model, clip=clip, code=tuple(places[file] for file in self.code))
+        return replace(
+            self,
+            model=self.model.with_files(places),
+            clip=clip,
+            code=tuple(places[file] for file in self.code),
+            other_models={model_id: model.with_files(places) for model_id, model in self.other_models.items()},
+        )
 
 
 class Context:
@@ -222,6 +243,7 @@ class Context:
         for file in setup.code:
             import_sources(file)
         self._model: nn.Module | None = None
+        self._other_models: dict[str, nn.Module] = {}
         self._clip: Clip | None = None
 
     @property
@@ -230,6 +252,14 @@ class Context:
         if self._model is None:
             self._model = self.setup.model.load(self.device)
         return self._model
+
+    def model_of(self, model_id: str) -> nn.Module:
+        """Return the model `model_id` on this worker's device: one that transfers come from, or the base model."""
+        if model_id not in self.setup.other_models:
+            return self.model
+        if model_id not in self._other_models:
+            self._other_models[model_id] = self.setup.source(model_id).load(self.device)
+        return self._other_models[model_id]
 
     @property
     def clip(self) -> "Clip":

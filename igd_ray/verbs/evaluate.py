@@ -45,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--attacks",
         help=f"with commas: iwwc (the worst case's nine), audit (the adaptive ones), {', '.join(known_attacks())}; "
-        "-N for another budget; NAME=FILE.py:Attack is your own, NAME@DEFENSE=FILE.py:Attack for one defense "
+        "-N for another budget; NAME=FILE.py:Attack is your own, NAME@DEFENSE=FILE.py:Attack for one defense; "
+        "tr-ATTACK@FILE.py:factory computes its points on another model "
         "(default: aa,tr-apgd-ce)",
     )
     parser.add_argument(

@@ -170,9 +170,9 @@ def _with_points(entry: str, folder: Path) -> str:
 
 
 def _with_code(entry: str, folder: Path) -> str:
-    """Return a name, or NAME=FILE.py:FACTORY with a copy of the file and of the modules beside it."""
-    name, equals, spec = entry.partition("=")
-    return f"{name}={_take_code(spec, folder)}" if equals else entry
+    """Return `entry`; where it is NAME=FILE.py:FACTORY or NAME@FILE.py:FACTORY, with a copy of the file's code."""
+    name, separator, spec = entry.partition("=" if "=" in entry else "@")
+    return f"{name}{separator}{_take_code(spec, folder)}" if separator else entry
 
 
 def _take_code(spec: str, folder: Path) -> str:
