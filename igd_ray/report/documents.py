@@ -7,6 +7,7 @@ from igd_ray.report import audit, broken, evaluation
 from igd_ray.report.accuracy import accuracy_rows
 from igd_ray.report.broken import Broken
 from igd_ray.report.claims import baseline, claims
+from igd_ray.report.falls import fall_sentences
 from igd_ray.report.results import Results
 from igd_ray.report.tables import Table, pixel_fraction, signed
 from igd_ray.report.texts import grid, latex, latex_table, markdown, markdown_table
@@ -17,6 +18,7 @@ def as_markdown(results: Results, what_broke: Broken) -> str:
     parts = [f"# {markdown(_title(results))}\n", f"{markdown(_facts(results))}\n", f"{markdown(baseline(results))}\n"]
     parts.append(_list(f"{signed(c.verdict)}: {c.defense} {c.sentence} ({c.detail})" for c in claims(results)))
     parts += [f"## {markdown(title)}\n\n{markdown_table(grid(table))}" for title, table in _tables(results, what_broke)]
+    parts.append(_list(fall_sentences(results)))
     if results.is_audited:
         parts.append(_list(audit.audit_sentences(results)))
     parts.append("## Checks that warn\n\n" + (_list(evaluation.warnings(results)) or "None.\n"))
@@ -38,6 +40,7 @@ def as_json(results: Results, what_broke: Broken) -> str:
         "run": results.run,
         "claims": [claim._asdict() for claim in claims(results)],
         "accuracies": accuracy_rows(results),
+        "falls": fall_sentences(results),
         "audit": audit.audit_sentences(results) if results.is_audited else [],
         "broken_by": what_broke.sets,
         "broken_by_one": what_broke.attacks,

@@ -20,6 +20,7 @@ from igd_ray.report import audit, broken, comparison, evaluation
 from igd_ray.report.broken import Broken, read_broken
 from igd_ray.report.claims import baseline, claims, worst_accuracy
 from igd_ray.report.documents import DOCUMENTS
+from igd_ray.report.falls import fall_sentences
 from igd_ray.report.figures.overlap import MOST_SETS, overlap
 from igd_ray.report.figures.robustness import robustness
 from igd_ray.report.preparation.gallery import Pictures, Pixels, pictures
@@ -125,6 +126,7 @@ def render(
         facts=_facts(results),
         config=_pretty(run["config"]),
         headline=headline,
+        falls=fall_sentences(results),
         skipping=any(
             isinstance(value, Share) and value.instead != DASH for row in headline.rows for value in row.values()
         ),

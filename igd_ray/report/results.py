@@ -29,6 +29,8 @@ class Results:
         accuracies: one row for each defense and attack, with how many images the attack had to attack and broke.
         compared: each finished defense against the finished undefended model, on the images of both, over all attacks.
         compared_before_audit: the same over the attacks that belong to no audit.
+        broken_sets: of each defense, each set of attacks that some images did not withstand, with the number of these
+            images and whether every attack on them has finished. A misclassified image withstands none.
         audit_attacks: what each attack of an audit found on each defense, in the order of the attacks.
         noise: how often noise alone makes each random defense wrong.
         waiting: of each defense, the attacks with an error and those that have not finished.
@@ -43,6 +45,7 @@ class Results:
     accuracies: Rows
     compared: dict[str, Comparison]
     compared_before_audit: dict[str, Comparison]
+    broken_sets: Rows
     audit_attacks: Rows
     noise: Rows
     waiting: Rows
@@ -115,6 +118,7 @@ def read_results(reader: Reader, run: Row) -> Results:
         ),
         compared=_compared(reader, "worst_case_images", run_id),
         compared_before_audit=_compared(reader, "audit_images", run_id),
+        broken_sets=reader.rows(_BROKEN_SETS, run_id),
         audit_attacks=sorted(audit_attacks, key=lambda row: attack_order(row["attack"])),
         noise=reader.rows("FROM noise_failures WHERE run_id = $1", run_id),
         waiting=reader.rows(
@@ -165,6 +169,22 @@ FROM worst_case
 LEFT JOIN audit USING (run_id, defense)
 WHERE run_id = $1
 {_ORDER}
+"""
+
+_BROKEN_SETS = f"""
+WITH images AS (
+    SELECT
+        defense, image_id,
+        list(attack ORDER BY attack) FILTER (NOT robust AND NOT skipped) AS attacks,
+        bool_and(robust IS NOT NULL AND NOT error) AS known
+    FROM verdicts
+    WHERE run_id = $1 AND attack <> 'clean'
+    GROUP BY defense, image_id
+)
+SELECT defense, attacks, known, count(*) AS images
+FROM images
+GROUP BY defense, attacks, known
+{_ORDER}, attacks, known
 """
 
 _FINDINGS = """

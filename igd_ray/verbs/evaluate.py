@@ -17,6 +17,7 @@ from igd_ray.planning.workspace import Workspace
 from igd_ray.report.accuracy import accuracy_rows, accuracy_tables
 from igd_ray.report.audit import audit_sentences
 from igd_ray.report.evaluation import noise_sentences, warnings
+from igd_ray.report.falls import fall_sentences
 from igd_ray.report.results import find_run, read_results
 from igd_ray.report.terminal import print_table
 from igd_ray.units.ranking import read_ranking
@@ -145,7 +146,8 @@ def require_worst_case(catalog: Catalog, run_id: str) -> None:
 def show_accuracy(catalog: Catalog, run_id: str, *, as_json: bool) -> None:
     """Print one row a defense: clean, each attack, worst case with its interval, and the gain over `none`.
 
-    After an audit: what it leaves of each gain, and what each of its attacks found.
+    Then which attack broke each defense that falls; after an audit, what it leaves of each gain, and what each of its
+    attacks found.
     """
     results = ask(catalog, lambda reader: read_results(reader, find_run(reader, run_id)))
     if as_json:
@@ -153,7 +155,7 @@ def show_accuracy(catalog: Catalog, run_id: str, *, as_json: bool) -> None:
         return
     for table in accuracy_tables(results):
         print_table(table.rows, title=table.title)
-    for sentence in (*audit_sentences(results), *noise_sentences(results)):
+    for sentence in (*fall_sentences(results), *audit_sentences(results), *noise_sentences(results)):
         print(sentence)
     for line in warnings(results):
         print(line)
