@@ -118,6 +118,7 @@ MOVED: Mapping[str, tuple[str | None, str]] = {
     "weights": ("FILE", "where its weights are now"),
     "defenses": (None, "all of the run's; defenses in Python files must be named here"),
     "attacks": (None, "all of the run's; attacks in Python files must be named here"),
+    "method": (None, "all of the run's; rankings in Python files must be named here"),
     "points": ("FILE", "where the files of points are now, named as in the run"),
     "data": (None, "where the data is now"),
     "classes": ("FILE", "where the class names are now"),

@@ -5,12 +5,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from igd_ray.attacks.own import is_in_a_file
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.config import EvaluateSettings, load_settings
 from igd_ray.errors import InputError, did_you_mean
 from igd_ray.identity import content_hash
 from igd_ray.planning.evaluation import Cell, EvaluationPlan
 from igd_ray.planning.workspace import Workspace
+
+# Settings that may name code in files, and what they name.
+CODE = {"defenses": "defenses", "attacks": "attacks", "method": "rankings"}
 
 
 @dataclass(frozen=True)
@@ -68,26 +72,28 @@ def settings_of(run: StoredRun, given: Mapping[str, object]) -> EvaluateSettings
     # A setting that nobody gave counts as not given: some go only with certain others.
     defaults = EvaluateSettings().model_dump(mode="json")
     stored = {name: value for name, value in stored.items() if name not in defaults or value != defaults[name]}
+    # A catalog may come from anybody: which code runs here is not for it to say. Settings import the files of rankings.
+    for name, what in CODE.items():
+        if name not in given and (entries := _entries_in_files(stored.get(name, ()))):
+            raise InputError(
+                f"{what} of run {run.run_id!r} are code; if you trust their files, name the run's {what}, where they "
+                f"are now: --{name} {entries}"
+            )
     try:
         settings = load_settings(EvaluateSettings, file=None, given={**stored, **given})
     except InputError as error:
         raise InputError(f"the settings of run {run.run_id!r} cannot be used here: {error}") from None
-    # A catalog may come from anybody: which code runs here is not for it to say.
     if "model" not in given and settings.model.rpartition(":")[0].endswith(".py"):
         raise InputError(
             f"the model of run {run.run_id!r} is code, {settings.model!r}; if you trust that file, name it with --model"
         )
-    if "defenses" not in given and any("=" in label for label in settings.defenses):
-        raise InputError(
-            f"defenses of run {run.run_id!r} are code; if you trust their files, name the run's defenses, where they "
-            f"are now: --defenses {','.join(settings.defenses)}"
-        )
-    if "attacks" not in given and any("=" in entry for entry in settings.attacks):
-        raise InputError(
-            f"attacks of run {run.run_id!r} are code; if you trust their files, name the run's attacks, where they "
-            f"are now: --attacks {','.join(settings.attacks)}"
-        )
     return settings
+
+
+def _entries_in_files(entries: object) -> str:
+    """Return `entries` of a stored setting, with commas, if one of them names code in a file; else an empty text."""
+    listed = ",".join(map(str, entries)) if isinstance(entries, list | tuple) else str(entries)
+    return listed if is_in_a_file(listed) else ""
 
 
 def require_same_run(workspace: Workspace[EvaluateSettings], run: StoredRun, plan: EvaluationPlan) -> None:
