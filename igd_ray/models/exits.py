@@ -1,11 +1,33 @@
 """Exits in somebody's code: an error of that code, not the end of this process."""
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from traceback import walk_tb
 from typing import NoReturn
 
 from igd_ray.errors import InputError
+from igd_ray.models.sources import is_of_a_file
+
+
+@contextmanager
+def exits_raised() -> Iterator[None]:
+    """While open, `os._exit` in this thread raises SystemExit as `sys.exit` does."""
+    process, thread, leave = os.getpid(), threading.get_ident(), os._exit
+
+    def refuse(status: int) -> NoReturn:
+        # A child process that the code has forked ends as it wants to.
+        if os.getpid() != process or threading.get_ident() != thread:
+            leave(status)
+        raise SystemExit(status)
+
+    os._exit = refuse
+    try:
+        yield
+    finally:
+        os._exit = leave
 
 
 @contextmanager
@@ -18,21 +40,24 @@ def exits_refused(what: str) -> Iterator[None]:
     Raises:
         InputError: if the code calls one of them.
     """
-    process, leave = os.getpid(), os._exit
-
-    def refuse(status: int) -> NoReturn:
-        # A child process that the code has forked ends as it wants to.
-        if os.getpid() != process:
-            leave(status)
-        raise SystemExit(status)
-
-    os._exit = refuse
     try:
-        yield
+        with exits_raised():
+            yield
     except SystemExit as error:
         raise InputError(
             f"{what} calls sys.exit or os._exit (status {error.code!r}), which would end igd; remove the call, "
             "or put it under `if __name__ == '__main__':`"
         ) from None
-    finally:
-        os._exit = leave
+
+
+def exiting_file(error: SystemExit) -> str | None:
+    """Return the name of the user's file whose code raised `error`; None where a signal or other code ends the process.
+
+    Code of the user's may also end by way of a library, such as a parser of arguments.
+    """
+    frames = [frame for frame, _ in walk_tb(error.__traceback__) if frame.f_globals.get("__name__") != __name__]
+    # A cluster's handler of signals interrupts whatever runs, and must end the process.
+    if not frames or str(frames[-1].f_globals.get("__name__")).partition(".")[0] == "ray":
+        return None
+    files = [frame.f_code.co_filename for frame in frames if is_of_a_file(str(frame.f_globals.get("__name__")))]
+    return Path(files[-1]).name if files else None

@@ -15,6 +15,9 @@ from igd_ray.errors import InputError, first_line
 
 PACKAGE = __name__.partition(".")[0]
 
+# What the names of the modules of such code begin with in this process.
+MODULE_PREFIX = "igd_model_"
+
 
 def model_sources(path: Path) -> dict[str, Path]:
     """Return the files that the code at `path` is in, by module: itself first, then the modules that it imports.
@@ -91,6 +94,11 @@ def code_digest(defined: type) -> str | None:
     return sources_digest(model_sources(Path(file)))
 
 
+def is_of_a_file(module: str) -> bool:
+    """Tell whether `import_sources` has made the module of that name."""
+    return module.startswith(MODULE_PREFIX)
+
+
 def import_sources(path: Path) -> ModuleType:
     """Return the module at `path`, whose imports find the modules beside it first.
 
@@ -110,7 +118,7 @@ class _Importer:
 
     def module(self, name: str) -> ModuleType:
         """Return the module `name` of the sources, imported once."""
-        full_name = f"igd_model_{name}_{self._tag}"
+        full_name = f"{MODULE_PREFIX}{name}_{self._tag}"
         if full_name in sys.modules:
             return sys.modules[full_name]
         spec = importlib.util.spec_from_file_location(full_name, self._sources[name])

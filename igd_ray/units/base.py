@@ -1,9 +1,11 @@
 """A unit of work: a key, what it computes, and the rows it commits."""
 
 import socket
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
@@ -13,6 +15,7 @@ from igd_ray.catalog import SCHEMAS, Catalog
 from igd_ray.data import LabeledImages
 from igd_ray.errors import first_line
 from igd_ray.identity import content_hash
+from igd_ray.models.exits import exiting_file, exits_raised
 from igd_ray.units.replica import Context
 
 Rows = Sequence[Mapping[str, object]]
@@ -170,7 +173,7 @@ def execute(unit: Unit, context: Context, attempt: int = 1) -> UnitReport:
     """Compute and commit `unit`, unless it is committed or an interrupted attempt only has to be finished.
 
     Where several workers compute one unit, all of its rows are of the first that commits.
-    An exception becomes a report: an error is an error, and other units go on.
+    An exception becomes a report: an error is an error, and other units go on. So does an exit in a file of the user's.
 
     Raises:
         BrokenWorkerError: if this worker can run no unit any more.
@@ -183,11 +186,17 @@ def execute(unit: Unit, context: Context, attempt: int = 1) -> UnitReport:
         if not unit.tables:
             unit.compute(context)
         elif not context.catalog.finish_unit(unit.tables, unit.key):
-            computed = unit.compute(context)
+            # What code of the user's prints must not stand among results.
+            with exits_raised(), redirect_stdout(sys.stderr):
+                computed = unit.compute(context)
             rows = {table: _numbered(table, computed[table], attempt) for table in unit.tables}
             context.catalog.commit_unit(unit.key, rows)
     except BrokenWorkerError:
         raise
+    except SystemExit as exit:
+        if (file := exiting_file(exit)) is None:
+            raise
+        error = f"{file} calls sys.exit or os._exit (status {exit.code!r}), which would end the run; remove the call"
     except Exception as exception:  # any failure of the science is the unit's, not the worker's
         error = f"{type(exception).__name__}: {first_line(exception)}"
         out_of_memory = is_out_of_memory(exception)

@@ -1,5 +1,6 @@
 """Attacks in files of the user's: told apart by their code, held to the contract, run like the package's own."""
 
+import json
 import re
 from pathlib import Path
 
@@ -57,6 +58,47 @@ def test_a_point_that_is_not_allowed_is_an_error_and_not_a_robust_image(tmp_path
     assert summary.failed
     (failure,) = run_query(Catalog(tmp_path / "results"), "SELECT DISTINCT status FROM outcomes").to_pylist() or [{}]
     assert failure in ({}, {"status": "error"})
+
+
+@pytest.mark.parametrize("leave", ["import sys; sys.exit(0)", "import os; os._exit(0)"])
+def test_an_exit_while_it_searches_is_an_error_and_not_the_exit_of_igd(
+    tmp_path: Path, a_file: Path, leave: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a_file.write_text(a_file.read_text().replace("before = ", f"{leave}; before = "))
+    words = [
+        "evaluate",
+        "--catalog",
+        str(tmp_path / "results"),
+        "--executor",
+        "local",
+        "--n",
+        "4",
+        "--defenses",
+        "none",
+    ]
+    assert main([*words, "--attacks", f"mine={a_file}:Corners"]) == 1
+    assert "mine.py calls sys.exit or os._exit (status 0), which would end the run" in capsys.readouterr().err
+
+
+def test_what_it_prints_does_not_stand_among_results(
+    tmp_path: Path, a_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a_file.write_text(a_file.read_text().replace("before = ", "print('searching'); before = "))
+    words = [
+        "evaluate",
+        "--catalog",
+        str(tmp_path / "results"),
+        "--executor",
+        "local",
+        "--n",
+        "4",
+        "--defenses",
+        "none",
+    ]
+    assert main([*words, "--attacks", f"mine={a_file}:Corners", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert [row["defense"] for row in json.loads(captured.out)] == ["none"]
+    assert "searching" in captured.err
 
 
 @pytest.mark.parametrize(

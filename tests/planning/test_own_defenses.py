@@ -204,6 +204,36 @@ def test_what_cannot_be_judged_is_refused_before_anything_is_written(
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.parametrize("leave", ["import sys; sys.exit(0)", "import os; os._exit(0)"])
+def test_an_exit_on_later_images_is_an_error_of_these_and_not_the_exit_of_igd(
+    tmp_path: Path, leave: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The look at the defense, on 8 images and one by one, does not see it; the second shard has 5."""
+    file = tmp_path / "mine.py"
+    file.write_text(BODY.format(forward=f"if len(x) == 5: {leave}\n        return self.model(x)", make="pass", more=""))
+    words = [
+        "evaluate",
+        "--catalog",
+        str(tmp_path / "results"),
+        "--executor",
+        "local",
+        "--n",
+        "13",
+        "--shard-size",
+        "8",
+    ]
+    assert main([*words, "--defenses", f"none,mine={file}:factory", "--attacks", "fgsm"]) == 1
+    told = capsys.readouterr().err
+    assert "mine.py calls sys.exit or os._exit (status 0), which would end the run; remove the call" in told
+    assert told.count("igd: error: ") == 1
+    statuses = {
+        defense: [row["status"] for row in rows(tmp_path / "results") if row["defense"] == defense]
+        for defense in ("none", "mine")
+    }
+    assert (len(statuses["none"]), statuses["none"].count("error")) == (13, 0)
+    assert (len(statuses["mine"]), statuses["mine"].count("error")) == (13, 5)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
