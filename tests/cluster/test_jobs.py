@@ -17,8 +17,10 @@ import pytest
 
 from igd_ray.catalog import Catalog
 from igd_ray.cluster.session import LOCAL_ENVIRONMENT, LOOPBACK
+from tests.cluster.test_own_defenses_on_ray import CHOICE
 from tests.toys.commands import igd_command
 from tests.toys.places import REPOSITORY
+from tests.toys.runs import rows
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -159,3 +161,24 @@ def test_igd_submit_brings_files_follows_the_log_and_passes_the_exit_code(head: 
     code, text = igd(head.allowed, ["rank", *SMALL, "--layer", "nowhere", "--catalog", str(catalog)], tmp_path)
     assert code == 2, text
     assert "nowhere" in text
+
+
+def test_defenses_in_files_give_equal_rows_in_one_process_on_two_actors_and_as_a_job(
+    head: Head, tmp_path: Path
+) -> None:
+    flags = ["--probe-n", "200", "--search-n", "100", "--n", "16", "--shard-size", "8"]
+    flags += ["--defenses", str(CHOICE["defenses"]), "--attacks", str(CHOICE["attacks"])]
+    alone = {"PYTHONPATH": str(REPOSITORY), "PATH": os.environ["PATH"]}
+    attached = {**head.allowed, "RAY_ADDRESS": head.address}
+    for command, environment in (
+        (igd_command("evaluate", "--executor", "local", "--catalog", str(tmp_path / "local"), *flags), alone),
+        (igd_command("evaluate", "--actors", "2", "--catalog", str(tmp_path / "ray"), *flags), attached),
+        (igd_command("submit", "evaluate", "--catalog", str(tmp_path / "job"), *flags), head.allowed),
+    ):
+        code, text = run(command, environment, tmp_path)
+        assert code == 0, text
+    expected = rows(tmp_path / "local")
+    assert {row["defense"] for row in expected} == {"none", "jpeg", "resizing", "two-passes"}
+    assert not [row for row in expected if row["status"] == "error"]
+    assert rows(tmp_path / "ray") == expected
+    assert rows(tmp_path / "job") == expected

@@ -1,26 +1,35 @@
-"""Attacks in files of the user's on Ray: their code travels, and two actors give the rows of one process."""
+"""Attacks, other models and points in files of the user's on Ray: two actors give the rows of one process."""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from igd_ray.cluster import RayExecutor, ray_session
+from igd_ray.data import load_images
 from tests.attacks.test_own_attacks import CORNERS
+from tests.planning.test_transfers_from_other_models import OTHER
 from tests.toys.runs import rows, run_evaluation
 
 pytestmark = pytest.mark.cluster
 
 CHOICE = {
     "defenses": "none,loir-8",
-    "attacks": f"mine={CORNERS}:Corners,tr-mine={CORNERS}:Corners,audit-mine@loir-8={CORNERS}:Corners",
+    "attacks": f"mine={CORNERS}:Corners,tr-mine={CORNERS}:Corners,audit-mine@loir-8={CORNERS}:Corners,"
+    f"tr-apgd-ce-5@other={OTHER}:factory",
     "n": 16,
 }
 
 
 def test_two_actors_give_the_rows_of_one_process(tmp_path: Path) -> None:
-    assert not run_evaluation(tmp_path / "local", **CHOICE).failed
+    images = load_images("digits", n=16).images
+    np.savez(tmp_path / "theirs.npz", (images + 0.1 * torch.randn(images.shape).sign()).clamp(0, 1).numpy())
+    choice = {**CHOICE, "points": f"theirs={tmp_path / 'theirs.npz'}"}
+    assert not run_evaluation(tmp_path / "local", **choice).failed
     with ray_session(num_cpus=3):
-        summary = run_evaluation(tmp_path / "ray", executor=lambda setup: RayExecutor(setup, actors=2), **CHOICE)
+        summary = run_evaluation(tmp_path / "ray", executor=lambda setup: RayExecutor(setup, actors=2), **choice)
     assert not summary.failed
     assert rows(tmp_path / "ray") == rows(tmp_path / "local")
-    assert {row["attack"] for row in rows(tmp_path / "ray")} == {"mine", "tr-mine", "audit-mine"}
+    by_attack = {str(row["attack"]): row["defense"] for row in rows(tmp_path / "ray")}
+    assert set(by_attack) == {"mine", "tr-mine", "audit-mine", "tr-apgd-ce-5@other", "theirs"}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from igd_ray.cluster import RayExecutor, ray_session
-from tests.planning.test_own_defenses import JPEG, RESIZING, TWO_PASSES
+from tests.planning.test_own_defenses import BODY, JPEG, RESIZING, TWO_PASSES
 from tests.toys.runs import rows, run_evaluation
 
 pytestmark = pytest.mark.cluster
@@ -24,3 +24,18 @@ def test_two_actors_give_the_rows_of_one_process(tmp_path: Path) -> None:
     assert not summary.failed
     assert rows(tmp_path / "ray") == rows(tmp_path / "local")
     assert {row["defense"] for row in rows(tmp_path / "ray")} == {"none", "jpeg", "resizing", "two-passes"}
+
+
+def test_an_exit_on_later_images_is_an_error_of_these(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    leave = "if len(x) == 5: import sys; sys.exit(0)\n        return self.model(x)"
+    file.write_text(BODY.format(forward=leave, make="pass", more=""))
+    choice = {"defenses": f"none,mine={file}:factory", "attacks": "fgsm", "n": 13, "shard_size": 8}
+    with ray_session(num_cpus=2):
+        summary = run_evaluation(tmp_path / "ray", executor=lambda setup: RayExecutor(setup, actors=1), **choice)
+    assert {report.error for report in summary.failed} >= {
+        "mine.py calls sys.exit or os._exit (status 0), which would end the run; remove the call"
+    }
+    errors = [row for row in rows(tmp_path / "ray") if row["status"] == "error"]
+    assert {row["defense"] for row in errors} == {"mine"}
+    assert len(errors) == 5

@@ -48,7 +48,7 @@ def workplace(filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     shutil.copytree(filled, folder)
     for name in ("results-cifar", "results-worst-case"):
         (folder / name).symlink_to("results")
-    for name in ("catalog", "jobs", "docs", "Makefile"):
+    for name in ("catalog", "jobs", "docs", "tests", "Makefile"):
         (folder / name).symlink_to(REPOSITORY / name)
     if SHARED.is_dir():
         (tmp_path / "shared").symlink_to(SHARED)
