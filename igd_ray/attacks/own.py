@@ -107,7 +107,7 @@ def is_from_another_model(entry: str) -> bool:
     """Tell whether `entry` is of the form tr-ATTACK@FILE.py:factory or tr-ATTACK@NAME=FILE.py:factory."""
     label, at, rest = entry.partition("@")
     # An attack of the user's own has a name of its own: NAME@DEFENSE=FILE.py:Attack.
-    return bool(at) and "=" not in label and ("=" not in rest or _is_known(label))
+    return bool(at) and "=" not in label and ("=" not in rest or _is_transfer(label))
 
 
 def parse_transfer_from(entry: str) -> NamedAttack:
@@ -131,7 +131,7 @@ def parse_transfer_from(entry: str) -> NamedAttack:
     attack = parse_attack(label)
     if not attack.transfer:
         raise InputError(
-            f"--attacks {entry}: what is computed on another model is a transfer; write {TRANSFER_PREFIX}{entry}"
+            f"--attacks {entry}: another model is for transfers, such as tr-aa@FILE.py:factory, not {label}"
         )
     path = Path(file)
     return replace(
@@ -139,12 +139,11 @@ def parse_transfer_from(entry: str) -> NamedAttack:
     )
 
 
-def _is_known(label: str) -> bool:
+def _is_transfer(label: str) -> bool:
     try:
-        parse_attack(label)
+        return parse_attack(label).transfer
     except InputError:
         return False
-    return True
 
 
 def is_in_a_file(entry: str) -> bool:
