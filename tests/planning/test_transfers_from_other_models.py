@@ -147,7 +147,7 @@ def test_a_job_takes_the_file_along_and_keeps_the_label(tmp_path: Path, a_file: 
         ("tr-aa@other", "given as tr-ATTACK@FILE.py:factory or tr-ATTACK@NAME=FILE.py:factory"),
         ("tr-aa@wide=other", "given as tr-ATTACK@FILE.py:factory or tr-ATTACK@NAME=FILE.py:factory"),
         ("tr-aaa@a.py:f", "unknown attack 'tr-aaa'; .* did you mean 'tr-aa'"),
-        ("aa@a.py:f", "another model is for transfers, as tr-aa@FILE.py:factory, not aa"),
+        ("aa@a.py:f", "another model is for transfers, such as tr-aa@FILE.py:factory, not aa"),
         ("audit-bpda@mine=a.py:f", "'audit-bpda' is one of this package's own attacks"),
     ],
 )
