@@ -8,8 +8,8 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from igd_ray.attacks.apgd import APGD, FEW_CLASSES, TargetedAPGD
-from igd_ray.attacks.base import FIRST_STAGE, MOST_LOOKS, Attack, GivenPoints, Points, check_given
+from igd_ray.attacks.apgd import APGD, FEW_CLASSES, TargetedAPGD, require_positive
+from igd_ray.attacks.base import FIRST_STAGE, MOST_LOOKS, UNSTATED, Attack, GivenPoints, Points, check_given
 from igd_ray.attacks.counting import CountedTarget, even_shares
 from igd_ray.attacks.fab import FAB
 from igd_ray.attacks.registry import register
@@ -47,11 +47,13 @@ class AutoAttack(Attack):
     Args:
         version: "standard" (APGD-CE, APGD-T, FAB-T, Square), "rand" (APGD-CE and APGD-DLR, 20 gradients a step) or
             "strong" (as "standard": APGD with 200 steps and 10 restarts, FAB-T with 10 restarts, Square with 5).
+        percent: of the published steps and queries of each of its attacks.
     """
 
     name: ClassVar[str] = "autoattack"
 
     version: str = "standard"
+    percent: int = field(default=100, metadata=UNSTATED)
     _collapse: bool = field(default=False, init=False)
     _few_classes: int = field(default=0, init=False)
     _given: tuple[Tensor, Tensor] | None = field(default=None, init=False, compare=False)
@@ -62,10 +64,13 @@ class AutoAttack(Attack):
                 f"AutoAttack version must be one of {', '.join(VERSIONS)}, not {self.version!r}"
                 f"{did_you_mean(self.version, VERSIONS)}"
             )
+        require_positive(percent=self.percent)
 
     @property
     def _attacks(self) -> tuple[tuple[str, Attack], ...]:
         attacks = VERSIONS[self.version]
+        if self.percent != 100:
+            attacks = tuple((stage, _with_share(attack, self.percent / 100)) for stage, attack in attacks)
         if self._collapse:
             attacks = tuple((stage, attack.collapsed()) for stage, attack in attacks)
         if self._few_classes:
@@ -99,8 +104,8 @@ class AutoAttack(Attack):
 
     @property
     def continues(self) -> str | None:
-        """The transfer that walks as the first stage of "standard" does."""
-        return "tr-apgd-ce" if self.version == "standard" else None
+        """The transfer that walks as the first stage of "standard", in its published length, does."""
+        return "tr-apgd-ce" if self.version == "standard" and self.percent == 100 else None
 
     @property
     def settings(self) -> Mapping[str, object]:
@@ -182,6 +187,8 @@ class AutoAttack(Attack):
 
     def __repr__(self) -> str:
         said = [repr(self.version)]
+        if self.percent != 100:
+            said.append(f"percent={self.percent}")
         if self._given:
             said.append("first_stage='given'")
         if self._collapse:
@@ -191,10 +198,16 @@ class AutoAttack(Attack):
         return f"AutoAttack({', '.join(said)})"
 
 
-register("aa", AutoAttack)
+def _with_share(attack: Attack, share: float) -> Attack:
+    """Return an attack of a version with a share of its steps, or queries, at least one."""
+    name = "queries" if isinstance(attack, Square) else "steps"
+    return attack._with(**{name: max(1, round(share * getattr(attack, name)))})
+
+
+register("aa", AutoAttack, budget="percent")
 register("aa-rand", partial(AutoAttack, "rand"))
 register("aa-strong", partial(AutoAttack, "strong"))
-register("apgd-eot", partial(AutoAttack, "rand"), on_deterministic="tr-apgd-eot")
+register("apgd-eot", partial(AutoAttack, "rand"), budget="percent", on_deterministic="tr-apgd-eot")
 
 
 def search_in_sequence(

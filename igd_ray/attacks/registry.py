@@ -40,7 +40,7 @@ class Registration:
         budget: the setting, steps or queries, that a number behind the label changes; None where nothing does.
         idea: of an adaptive attack, for readers of a report.
         gives: the name under which other adaptive attacks start from its points.
-        on_deterministic: the label of the transfer that takes its place on a deterministic base model.
+        on_deterministic: the label of the transfer that takes its place, in its budget, on a deterministic base model.
         file: of the user's, that workers have to import for it.
         defense: the label of the only defense that it attacks; None for all.
     """

@@ -217,7 +217,7 @@ for _loss in LOSSES:
     register(f"tr-apgd-{_loss}", partial(TransferAPGD, _loss), budget="steps")
 register("tr-apgd-t-dlr", TransferTargetedAPGD, budget="steps")
 # Equal gradients are computed once where the base model is deterministic, see `collapsed`.
-register("tr-apgd-eot", partial(TransferEOT, collapse=False))
+register("tr-apgd-eot", partial(TransferEOT, collapse=False), budget="steps")
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,9 @@ class BaseAttacks:
         registration, algorithm = attack.registration, attack.algorithm
         if registration is not None and registration.on_deterministic is not None and not self.is_random:
             # On a deterministic model the averaged gradients are those of the transfer, which keeps more points.
-            algorithm = parse_attack(registration.on_deterministic).algorithm
+            budget = getattr(algorithm, str(registration.budget))
+            suffix = "" if budget == registration.published else f"-{budget}"
+            algorithm = parse_attack(f"{registration.on_deterministic}{suffix}").algorithm
         base = DefenseSpec(self.label, self.model_id)
         draws = self.judge_draws if self.is_random else 1
         return AttackUnit(

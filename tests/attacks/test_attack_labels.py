@@ -25,7 +25,10 @@ LABELS = [
     ("aa", AutoAttack("standard"), False),
     ("aa-rand", AutoAttack("rand"), False),
     ("apgd-eot", AutoAttack("rand"), False),
+    ("aa-20", AutoAttack("standard", percent=20), False),
+    ("apgd-eot-20", AutoAttack("rand", percent=20), False),
     ("tr-aa", AutoAttack("standard"), True),
+    ("tr-aa-50", AutoAttack("standard", percent=50), True),
     ("apgd-ce", APGD("ce", steps=100), False),
     ("apgd-ce-20", APGD("ce", steps=20), False),
     ("apgd-dlr-7", APGD("dlr", steps=7), False),
@@ -48,6 +51,7 @@ LABELS = [
     ("tr-apgd-t-dlr", TransferTargetedAPGD(3, steps=100), True),
     ("tr-apgd-t-dlr-40", TransferTargetedAPGD(3, steps=40), True),
     ("tr-apgd-eot", TransferEOT(steps=100, eot=20, collapse=False), True),
+    ("tr-apgd-eot-20", TransferEOT(steps=20, eot=20, collapse=False), True),
     ("rays", RayS(10_000), False),
     ("rays-1000", RayS(1000), False),
     ("tr-rays", RayS(10_000), True),
@@ -89,6 +93,18 @@ def test_the_published_budgets() -> None:
     first, second = AutoAttack("rand").settings["stages"]
     assert first == {"attack": "apgd", "loss": "ce", "steps": 100, "restarts": 1, "eot": 20}
     assert second == {"attack": "apgd", "loss": "dlr", "steps": 100, "restarts": 1, "eot": 20}
+
+
+def test_autoattack_in_percent_has_that_share_of_all_steps_and_queries() -> None:
+    apgd, targeted, fab, square = AutoAttack("standard", percent=20).settings["stages"]
+    assert apgd == {"attack": "apgd", "loss": "ce", "steps": 20, "restarts": 1, "eot": 1}
+    assert targeted == {"attack": "apgd-t", "classes": 9, "steps": 20, "restarts": 1, "eot": 1}
+    assert fab == {"attack": "fab-t", "classes": 9, "steps": 20, "restarts": 1}
+    assert square == {"attack": "square", "queries": 1000, "restarts": 1}
+    assert [stage["steps"] for stage in AutoAttack("rand", percent=3).settings["stages"]] == [3, 3]
+    assert "percent" not in AutoAttack("standard").settings
+    # Its first stage walks in other steps than the published one.
+    assert (AutoAttack("standard", percent=20).continues, AutoAttack("standard").continues) == (None, "tr-apgd-ce")
 
 
 def test_the_stronger_budgets_of_table_9() -> None:
@@ -156,7 +172,7 @@ def test_a_number_changes_the_budget_and_the_published_one_written_out_is_refuse
     other = parse_attack(f"{name}-7").algorithm
     assert other is not None
     assert getattr(other, registration.budget) == 7
-    unchanged = set(other.settings) - {registration.budget, "step_size"}
+    unchanged = set(other.settings) - {registration.budget, "step_size", "stages"}
     assert {key: other.settings[key] for key in unchanged} == {
         key: registration.attack().settings[key] for key in unchanged
     }
@@ -175,14 +191,13 @@ def test_a_number_changes_the_budget_and_the_published_one_written_out_is_refuse
         ("tr-clean", ""),
         ("tr-", ""),
         ("", ""),
-        ("aa-20", ""),
+        ("aa-strong-20", "'aa-strong'"),
         ("square-", "'square'"),
         ("square-1.5", "'square'"),
         ("square--5", "'square'"),
         ("ray", "'rays'"),
         ("tr-apgd-t-drl", "'tr-apgd-t-dlr'"),
         ("apgd-t-dlr", ""),
-        ("tr-apgd-eot-5", "'tr-apgd-eot'"),
         ("tr-aa-rand", ""),
         ("fgsm-2", "'fgsm'"),
     ],
