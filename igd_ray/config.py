@@ -192,6 +192,11 @@ class WorkspaceSettings(BaseModel):
         if self.executor == "local" and self.actors is not None:
             raise InputError("--actors is for --executor ray; the local executor runs in this process")
 
+    @property
+    def in_random_order(self) -> bool:
+        """Whether the evaluated images are taken in a random order, rather than in their split's."""
+        return False
+
 
 def _options_of_others(settings: WorkspaceSettings, methods: Collection[str | None]) -> Iterator[tuple[str, str]]:
     """Yield the given options, as flags, of rankings by other methods than `methods`, each after its method."""
@@ -368,6 +373,7 @@ class EvaluateSettings(WorkspaceSettings):
         attack_seed: the seed of every attack in place of one derived from its unit's key.
         judge_draws: fresh evaluations of each point of a random defense.
         mode: "full" runs every attack on every image, "cascade" the cheapest first, and the others on what it left.
+        until: "decided" takes the images in a random order, and ends when the gain of each defense is decided.
         save_points: which points of attacks on defenses the catalog keeps; those on the base model it keeps always.
     """
 
@@ -382,11 +388,21 @@ class EvaluateSettings(WorkspaceSettings):
     attack_seed: int | None = Field(default=None, ge=0, lt=2**63)
     judge_draws: int = Field(default=1, ge=DRAWS[0], le=DRAWS[1])
     mode: Literal["full", "cascade"] = "full"
+    until: Literal["decided"] | None = None
     save_points: Literal["all", "broken", "none"] = "all"
+
+    @property
+    def in_random_order(self) -> bool:
+        """Whether the evaluation may end before the last image: then the first ones must not be a kind of their own."""
+        return self.until is not None
 
     def check(self) -> None:
         """Check labels as well."""
         super().check()
+        if self.until and ("none" not in self.defenses or len({*self.defenses, *self.from_search}) < 2):
+            raise InputError(
+                "--until decided compares defenses with the undefended model; name it and another: --defenses none,…"
+            )
         register_files(self.method, self.method_arg, taken=defense_names())
         for attack in expand_attacks(self.attacks):
             check_attack(attack)

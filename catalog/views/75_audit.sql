@@ -17,7 +17,9 @@ GROUP BY verdicts.run_id, verdicts.defense, verdicts.image_id;
 -- NULL until its attacks have finished on every image, and after any error. A defense that no audit attack fits has
 -- the same worst case twice.
 CREATE OR REPLACE VIEW audit AS
-WITH counted AS (
+WITH images AS MATERIALIZED (
+    FROM audit_images
+), counted AS (
     SELECT
         run_id, defense,
         count(*) AS n,
@@ -26,23 +28,41 @@ WITH counted AS (
         CASE WHEN count(robust) = count(*) AND count(audited) = count(*) THEN
             count(*) FILTER (robust AND NOT audited)
         END AS broken_by_audit
-    FROM audit_images
+    FROM images
     GROUP BY ALL
+), undefended AS (
+    -- On the images of each defense.
+    SELECT
+        run_id, defended.defense,
+        count(*) AS n,
+        CASE WHEN count(base.robust) = count(*) THEN avg(base.robust::INT) END AS robust_accuracy,
+        CASE WHEN count(base.audited) = count(*) THEN avg(base.audited::INT) END AS audited_accuracy
+    FROM images AS defended
+    JOIN images AS base USING (run_id, image_id)
+    WHERE base.defense = 'none'
+    GROUP BY run_id, defended.defense
 ), planned_attacks AS (
     SELECT run_id, defense, count(*) FILTER (is_audit(attack)) AS audit_attacks FROM cells GROUP BY run_id, defense
 )
 SELECT
-    run_id, runs.model, runs.dataset, defense, counted.n, robust_accuracy,
-    wilson_low(robust_accuracy, counted.n) AS low,
-    wilson_high(robust_accuracy, counted.n) AS high,
-    robust_accuracy - any_value(robust_accuracy) FILTER (defense = 'none') OVER (PARTITION BY run_id) AS gain,
-    audited_accuracy,
-    wilson_low(audited_accuracy, counted.n) AS audited_low,
-    wilson_high(audited_accuracy, counted.n) AS audited_high,
-    audited_accuracy - any_value(audited_accuracy) FILTER (defense = 'none') OVER (PARTITION BY run_id) AS audited_gain,
+    run_id, runs.model, runs.dataset, defense, counted.n, counted.robust_accuracy,
+    wilson_low(counted.robust_accuracy, counted.n) AS low,
+    wilson_high(counted.robust_accuracy, counted.n) AS high,
+    counted.robust_accuracy - CASE
+        WHEN undefended.n = counted.n THEN undefended.robust_accuracy
+        ELSE any_value(counted.robust_accuracy) FILTER (defense = 'none') OVER (PARTITION BY run_id)
+    END AS gain,
+    counted.audited_accuracy,
+    wilson_low(counted.audited_accuracy, counted.n) AS audited_low,
+    wilson_high(counted.audited_accuracy, counted.n) AS audited_high,
+    counted.audited_accuracy - CASE
+        WHEN undefended.n = counted.n THEN undefended.audited_accuracy
+        ELSE any_value(counted.audited_accuracy) FILTER (defense = 'none') OVER (PARTITION BY run_id)
+    END AS audited_gain,
     broken_by_audit, audit_attacks
 FROM counted
 JOIN planned_attacks USING (run_id, defense)
+LEFT JOIN undefended USING (run_id, defense)
 LEFT JOIN stored_runs AS runs USING (run_id);
 
 -- What each audit attack found: the images that all before it had left to it, and those of them that it broke or that

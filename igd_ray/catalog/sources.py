@@ -8,7 +8,7 @@ from typing import NamedTuple
 from igd_ray.catalog.schemas import SCHEMAS
 from igd_ray.errors import InputError, did_you_mean
 from igd_ray.protocol import AUDIT_PREFIX, NINE_ATTACKS, TRANSFER_PREFIX
-from igd_ray.statistics import Z_95
+from igd_ray.statistics import SIGNIFICANCE, Z_95
 
 # A file name that no shell, URL or pattern reads as anything else; a leading dot would hide the file.
 KEY = "[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}"
@@ -110,6 +110,7 @@ def _protocol() -> str:
     direct = [attack for attack in NINE_ATTACKS if not attack.startswith(TRANSFER_PREFIX)]
     return f"""
 CREATE OR REPLACE MACRO z_95() AS {Z_95!r};
+CREATE OR REPLACE MACRO significance() AS {SIGNIFICANCE!r};
 CREATE OR REPLACE MACRO is_nine(attack) AS attack IN {NINE_ATTACKS};
 CREATE OR REPLACE MACRO number_of_nine() AS {len(NINE_ATTACKS)};
 CREATE OR REPLACE MACRO is_direct(attack) AS attack IN {tuple(direct)};

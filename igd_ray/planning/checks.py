@@ -25,6 +25,7 @@ def plan_checks(
     *,
     inspected: Shard,
     shards: Sequence[Shard],
+    planned_images: int,
     protocol: str,
     seed: int,
     num_classes: int,
@@ -36,6 +37,7 @@ def plan_checks(
         units: of each attack on it, shard by shard.
         inspected: the images that the model is looked at on.
         shards: all images that are evaluated.
+        planned_images: how many the run evaluates at most: what is checked does not depend on where it ends.
         protocol: see `igd_ray.checks.check_randomised`.
         seed: the run's seed.
         num_classes: of the model.
@@ -49,6 +51,7 @@ def plan_checks(
         gradients = GradientCheckUnit(defense, first, attacking[0].threat, seed)
         direct = [unit for unit in attacking if not unit.is_transfer and not unit.attack.transfer]
         cost = sum(sum(unit.most_passes(num_classes)) for unit in direct)
+        cost = cost * planned_images // sum(len(shard.ids) for shard in shards)
         if cost >= GRADIENT_CHECK_SHARE * sum(gradients.most_passes(num_classes)):
             checks.append(gradients)
     for of_attack in units.values():

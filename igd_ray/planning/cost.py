@@ -1,4 +1,4 @@
-"""What a plan would cost, before it runs: units, an upper bound of passes, and an estimate of the time."""
+"""What a plan would cost before it runs, in units, passes at most and time, and the order of units that follows."""
 
 import time
 from collections.abc import Sequence
@@ -7,8 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from igd_ray.attacks.base import QUERY
 from igd_ray.catalog import Catalog
+from igd_ray.defenses.specs import NONE
+from igd_ray.planning.base_attacks import FIRST_STAGE
 from igd_ray.units.base import Passes, Unit, is_done
+from igd_ray.units.judged import JudgedUnit
 from igd_ray.units.threads import reproducible
 
 # Images that the timed passes run on.
@@ -78,3 +82,25 @@ def seconds_per_pass(model: nn.Module, example: torch.Tensor) -> tuple[float, fl
         torch.autograd.grad(model(points).sum(), [points])
         both = time.perf_counter() - started
     return forward / TIMED_IMAGES, max(both - forward, 0.0) / TIMED_IMAGES
+
+
+def chain_order(unit: JudgedUnit) -> tuple[bool, int, str]:
+    """Return the order of a cascade: by cost, but queries last, as what they alone break tells of masked gradients."""
+    queries_only = unit.ways == {QUERY}
+    return queries_only, _cost(unit), unit.attack.label
+
+
+def priority(unit: JudgedUnit) -> tuple[int, int]:
+    """Return the order in which units start: base attacks, transfers, direct attacks, audits; the dearest first."""
+    if unit.is_transfer:
+        return 2, 0
+    if unit.attack.audits:
+        return 4, 0
+    if unit.defense.kind != NONE:
+        return 3, -_cost(unit)
+    return (0, 0) if unit.attack.algorithm is None or unit.attack.label == FIRST_STAGE else (1, -_cost(unit))
+
+
+def _cost(unit: JudgedUnit) -> int:
+    """Return about how many passes a unit takes: the number of classes hardly orders them."""
+    return sum(unit.most_passes(num_classes=10))

@@ -1,11 +1,10 @@
 """An evaluation: which units fill the table of defenses and attacks, and what their outcomes say together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
-from igd_ray.attacks.base import QUERY
 from igd_ray.attacks.own import named_attack
 from igd_ray.attacks.registry import NamedAttack, expand_attacks
 from igd_ray.checks import LARGE_EPSILON_FACTOR
@@ -14,8 +13,9 @@ from igd_ray.defenses.specs import NONE, DefenseSpec
 from igd_ray.errors import InputError
 from igd_ray.identity import unit_key
 from igd_ray.planning.audit import AuditPlanner
-from igd_ray.planning.base_attacks import FIRST_STAGE, BaseAttacks
+from igd_ray.planning.base_attacks import BaseAttacks
 from igd_ray.planning.checks import CheckUnit, plan_checks
+from igd_ray.planning.cost import chain_order, priority
 from igd_ray.planning.defenses import NeededDefenses, needed_defenses
 from igd_ray.planning.naive import naive_units
 from igd_ray.planning.published import published_attack
@@ -40,6 +40,11 @@ class Cell:
     unit: JudgedUnit
 
 
+# With --until decided a look comes after so many shards more, as a share of those before, and after one at least: many
+# workers then have something to do, and at most a fifth of the images come after the one that would have decided.
+SHARE_OF_A_LOOK = 1 / 4
+
+
 @dataclass(frozen=True)
 class EvaluationPlan:
     """What an evaluation computes.
@@ -52,6 +57,9 @@ class EvaluationPlan:
         needed: the defenses, and the rankings and trainings that they need first.
         naive: what separate runs would compute for each defense, to tell what the plan saves; not to be run.
         notes: for the report: on which images everything was done, and what the plan leaves out.
+        looks: after how many shards --until decided looks whether it may end; none without it.
+        reaching: plans what is done by then.
+        part_of: the run that this is a look of.
     """
 
     cells: tuple[Cell, ...]
@@ -61,19 +69,24 @@ class EvaluationPlan:
     needed: NeededDefenses = field(default_factory=NeededDefenses)
     naive: tuple[JudgedUnit, ...] = ()
     notes: tuple[str, ...] = ()
+    looks: tuple[int, ...] = ()
+    reaching: "Callable[[Mapping[str, int]], EvaluationPlan] | None" = None
+    part_of: str | None = None
 
     @property
     def units(self) -> list[Unit]:
         """All units, each once, the first to start first: what others need, then the dearest."""
         attacking = [*self.sources, *(cell.unit for cell in self.cells)]
         unique: dict[str, Unit] = {}
-        for unit in [*sorted(attacking, key=_priority), *self.inspections]:
+        for unit in [*sorted(attacking, key=priority), *self.inspections]:
             unique.setdefault(unit.key, unit)
         return list(unique.values())
 
     @cached_property
     def run_id(self) -> str:
         """The hash of the table: the same evaluation has the same id, whenever it is asked for."""
+        if self.part_of is not None:
+            return self.part_of
         cells = [[cell.defense, cell.attack, cell.unit.key] for cell in self.cells]
         return unit_key("run", cells=sorted(cells), inspections=sorted(unit.key for unit in self.inspections))[:12]
 
@@ -85,6 +98,16 @@ class EvaluationPlan:
         rows += [run_unit(run_id, inspection, inspection.defense.label, None) for inspection in self.inspections]
         rows += [run_unit(run_id, unit, None, None) for unit in self.needed.units]
         return rows
+
+    @property
+    def first_look(self) -> list[Unit]:
+        """The units that are run before the first look whether the evaluation may end; none if it may not."""
+        return self.until(dict.fromkeys((cell.defense for cell in self.cells), 1)).units if self.looks else []
+
+    def until(self, reach: Mapping[str, int]) -> "EvaluationPlan":
+        """Return what is done of this plan when each defense has `reach` shards."""
+        assert self.reaching is not None, "only with --until decided"
+        return replace(self.reaching(reach), part_of=self.run_id)
 
 
 def plan_evaluation(workspace: Workspace[EvaluateSettings]) -> EvaluationPlan:
@@ -106,18 +129,29 @@ def plan_evaluation(workspace: Workspace[EvaluateSettings]) -> EvaluationPlan:
             fitted.check(base.num_classes, settings.threat.norm)
     needed = needed_defenses(workspace)
     shards = workspace.shards("test", settings.shard_size)
-    plan = plan_attacks(
-        needed.defenses,
-        attacks,
-        shards,
-        base=base,
-        inspected=Shard.of("test", workspace.test, 0, min(INSPECTED_IMAGES, len(workspace.test))),
-        judge_draws=settings.judge_draws,
-        mode=settings.mode,
-        save_points=settings.save_points,
-    )
+    inspected = Shard.of("test", workspace.test, 0, min(INSPECTED_IMAGES, len(workspace.test)))
+
+    def reaching(reach: Mapping[str, int] | None) -> EvaluationPlan:
+        return plan_attacks(
+            needed.defenses,
+            attacks,
+            shards,
+            base=base,
+            inspected=inspected,
+            judge_draws=settings.judge_draws,
+            mode=settings.mode,
+            save_points=settings.save_points,
+            reach=reach,
+        )
+
+    plan = reaching(None)
+    images = f"the first {len(workspace.test)} images of the split {settings.split!r}"
+    if settings.until is not None:
+        images += ", in a random order until the gain of each defense was decided"
+        run_id = unit_key("run", of=plan.run_id, until=settings.until)[:12]
+        plan = replace(plan, looks=tuple(looks(len(shards))), reaching=reaching, part_of=run_id)
     notes = [
-        f"evaluated on the first {len(workspace.test)} images of the split {settings.split!r}",
+        f"evaluated on {images}",
         *needed.notes,
         *_unaveraged(needed.defenses, attacks),
         *plan.notes,
@@ -152,6 +186,18 @@ def _base_attacks(workspace: Workspace[EvaluateSettings], attacks: Sequence[Name
     return replace(base, others=others)
 
 
+def looks(shards: int) -> Iterator[int]:
+    """Yield the numbers of shards, the last one `shards`, after which --until decided looks, whatever the workers.
+
+    >>> list(looks(20))
+    [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 18, 20]
+    """
+    reached = 0
+    while reached < shards:
+        reached = min(shards, reached + max(1, int(reached * SHARE_OF_A_LOOK)))
+        yield reached
+
+
 def _require_targets(attacks: Sequence[NamedAttack], settings: EvaluateSettings) -> None:
     """Check that no two attacks have one label, and that each attack for one defense finds it among the run's.
 
@@ -179,8 +225,11 @@ def plan_attacks(
     judge_draws: int = 1,
     mode: Mode = "full",
     save_points: SavePoints = "all",
+    reach: Mapping[str, int] | None = None,
 ) -> EvaluationPlan:
     """Plan the attacks on every defense over every shard, each unit once, and the checks on the shard `inspected`.
+
+    With `reach` the shards of a defense are so many, the first ones.
 
     A transfer's points come from one unit on the base model, or on another one, whoever needs them; the undefended
     row's attacks are those units themselves, and cover every image in either mode. Adaptive attacks take the images
@@ -190,9 +239,11 @@ def plan_attacks(
     audits = [attack for attack in attacks if attack.audits]
     # An audit starts from the points of all attacks.
     planner = _Planner(base, judge_draws, mode, "all" if audits else save_points)
-    for shard in shards:
+    reached = {each.label: shards if reach is None else shards[: reach[each.label]] for each in defenses}
+    for number, shard in enumerate(shards):
         for defense in defenses:
-            planner.add_row(defense, ordinary, audits, shard)
+            if number < len(reached[defense.label]):
+                planner.add_row(defense, ordinary, audits, shard)
     planned = {cell.unit.key for cell in planner.cells}
     direct = [
         attack for attack in ordinary if attack.algorithm is not None and attack.algorithm.ways and not attack.transfer
@@ -205,7 +256,8 @@ def plan_attacks(
             defense,
             planner.units_on(defense),
             inspected=inspected,
-            shards=shards,
+            shards=reached[defense.label],
+            planned_images=sum(len(shard.ids) for shard in shards),
             protocol=protocol,
             seed=base.seed,
             num_classes=base.num_classes,
@@ -309,19 +361,13 @@ def _chained(units: Sequence[JudgedUnit]) -> list[JudgedUnit]:
     """Return `units`, in their order, each on the images that all cheaper ones left standing."""
     chained: dict[int, JudgedUnit] = {}
     before: tuple[str, ...] = ()
-    for place in sorted(range(len(units)), key=lambda place: _chain_order(units[place])):
+    for place in sorted(range(len(units)), key=lambda place: chain_order(units[place])):
         unit = units[place]
         if unit.attack.algorithm is not None:
             unit = unit.following(before)
             before = (unit.key,)
         chained[place] = unit
     return [chained[place] for place in range(len(units))]
-
-
-def _chain_order(unit: JudgedUnit) -> tuple[bool, int, str]:
-    """Return the order of a cascade: by cost, but queries last, as what they alone break tells of masked gradients."""
-    queries_only = unit.ways == {QUERY}
-    return queries_only, _cost(unit), unit.attack.label
 
 
 def run_unit(
@@ -337,22 +383,6 @@ def run_unit(
         "reported": reported,
         "image_ids": list(unit.shard.ids),
     }
-
-
-def _priority(unit: JudgedUnit) -> tuple[int, int]:
-    """Return the order in which units start: base attacks, transfers, direct attacks, audits; the dearest first."""
-    if unit.is_transfer:
-        return 2, 0
-    if unit.attack.audits:
-        return 4, 0
-    if unit.defense.kind != NONE:
-        return 3, -_cost(unit)
-    return (0, 0) if unit.attack.algorithm is None or unit.attack.label == FIRST_STAGE else (1, -_cost(unit))
-
-
-def _cost(unit: JudgedUnit) -> int:
-    """Return about how many passes a unit takes: the number of classes hardly orders them."""
-    return sum(unit.most_passes(num_classes=10))
 
 
 def _unaveraged(defenses: Sequence[DefenseSpec], attacks: Sequence[NamedAttack]) -> list[str]:

@@ -28,7 +28,7 @@ BATCH = 256
 def published_attack(workspace: Workspace[EvaluateSettings], entry: str) -> NamedAttack:
     """Return the attack whose points are in the file of `entry`, FILE or NAME=FILE; workers bring them along.
 
-    Point i belongs to image i of those evaluated. Points behind the last image are left out.
+    Point i belongs to image i of the split. Points behind the last image are left out.
 
     Raises:
         InputError: if the file cannot be read, has too few points or points of another shape, or a point lies outside
@@ -51,7 +51,7 @@ def published_attack(workspace: Workspace[EvaluateSettings], entry: str) -> Name
             f"--points {what}: it has {len(points)} points for {len(images)} images; evaluate fewer, such as "
             f"--n {len(points)}"
         )
-    points = points[: len(images)]
+    points = points[workspace.order]
     for start in range(0, len(images), BATCH):
         part = images.select(slice(start, start + BATCH))
         pixels = next(iter(part.batches(BATCH)))[0]

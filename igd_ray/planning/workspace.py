@@ -23,7 +23,7 @@ from igd_ray.data.request import Window
 from igd_ray.defenses.contract import contained
 from igd_ray.downloads import noted_downloads
 from igd_ray.errors import InputError
-from igd_ray.identity import content_hash
+from igd_ray.identity import content_hash, derive_seed
 from igd_ray.models import PENULTIMATE, Layer, check_model, find_layer, load_model, model_fingerprint
 from igd_ray.models.checkpoints import OWN
 from igd_ray.units.base import Shard, shards_of
@@ -100,6 +100,7 @@ class Workspace(Generic[S]):
         settings: as given.
         catalog: where results are.
         model: the base model.
+        order: where each of the evaluated images stands among the first ones of its split.
         example: one image, float32 [1, C, H, W] in [0, 1].
         model_id: the hash of the model and of its factory's arguments.
         uses: what the plans made so far have workers bring along: image sets, "test", "probe" and "search", and "clip".
@@ -127,6 +128,10 @@ class Workspace(Generic[S]):
             self.model: nn.Module = load_model(
                 settings.model, weights=settings.weights, output=settings.output, **settings.model_arg
             )
+        self.order = list(range(len(self._test)))
+        if settings.in_random_order:
+            self.order.sort(key=lambda position: derive_seed(self._test.ids[position], f"order:{settings.seed}"))
+            self._test = self._test.select(self.order)
         self.example = next(iter(self._test.select([0]).batches(1)))[0]
         check_model(self.model, self.example, self.class_names, spec=settings.model)
         if settings.layer != PENULTIMATE:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from igd_ray.report.evaluation import broken_of_attacked, noise_shares
 from igd_ray.report.results import Results
+from igd_ray.statistics import Comparison
 
 # With more attacks than these the accuracies and what may be claimed stand in a table each.
 _MOST_COLUMNS = 4
@@ -26,8 +27,10 @@ def accuracy_rows(results: Results) -> list[dict[str, Any]]:
     """Return one row a defense, the undefended model first, with equal keys in every row.
 
     Keys: `defense`, `n`, `clean`; each attack's robust accuracy; the worst case with its interval, gain over `none` and
-    claim (``gain``, ``loss`` or ``undecided`` by McNemar's exact test). In a run with an audit the worst case is
-    without it, and `audited` with its interval, gain and claim is with it. Then, each by attack: `attacked` and
+    claim (``gain``, ``loss`` or ``undecided``), the p-value `p` that decides it, `holm_p` with Holm's correction for
+    the number of defenses, and the `test`: ``mcnemar``, or ``anytime`` where test and interval hold at every look. In a
+    run with an audit the worst case is without it, and `audited` with its interval, gain, claim and p-values is with
+    it. Then, each by attack: `attacked` and
     `broken` images, and of the audit's attacks `audit_attacked` and `newly_broken`. `noise_failure_rate` is how often
     noise alone makes a random defense wrong. Accuracies are fractions in [0, 1]; None is what was not measured.
     """
@@ -45,11 +48,12 @@ def accuracy_rows(results: Results) -> list[dict[str, Any]]:
         row |= {attack: cells.get((defense, attack), {}).get("robust_accuracy") for attack in attacks}
         row |= {"worst_case": each["robust_accuracy"], "low": each["low"], "high": each["high"], "gain": each["gain"]}
         # A gain that chance explains is not one.
-        row["claim"] = before[defense].verdict if defense in before else None
+        row |= _claimed(before.get(defense))
+        row["test"] = None if defense == "none" else "anytime" if each["anytime"] else "mcnemar"
         if audited:
             row["audited"] = each["audited_accuracy"]
             row |= {name: each[name] for name in ("audited_low", "audited_high", "audited_gain")}
-            row["audited_claim"] = after[defense].verdict if defense in after else None
+            row |= {f"audited_{name}": value for name, value in _claimed(after.get(defense)).items()}
             row["broken_by_audit"] = each["broken_by_audit"]
         row["noise_failure_rate"] = noise[defense].value if defense in noise else None
         for name in ("attacked", "broken"):
@@ -59,6 +63,14 @@ def accuracy_rows(results: Results) -> list[dict[str, Any]]:
             row["newly_broken"] = {attack: audit.get((defense, attack), {}).get("newly_broken") for attack in adaptive}
         rows.append(row)
     return rows
+
+
+def _claimed(comparison: Comparison | None) -> dict[str, Any]:
+    """Return the claim, its p-value and the corrected one, which is the same where one defense was compared."""
+    if comparison is None:
+        return {"claim": None, "p": None, "holm_p": None}
+    corrected = comparison.p if comparison.corrected is None else comparison.corrected
+    return {"claim": comparison.verdict, "p": comparison.p, "holm_p": corrected}
 
 
 def accuracy_tables(results: Results) -> list[PrintedTable]:
@@ -77,15 +89,20 @@ def accuracy_tables(results: Results) -> list[PrintedTable]:
             row = next(row for row in rows if row["defense"] == cell["defense"])
             row[cell["attack"]] = _in_lines(text) if narrow else text
             title = f"Run {results.run_id}, accuracies as fractions; (2 of 9): it broke 2 of the 9 images left to it"
+    # Nothing is tested without another defense to compare with, and nothing corrected without a third.
+    tested = ["p", "holm_p"][: len(results.compared)]
+    test = ["test"] if tested else []
     if not narrow:
-        return [PrintedTable(title, _columns(rows, ["defense", "n", "clean", *attacks, *_CLAIM]))]
+        return [PrintedTable(title, _columns(rows, ["defense", "n", "clean", *attacks, *_CLAIM, *tested, *test]))]
     accuracies = _columns(rows, ["defense", "n", "clean", *attacks, "worst_case"])
-    claims = _columns(rows, ["defense", *_CLAIM, *_AUDITED] if audit else ["defense", *_CLAIM])
+    claims = _columns(rows, ["defense", *_CLAIM, *tested, *test])
     tables = [
         PrintedTable(title, _narrow(accuracies)),
         PrintedTable("Gain over no defense, and what may be claimed of it", _narrow(claims)),
     ]
     if audit:
+        after = _columns(rows, ["defense", *_AUDITED, *(f"audited_{name}" for name in tested), *test])
+        tables.append(PrintedTable("The same after the audit", _narrow(after)))
         tables.append(PrintedTable("Audit, on the images that all attacks before left robust", audit))
     return tables
 

@@ -66,12 +66,13 @@ def unfinished(results: Results) -> dict[str, str]:
 def _claim(results: Results, row: Row) -> Claim:
     defense, robust = row["defense"], worst_accuracy(row)
     compared = results.compared.get(defense)
-    base = next((worst_accuracy(each) for each in results.worst_cases if each["defense"] == "none"), None)
-    if compared is None or robust is None or base is None:
+    gain = row["gain"] if row["audit_attacks"] is None else row["audited_gain"]
+    if compared is None or robust is None or gain is None:
         reasons = unfinished(results)
         why = "; ".join(reason for reason in (reasons.get(defense), reasons.get("none")) if reason)
         return Claim(defense, "unknown", "nothing can be claimed", why or "there is nothing to compare it with")
-    against = f"{percent(robust)} against {percent(base)}"
+    # That of the undefended model on the images of the defense, which may be fewer than its own.
+    against = f"{percent(robust)} against {percent(robust - gain)}"
     if compared.verdict == "undecided":
         sentence = f"shows no gain: {against}, undecided at {compared.images} images"
         return Claim(defense, "undecided", sentence, f"{compared.counts}; {compared.outlook}")

@@ -74,7 +74,9 @@ def _title(results: Results) -> str:
 
 def _facts(results: Results) -> str:
     run = results.run
-    return f"{run['norm']}, ε = {pixel_fraction(run['epsilon'])}, {run['n']} images, run {run['run_id']}"
+    return (
+        f"{run['norm']}, ε = {pixel_fraction(run['epsilon'])}, {evaluation.most_images(results)}, run {run['run_id']}"
+    )
 
 
 def _list(sentences: Iterable[str]) -> str:

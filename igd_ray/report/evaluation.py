@@ -47,6 +47,34 @@ def noise_sentences(results: Results) -> list[str]:
     ]
 
 
+def most_images(results: Results) -> str:
+    """Return how many images a run evaluates, or may evaluate, in words."""
+    return f"{'at most ' if results.goes_until_decided else ''}{results.run['n']} images"
+
+
+def looking_sentences(results: Results) -> list[str]:
+    """Return sentences on a run whose number of images was not chosen before the first look; none of any other run."""
+    again = [row["defense"] for row in results.worst_cases if row["anytime"] and row["defense"] != "none"]
+    if not again:
+        return []
+    validity = (
+        "Their tests and intervals hold at every look: mixture martingales, decided at E = 1/p ≥ 20, and confidence "
+        "sequences."
+    )
+    if not results.goes_until_decided:
+        return [f"Runs on fewer of the images came before, for {', '.join(again)}. {validity}"]
+    most = results.run["n"]
+    ends = []
+    for row in results.worst_cases:
+        if (comparison := results.compared.get(row["defense"])) is not None:
+            images = f"all {most}" if row["n"] == most else f"{row['n']} of at most {most}"
+            ends.append(f"{row['defense']} is {_DECIDED[comparison.verdict]} after {images} images")
+    return [f"Images came in a random order until each gain was decided: {'; '.join(ends)}. {validity}"] if ends else []
+
+
+_DECIDED = {"gain": "decided as a gain", "loss": "decided as a loss", "undecided": "undecided"}
+
+
 def warnings(results: Results) -> list[str]:
     """Return a line for each finding of the checks that is more than information."""
     grave = [finding for finding in results.findings if finding["severity"] != "info"]
@@ -139,7 +167,7 @@ def _claim(defense: str, gain: float | None, comparison: Comparison | None) -> V
     if defense == "none":
         return Verdict("undefended")
     if comparison is not None:
-        return Verdict(comparison.verdict, f"p = {comparison.p:.2g}")
+        return Verdict(comparison.verdict, comparison.p_values)
     return Verdict(DASH, "not finished, or nothing to compare with" if gain is None else "no images in common")
 
 

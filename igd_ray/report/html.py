@@ -122,11 +122,12 @@ def render(
         "run.html",
         title=f"{run['model']} on {run['dataset']}",
         run=run,
-        threat=f"{_threat(run)}, {run['n']} images",
+        threat=f"{_threat(run)}, {evaluation.most_images(results)}",
         facts=_facts(results),
         config=_pretty(run["config"]),
         headline=headline,
         falls=fall_sentences(results),
+        looking=evaluation.looking_sentences(results),
         skipping=any(
             isinstance(value, Share) and value.instead != DASH for row in headline.rows for value in row.values()
         ),
@@ -214,7 +215,7 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     run = results.run
     facts = {
         "Model": f"{run['model']} ({run['model_id']})",
-        "Data": f"{run['dataset']}, {run['split']} split, {run['n']} images",
+        "Data": f"{run['dataset']}, {run['split']} split, {evaluation.most_images(results)}",
         "Threat model": _threat(run),
         "Seed": run["seed"],
         "Run": f"{run['run_id']} ({run['verb']}, {run['created_at']:%Y-%m-%d %H:%M} UTC)",

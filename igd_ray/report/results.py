@@ -1,5 +1,6 @@
 """A run as plain data, read once: what tables, figures, sentences and the page are made of."""
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from igd_ray.catalog.query import Reader
 from igd_ray.errors import InputError, did_you_mean
 from igd_ray.protocol import AUDIT_PREFIX, attack_order
 from igd_ray.report.tables import Row
-from igd_ray.statistics import Comparison
+from igd_ray.statistics import Comparison, holm
 
 Rows = Sequence[Row]
 
@@ -58,6 +59,15 @@ class Results:
     def run_id(self) -> str:
         """The run's id."""
         return str(self.run["run_id"])
+
+    @cached_property
+    def goes_until_decided(self) -> bool:
+        """Whether the run could end before its last image."""
+        try:
+            config = json.loads(self.run["config"] or "{}")
+        except ValueError:
+            return False
+        return isinstance(config, dict) and config.get("until") is not None
 
     @cached_property
     def is_audited(self) -> bool:
@@ -108,9 +118,17 @@ def read_results(reader: Reader, run: Row) -> Results:
         worst_cases=reader.rows(_WORST_CASES, run_id),
         accuracies=reader.rows(
             f"""
-            SELECT accuracy.*, attacked, broken
+            SELECT
+                accuracy.* REPLACE (
+                    if(anytime, sequence_low(clean_accuracy, n), clean_low) AS clean_low,
+                    if(anytime, sequence_high(clean_accuracy, n), clean_high) AS clean_high,
+                    if(anytime, sequence_low(robust_accuracy, n), low) AS low,
+                    if(anytime, sequence_high(robust_accuracy, n), high) AS high
+                ),
+                attacked, broken
             FROM accuracy
             JOIN attacked USING (run_id, defense, attack)
+            LEFT JOIN looks USING (run_id, defense)
             WHERE run_id = $1
             {_ORDER}
             """,
@@ -157,17 +175,30 @@ def read_results(reader: Reader, run: Row) -> Results:
 
 
 _WORST_CASES = f"""
+WITH shares AS (
+    SELECT
+        worst_case.* REPLACE (
+            if(audit_attacks IS NULL, worst_case.robust_accuracy, audit.robust_accuracy) AS robust_accuracy,
+            if(audit_attacks IS NULL, worst_case.low, audit.low) AS low,
+            if(audit_attacks IS NULL, worst_case.high, audit.high) AS high,
+            if(audit_attacks IS NULL, worst_case.gain, audit.gain) AS gain
+        ),
+        audited_accuracy, audited_low, audited_high, audited_gain, broken_by_audit, audit_attacks, anytime
+    FROM worst_case
+    LEFT JOIN audit USING (run_id, defense)
+    LEFT JOIN looks USING (run_id, defense)
+    WHERE run_id = $1
+)
 SELECT
-    worst_case.* REPLACE (
-        if(audit_attacks IS NULL, worst_case.robust_accuracy, audit.robust_accuracy) AS robust_accuracy,
-        if(audit_attacks IS NULL, worst_case.low, audit.low) AS low,
-        if(audit_attacks IS NULL, worst_case.high, audit.high) AS high,
-        if(audit_attacks IS NULL, worst_case.gain, audit.gain) AS gain
-    ),
-    audited_accuracy, audited_low, audited_high, audited_gain, broken_by_audit, audit_attacks
-FROM worst_case
-LEFT JOIN audit USING (run_id, defense)
-WHERE run_id = $1
+    * REPLACE (
+        if(anytime, sequence_low(clean_accuracy, n), clean_low) AS clean_low,
+        if(anytime, sequence_high(clean_accuracy, n), clean_high) AS clean_high,
+        if(anytime, sequence_low(robust_accuracy, n), low) AS low,
+        if(anytime, sequence_high(robust_accuracy, n), high) AS high,
+        if(anytime, sequence_low(audited_accuracy, n), audited_low) AS audited_low,
+        if(anytime, sequence_high(audited_accuracy, n), audited_high) AS audited_high
+    )
+FROM shares
 {_ORDER}
 """
 
@@ -207,16 +238,23 @@ def _compared(reader: Reader, images: str, run_id: str) -> dict[str, Comparison]
             defended.defense,
             count(*) AS images,
             count(*) FILTER (defended.robust AND NOT base.robust) AS gained,
-            count(*) FILTER (base.robust AND NOT defended.robust) AS lost
+            count(*) FILTER (base.robust AND NOT defended.robust) AS lost,
+            coalesce(any_value(anytime), false) AS anytime
         FROM {images} AS defended
         JOIN {images} AS base USING (run_id, image_id)
-        WHERE run_id = $1 AND base.defense = 'none' AND defended.defense <> 'none'
+        LEFT JOIN looks ON looks.run_id = defended.run_id AND looks.defense = defended.defense
+        WHERE defended.run_id = $1 AND base.defense = 'none' AND defended.defense <> 'none'
         GROUP BY defended.defense
         HAVING count(defended.robust) = count(*) AND count(base.robust) = count(*)
+        ORDER BY defended.defense
         """,
         run_id,
     )
-    return {row["defense"]: Comparison(row["images"], row["gained"], row["lost"]) for row in rows}
+    found = {row.pop("defense"): Comparison(**row) for row in rows}
+    if len(found) < 2:
+        return found
+    corrected = holm([comparison.p for comparison in found.values()])
+    return {name: found[name]._replace(corrected=p) for name, p in zip(found, corrected, strict=True)}
 
 
 # What fits on a page, pictures of broken and of robust images each; the catalog holds the rest.

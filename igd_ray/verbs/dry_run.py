@@ -14,7 +14,14 @@ from igd_ray.verbs.output import show
 _NUMBERS = ("units", "done", "forward_passes", "backward_passes", "worker_minutes")
 
 
-def show_costs(workspace: AnyWorkspace, units: Sequence[Unit], *, naive: Sequence[Unit] = (), as_json: bool) -> None:
+def show_costs(
+    workspace: AnyWorkspace,
+    units: Sequence[Unit],
+    *,
+    naive: Sequence[Unit] = (),
+    first: Sequence[Unit] = (),
+    as_json: bool,
+) -> None:
     """Print units, an upper bound of passes, and the time they would take on one worker of this machine.
 
     Args:
@@ -22,12 +29,16 @@ def show_costs(workspace: AnyWorkspace, units: Sequence[Unit], *, naive: Sequenc
         units: the plan.
         naive: what would do the same attacks without it, each as often as it stands there, for comparison; neither
             checks nor an audit are among them, so that only the plan's other attacks compare with it.
+        first: what --until decided does before it looks for the first time whether it may end.
         as_json: print JSON.
     """
     forward, backward = seconds_per_pass(workspace.model, workspace.example)
     num_classes = len(workspace.class_names)
     rows = [_row(cost, forward, backward) for cost in costs(workspace.catalog, units, num_classes=num_classes)]
     rows.append(_sum("total", rows))
+    if first:
+        until = [_row(cost, forward, backward) for cost in costs(workspace.catalog, first, num_classes=num_classes)]
+        rows.append(_sum("of which before the first look, at which it may end", until))
     if naive:
         attacks = [unit for unit in units if isinstance(unit, JudgedUnit) and not unit.attack.audits]
         planned = [_row(cost, forward, backward) for cost in costs(workspace.catalog, attacks, num_classes=num_classes)]

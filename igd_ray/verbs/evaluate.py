@@ -1,6 +1,7 @@
 """`igd evaluate`: attack defenses and reduce to the image-wise worst case."""
 
 import argparse
+from dataclasses import replace
 
 import pyarrow as pa
 
@@ -12,11 +13,12 @@ from igd_ray.errors import IncompleteError
 from igd_ray.execution.comparisons import commit_comparisons
 from igd_ray.execution.run import RunSummary, commit_run, require_all
 from igd_ray.execution.session import Session
+from igd_ray.execution.until_decided import evaluate_until_decided
 from igd_ray.planning.evaluation import EvaluationPlan, plan_evaluation
 from igd_ray.planning.workspace import Workspace
 from igd_ray.report.accuracy import accuracy_rows, accuracy_tables
 from igd_ray.report.audit import audit_sentences
-from igd_ray.report.evaluation import noise_sentences, warnings
+from igd_ray.report.evaluation import looking_sentences, noise_sentences, warnings
 from igd_ray.report.falls import fall_sentences
 from igd_ray.report.results import find_run, read_results
 from igd_ray.report.terminal import print_table
@@ -64,6 +66,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "default: full)",
     )
     parser.add_argument(
+        "--until",
+        choices=["decided"],
+        help="take the images in a random order, evaluate a defense until its gain or loss is decided, by a test that "
+        "holds however often one looks, and end with the last one, or after --n images (default: all images)",
+    )
+    parser.add_argument(
         "--save-points",
         choices=["all", "broken", "none"],
         help="adversarial points to keep of attacks on defenses; what transfers and audits need is always kept "
@@ -94,7 +102,8 @@ def run(arguments: argparse.Namespace) -> int:
     plan = plan_evaluation(workspace)
     gates.require_asked([defense.label for defense in plan.needed.defenses])
     if arguments.dry_run:
-        show_costs(workspace, [*plan.needed.units, *plan.units], naive=plan.naive, as_json=arguments.json)
+        units = [*plan.needed.units, *plan.units]
+        show_costs(workspace, units, naive=plan.naive, first=plan.first_look, as_json=arguments.json)
         return 0
     with Session(workspace, executor) as session:
         summary = evaluate(session, plan)
@@ -112,7 +121,9 @@ def evaluate(session: Session, plan: EvaluationPlan) -> RunSummary:
     """
     workspace, needed = session.workspace, plan.needed
     session.prepare([*needed.units, *plan.units])
-    commit_run(workspace, run_id=plan.run_id, verb="evaluate", units=plan.rows(), notes=plan.notes)
+    # What an evaluation that may end early consists of is committed look by look.
+    rows = (replace(plan, cells=(), sources=(), inspections=()) if plan.looks else plan).rows()
+    commit_run(workspace, run_id=plan.run_id, verb="evaluate", units=rows, notes=plan.notes)
     for ranking in needed.rankings.values():
         session.rank(ranking)
     if needed.training is not None:
@@ -120,7 +131,10 @@ def evaluate(session: Session, plan: EvaluationPlan) -> RunSummary:
     for ranking_id in {defense.ranking_id for defense in needed.defenses if defense.ranking_id}:
         # A damaged ranking is told here, once, rather than by every unit.
         read_ranking(workspace.catalog, ranking_id)
-    summary = session.run(plan.units, "evaluate")
+    if plan.looks:
+        plan, summary = evaluate_until_decided(session, plan)
+    else:
+        summary = session.run(plan.units, "evaluate")
     if not summary.failed:
         commit_comparisons(workspace.catalog, plan, model=workspace.source.label)
     return summary
@@ -155,7 +169,8 @@ def show_accuracy(catalog: Catalog, run_id: str, *, as_json: bool) -> None:
         return
     for table in accuracy_tables(results):
         print_table(table.rows, title=table.title)
-    for sentence in (*fall_sentences(results), *audit_sentences(results), *noise_sentences(results)):
+    sentences = (looking_sentences, fall_sentences, audit_sentences, noise_sentences)
+    for sentence in (each for said in sentences for each in said(results)):
         print(sentence)
     for line in warnings(results):
         print(line)

@@ -85,7 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
         shown = [{name: value for name, value in row.items() if name != "failures"} for row in rows]
         show(pa.Table.from_pylist(shown), as_json=False, title=f"Run {stored.run_id}, numbers of images")
         if len(finished) < len(plan.cells):
-            print(f"{len(plan.cells) - len(finished)} of {len(plan.cells)} cells have no verdicts yet")
+            why = "yet" if settings.until is None else "as the run ended before, or has not finished"
+            print(f"{len(plan.cells) - len(finished)} of {len(plan.cells)} cells have no verdicts {why}")
         if len(cells) < len(finished):
             print(f"verified {len(cells)} of {len(finished)} cells")
         missing = sum(check.without_points for check in checks)

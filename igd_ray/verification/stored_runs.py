@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from igd_ray.attacks.own import is_in_a_file
-from igd_ray.catalog import Catalog, run_query
+from igd_ray.catalog import Catalog, ask, run_query
 from igd_ray.config import EvaluateSettings, load_settings
 from igd_ray.errors import InputError, did_you_mean
 from igd_ray.identity import content_hash
@@ -104,14 +104,14 @@ def require_same_run(workspace: Workspace[EvaluateSettings], run: StoredRun, pla
     """
     if plan.run_id == run.run_id:
         return
-    units = workspace.catalog.read("run_units", run.run_id).to_pylist()
-    evaluated = {image_id for unit in units if unit["reported"] for image_id in unit["image_ids"] or ()}
+    images = "SELECT DISTINCT unnest(image_ids) AS image_id FROM run_units WHERE reported AND run_id = $1"
+    evaluated = {row["image_id"] for row in ask(workspace.catalog, lambda reader: reader.rows(images, run.run_id))}
     if workspace.model_id != run.model_id:
         differs = (
             f"the model here is {workspace.model_id[:12]!r}, not the run's {run.model_id[:12]!r}; "
             "name the run's with --model and --weights"
         )
-    elif evaluated != set(workspace.test.ids):
+    elif not evaluated <= set(workspace.test.ids):
         differs = "the images here are not those that the run evaluated; name those with --data"
     else:
         differs = (

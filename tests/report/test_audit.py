@@ -115,7 +115,7 @@ def test_scripts_get_the_worst_case_before_and_after_and_the_counts(audited: Cat
 
 
 def test_the_terminal_shows_the_audit_apart_and_what_was_broken_of_what_was_attacked(audited: Catalog) -> None:
-    accuracies, claims, audit = _tables(audited)
+    accuracies, claims, after, audit = _tables(audited)
     header = {name.replace("\n", " ") for name in accuracies.rows[0]}
     assert header == {"defense", "n", "clean", "aa", "tr-aa", "worst case"}
     assert [each["tr-aa"] for each in accuracies.rows] == [
@@ -125,7 +125,12 @@ def test_the_terminal_shows_the_audit_apart_and_what_was_broken_of_what_was_atta
         "(0 of\n16)",
         "(2 of\n16)",
     ]
-    assert [each["audited\nclaim"] for each in claims.rows] == [None, "undecided", None, "gain", "undecided"]
+    # Of four defenses the gains are 2, 12, 11 and 9 images without a loss: 2/2ⁿ, times 1, 4, 3 and 2 after Holm.
+    assert [each["claim"] for each in claims.rows] == [None, "undecided", "gain", "gain", "gain"]
+    holm = [each["holm p"] for each in claims.rows]
+    assert holm[1:] == pytest.approx([0.5, 4 * 2**-11, 3 * 2**-10, 2 * 2**-8])
+    assert [each["audited\nclaim"] for each in after.rows] == [None, "undecided", None, "gain", "undecided"]
+    assert {each["test"] for each in (*claims.rows[1:], *after.rows[1:])} == {"mcnemar"}
     assert audit.rows == [
         {"attack": "audit-joint-loss", "defense": "loir-2", "attacked": 14, "newly_broken": 4},
         {"attack": "audit-oracle-mask", "defense": "cdir-2", "attacked": None, "newly_broken": None},
@@ -315,8 +320,8 @@ def test_the_report_shows_both_claims_and_each_attack_with_its_idea(audited: Cat
     assert "Worst case After the audit Gain, points Gain after it Claim Claim after it Clean" in accuracy
     # The one table that shows what single attacks left is of those that are no audit's.
     assert "audit-line" not in accuracy.split("Worst case")[1]
-    loir = "70.0 % 48.1–85.5 45.0 % 25.8–65.8 +45.0 +25.0 ▲ gain p = 0.0039 ○ undecided p = 0.062"
-    assert f"loir-2 {loir} 95.0 %" in accuracy
+    loir = "▲ gain p = 0.0039, Holm: 0.0078 ○ undecided p = 0.062, Holm: 0.12"
+    assert f"loir-2 70.0 % 48.1–85.5 45.0 % 25.8–65.8 +45.0 +25.0 {loir} 95.0 %" in accuracy
     # Claimed is what all attacks leave.
     assert "○ loir-2 shows no gain: 45.0 % against 20.0 %, undecided at 20 images (5 images gained, 0 lost" in accuracy
     assert "▲ hedge gains 55.0 points: 75.0 % against 20.0 % of 20 images (11 images gained, 0 lost" in accuracy

@@ -51,7 +51,7 @@ def test_a_gain_of_at_least_zero_is_what_the_table_claims(results: Results) -> N
         "hedge": "not measured",
     }
     (judged,) = judge_gates(results, [parse_gate("loir-12: gain >= 0")])
-    assert judged.why == "gain at 40 images: 20 images gained, 2 lost, p = 0.00012"
+    assert judged.why == "gain at 40 images: 20 images gained, 2 lost, p = 0.00012, Holm: 0.00024"
 
 
 def test_a_gain_holds_where_its_whole_interval_does(results: Results) -> None:
@@ -96,4 +96,6 @@ def test_the_junit_file_has_a_case_for_each_verdict(results: Results) -> None:
     }
     failure = next(case for case in suite if case.get("classname") == "random-12")[0]
     assert failure.get("type") == "undecided"
-    assert "undecided at 40 images: 8 images gained, 6 lost, p = 0.79; about " in str(failure.get("message"))
+    assert "undecided at 40 images: 8 images gained, 6 lost, p = 0.79, Holm: 0.79; about " in str(
+        failure.get("message")
+    )

@@ -92,6 +92,8 @@ def test_evaluate_prints_a_row_a_defense(catalog: str, capsys: pytest.CaptureFix
         "high",
         "gain",
         "claim",
+        "p",
+        "test",
     ]
     assert [line.split()[0] for line in text.splitlines() if line.startswith(("none", "loir"))] == ["none", "loir-8"]
 

@@ -28,7 +28,7 @@ def evaluation_card(results: Results, hashes: Mapping[str, str]) -> str:
         _facts(
             {
                 "Model": run["model"],
-                "Data": f"{run['dataset']}, {run['split']} split, {run['n']} images",
+                "Data": f"{run['dataset']}, {run['split']} split, {evaluation.most_images(results)}",
                 "Threat model": f"{run['norm']}, ε = {pixel_fraction(run['epsilon'])}, pixels in [0, 1]",
                 "Evaluated": f"{run['created_at']:%Y-%m-%d %H:%M} UTC",
             }
@@ -36,8 +36,15 @@ def evaluation_card(results: Results, hashes: Mapping[str, str]) -> str:
         "## Results",
         _bullets([f"{claim.defense} {claim.sentence} ({claim.detail})." for claim in claims(results)]),
         _table(_headline(results)),
-        "What may be claimed follows from McNemar's exact test at 5 % against the undefended model on the same images. "
-        "Several defenses in one table are several tests: the chance that one of them errs is larger than 5 %.",
+        " ".join(
+            [
+                "What may be claimed follows from a test at 5 % against the undefended model on the same images: "
+                "McNemar's exact one, or one that is valid at every look where that is said.",
+                *evaluation.looking_sentences(results),
+                "Several defenses in one table are several tests: the chance that one of them errs is larger than 5 %, "
+                "unless the p-values after Holm's correction are taken.",
+            ]
+        ),
         *_audit(results),
         "## Attacks and what they spent",
         _table(_attacks(results)),

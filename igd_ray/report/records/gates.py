@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 from igd_ray.errors import InputError, did_you_mean
 from igd_ray.report.results import Results
 from igd_ray.report.tables import Row
-from igd_ray.statistics import Comparison, paired_interval
+from igd_ray.statistics import Comparison
 
 # What a gate can ask of a defense, and the smallest threshold.
 METRICS = {"gain": -1.0, "worst_case": 0.0, "clean": 0.0}
@@ -112,7 +112,8 @@ def judge_gates(results: Results, gates: Sequence[Gate]) -> list[Judged]:
 
     Worst case and gain are over all attacks of the run, an audit's among them. A gain of at least 0 is what the table
     claims: it holds for `gain`, fails for `loss`, and is undecided otherwise. Any other number holds where its 95 %
-    interval lies on its side: Wilson's for accuracies, that of paired differences for gains.
+    interval lies on its side: Wilson's for accuracies, that of paired differences for gains; in a run that looks
+    before its last image, the intervals that hold at every look.
     """
     rows = {row["defense"]: row for row in results.worst_cases}
     return [
@@ -153,7 +154,7 @@ def _judge_gain(gate: Gate, defense: str, comparison: Comparison | None) -> Judg
         outlook = f"; {comparison.outlook}" if comparison.verdict == "undecided" else ""
         why = f"{comparison.verdict} at {comparison.images} images: {comparison.counts}{outlook}"
         return Judged(defense, gate, verdicts.get(comparison.verdict, "undecided"), why)
-    low, high = paired_interval(comparison.gained, comparison.lost, comparison.images)
+    low, high = comparison.interval
     gain = (comparison.gained - comparison.lost) / comparison.images
     why = f"{gain:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}, {comparison.images} images"
     return Judged(defense, gate, _side(gate.threshold, low, high), why)
