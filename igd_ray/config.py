@@ -14,6 +14,7 @@ from igd_ray.attacks.registry import expand_attacks
 from igd_ray.data.options import SETTINGS as DATA_SETTINGS
 from igd_ray.data.options import with_options
 from igd_ray.defenses.specs import defense_arguments, defense_names, parse_defense
+from igd_ray.environment import environment_settings
 from igd_ray.errors import InputError, did_you_mean
 from igd_ray.models.anatomy.layers import PENULTIMATE
 from igd_ray.models.demo import DEMO_EPSILON
@@ -434,12 +435,12 @@ class EvaluateSettings(WorkspaceSettings):
 
 
 def load_settings(kind: type[Settings], *, file: str | Path | None, given: dict[str, object]) -> Settings:
-    """Return settings from a YAML `file`, if any, overridden by what was `given` on the command line.
+    """Return settings from the environment, overridden by a YAML `file`, if any, and by what was `given` as flags.
 
     Raises:
         InputError: for an unreadable file, an unknown setting (naming close matches), or a value that does not fit.
     """
-    values = {**(read_yaml(file) if file is not None else {}), **given}
+    values: dict[str, object] = {**environment_settings(), **(read_yaml(file) if file is not None else {}), **given}
     known = [*kind.model_fields, *DATA_SETTINGS]
     for name in values:
         if name not in known:

@@ -32,6 +32,15 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_settings_from_the_environment() -> Iterator[None]:
+    """Whoever runs the tests may have settings in the environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in ("IGD_CATALOG", "IGD_EXECUTOR"):
+            patch.delenv(variable, raising=False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with the CIFAR-10 model and images."""

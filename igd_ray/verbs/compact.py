@@ -5,6 +5,7 @@ import argparse
 from igd_ray.catalog import Catalog
 from igd_ray.catalog.compaction import KEEP_SECONDS, compact
 from igd_ray.errors import InputError
+from igd_ray.verbs.flags import add_catalog_flag
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "A run merges its own files at its end, and while it goes on. This merges all that is left, and brings a "
         "catalog that an earlier igd-ray wrote to this one's form. Queries, runs and other merges may go on meanwhile."
     )
-    parser.add_argument("--catalog", metavar="DIR", default="results", help="folder of results (default: results)")
+    add_catalog_flag(parser)
     parser.add_argument(
         "--keep",
         type=float,

@@ -3,6 +3,7 @@
 import argparse
 
 from igd_ray.config import EvaluateSettings, SearchSettings, load_settings
+from igd_ray.environment import CATALOG, EXECUTOR
 from igd_ray.errors import IgdError
 from igd_ray.execution.run import require_all
 from igd_ray.execution.session import Session
@@ -29,10 +30,12 @@ TOLERANCE = 0.005
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    parser.add_argument("--catalog", metavar="DIR", help="folder of results (default: results)")
+    parser.add_argument("--catalog", metavar="DIR", help=f"folder of results (default: {CATALOG}, else results)")
     parser.add_argument("--n", type=int, help=f"test images that are attacked (default: {IMAGES})")
     parser.add_argument("--seed", type=int, help="what every seed derives from (default: 0)")
-    parser.add_argument("--executor", choices=["ray", "local"], help="actors, or this process (default: ray)")
+    parser.add_argument(
+        "--executor", choices=["ray", "local"], help=f"actors, or this process (default: {EXECUTOR}, else ray)"
+    )
     parser.add_argument("--actors", type=int, help="model replicas (default: one a GPU, or one a CPU)")
     parser.add_argument("--json", action="store_true", default=False, help="print the result as JSON")
 

@@ -20,6 +20,7 @@ from igd_ray.catalog.places import Folder, Place
 from igd_ray.downloads import unreachable
 from igd_ray.errors import IgdError, first_line
 from igd_ray.report.terminal import print_table
+from igd_ray.verbs.flags import add_catalog_flag
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 
@@ -59,7 +60,7 @@ class Diagnosis:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    parser.add_argument("--catalog", metavar="DIR", default="results", help="folder of results (default: results)")
+    add_catalog_flag(parser)
     parser.add_argument("--json", action="store_true", default=False, help="print the result as JSON")
 
 

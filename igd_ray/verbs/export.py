@@ -30,7 +30,7 @@ from igd_ray.report.records.images import (
 from igd_ray.report.records.leaderboard import leaderboard_entry
 from igd_ray.report.results import Results, find_run, read_results
 from igd_ray.report.tables import Row
-from igd_ray.verbs.flags import MOVED, add_moved_flags
+from igd_ray.verbs.flags import MOVED, add_catalog_flag, add_moved_flags
 
 # `--points` says where points are written, so that a run that judged others' points is not judged again here.
 MOVED_HERE = [name for name in MOVED if name != "points"]
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "rounded to 8 bits, where the run's model can be loaded."
     )
     parser.add_argument("run_id", nargs="?", metavar="RUN", default=None, help="an evaluation (default: the latest)")
-    parser.add_argument("--catalog", metavar="DIR", default="results", help="folder of results (default: results)")
+    add_catalog_flag(parser)
     parser.add_argument("--to", metavar="DIR", default=None, help="where to write (default: export-RUN)")
     parser.add_argument("--points", metavar="DIR", default=None, help="an empty or new folder for adversarial points")
     parser.add_argument(

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Iterable, Mapping
 
+from igd_ray.environment import CATALOG, EXECUTOR, environment_settings
 from igd_ray.errors import InputError, first_line
 
 
@@ -12,6 +13,16 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
         """Raise the message, for the one place that prints errors."""
         raise InputError(f"{message}; see `{self.prog} --help`")
+
+
+def add_catalog_flag(parser: argparse.ArgumentParser) -> None:
+    """Add `--catalog` to a verb that reads one."""
+    parser.add_argument(
+        "--catalog",
+        metavar="DIR",
+        default=environment_settings().get("catalog", "results"),
+        help=f"folder of results (default: {CATALOG}, else results)",
+    )
 
 
 def add_workspace_flags(parser: argparse.ArgumentParser) -> None:
@@ -59,9 +70,11 @@ def add_workspace_flags(parser: argparse.ArgumentParser) -> None:
     )
     model.add_argument("--clip-weights", metavar="FILE", help="a local checkpoint of the CLIP model")
     running = parser.add_argument_group("running")
-    running.add_argument("--catalog", metavar="DIR", help="folder of results (default: results)")
+    running.add_argument("--catalog", metavar="DIR", help=f"folder of results (default: {CATALOG}, else results)")
     running.add_argument("--seed", type=int, help="what every seed derives from (default: 0)")
-    running.add_argument("--executor", choices=["ray", "local"], help="actors, or this process (default: ray)")
+    running.add_argument(
+        "--executor", choices=["ray", "local"], help=f"actors, or this process (default: {EXECUTOR}, else ray)"
+    )
     running.add_argument("--actors", type=int, help="model replicas (default: one a GPU, or one a CPU)")
     running.add_argument("--device", choices=["auto", "cpu", "cuda"], help="default: auto")
     running.add_argument(

@@ -7,11 +7,12 @@ from igd_ray.catalog import Catalog
 from igd_ray.errors import InputError
 from igd_ray.report.html import write_comparison, write_report
 from igd_ray.verbs.clean_images import clean_images
+from igd_ray.verbs.flags import add_catalog_flag
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    parser.add_argument("--catalog", metavar="DIR", default="results", help="folder of results (default: results)")
+    add_catalog_flag(parser)
     parser.add_argument("--run-id", metavar="ID", default=None, help="default: the latest run")
     parser.add_argument(
         "--compare",

@@ -11,6 +11,7 @@ from igd_ray.answers import Answer, printable
 from igd_ray.catalog import Catalog, named_queries, named_query, run_query
 from igd_ray.catalog.query import query_rows
 from igd_ray.errors import InputError, first_line
+from igd_ray.verbs.flags import add_catalog_flag
 from igd_ray.verbs.output import show
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--file", default=None, help=f"a file with the statement, or one that ships: {', '.join(named_queries())}"
     )
-    parser.add_argument("--catalog", metavar="DIR", default="results", help="folder of results (default: results)")
+    add_catalog_flag(parser)
     parser.add_argument("--format", choices=["table", "csv", "json", "parquet", "md", "tex"], default="table")
     parser.add_argument("--output", metavar="FILE", default=None, help="where to write; required for parquet")
 

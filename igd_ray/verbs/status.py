@@ -6,6 +6,7 @@ from typing import Any
 from igd_ray.answers import Answer
 from igd_ray.catalog import Catalog, ask
 from igd_ray.catalog.query import Reader
+from igd_ray.verbs.flags import add_catalog_flag
 from igd_ray.verbs.output import show
 
 PROGRESS = """
@@ -22,7 +23,7 @@ SELECT DISTINCT unit_key, kind, defense, attack, error FROM unit_states WHERE st
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    parser.add_argument("--catalog", metavar="DIR", default="results", help="folder of results (default: results)")
+    add_catalog_flag(parser)
     parser.add_argument("--json", action="store_true", default=False, help="print the result as JSON")
 
 

@@ -22,6 +22,7 @@ from igd_ray.config import (
     WorkspaceSettings,
     load_settings,
 )
+from igd_ray.environment import environment_settings
 from igd_ray.errors import InputError, did_you_mean
 from igd_ray.models import model_sources
 from igd_ray.models.checkpoints import PART, file_and_part
@@ -106,7 +107,7 @@ def stage(verb: str, words: list[str], folder: Path) -> list[str]:
         if "import_from" in arguments:
             raise InputError("igd rank --import-from computes nothing; run it here, with the catalog of the cluster")
         given = read_yaml(arguments.config) if arguments.config is not None else {}
-        values = {**given, **given_settings(arguments)}
+        values = {**environment_settings(), **given, **given_settings(arguments)}
         load_settings(SETTINGS[verb], file=None, given=values)
         _require_reachable_data(str(values.get("data", "")))
         values = _take_along(values, folder)

@@ -11,7 +11,7 @@ from igd_ray.errors import IgdError, IncompleteError
 from igd_ray.execution.executor import local_device
 from igd_ray.planning.evaluation import Cell, plan_evaluation
 from igd_ray.planning.workspace import Workspace
-from igd_ray.verbs.flags import MOVED, add_moved_flags
+from igd_ray.verbs.flags import MOVED, add_catalog_flag, add_moved_flags
 from igd_ray.verbs.output import show
 from igd_ray.verification.stored_runs import (
     find_run,
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "only their clean prediction is checked. A verdict with a tiny difference of the top two logits may flip on "
         "another processor than the run's. With --files every file of the catalog is read and verified instead."
     )
-    parser.add_argument("--catalog", metavar="DIR", default="results", help="folder of results (default: results)")
+    add_catalog_flag(parser)
     parser.add_argument(
         "--run", "--run-id", dest="run_id", metavar="ID", default=None, help="an evaluation (default: the latest)"
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from igd_ray.attacks.own import is_in_a_file
 from igd_ray.catalog import Catalog, ask, run_query
-from igd_ray.config import EvaluateSettings, load_settings
+from igd_ray.config import EvaluateSettings, WorkspaceSettings, load_settings
 from igd_ray.errors import InputError, did_you_mean
 from igd_ray.identity import content_hash
 from igd_ray.planning.evaluation import Cell, EvaluationPlan
@@ -63,15 +63,7 @@ def settings_of(run: StoredRun, given: Mapping[str, object]) -> EvaluateSettings
     Raises:
         InputError: if what is stored is no settings, or would run code that nobody named here.
     """
-    try:
-        stored = json.loads(run.config)
-    except (ValueError, RecursionError):
-        stored = None
-    if not isinstance(stored, dict):
-        raise InputError(f"the settings stored with run {run.run_id!r} are no JSON object; the catalog is damaged")
-    # A setting that nobody gave counts as not given: some go only with certain others.
-    defaults = EvaluateSettings().model_dump(mode="json")
-    stored = {name: value for name, value in stored.items() if name not in defaults or value != defaults[name]}
+    stored = recorded_settings(run, EvaluateSettings)
     # A catalog may come from anybody: which code runs here is not for it to say. Settings import the files of rankings.
     for name, what in CODE.items():
         if name not in given and (entries := _entries_in_files(stored.get(name, ()))):
@@ -94,6 +86,22 @@ def _entries_in_files(entries: object) -> str:
     """Return `entries` of a stored setting, with commas, if one of them names code in a file; else an empty text."""
     listed = ",".join(map(str, entries)) if isinstance(entries, list | tuple) else str(entries)
     return listed if is_in_a_file(listed) else ""
+
+
+def recorded_settings(run: StoredRun, kind: type[WorkspaceSettings]) -> dict[str, object]:
+    """Return the settings of `run` that differ from the defaults of `kind`: some settings go only with certain others.
+
+    Raises:
+        InputError: if what is stored is no JSON object.
+    """
+    try:
+        stored = json.loads(run.config)
+    except (ValueError, RecursionError):
+        stored = None
+    if not isinstance(stored, dict):
+        raise InputError(f"the settings stored with run {run.run_id!r} are no JSON object; the catalog is damaged")
+    defaults = kind().model_dump(mode="json")
+    return {name: value for name, value in stored.items() if name not in defaults or value != defaults[name]}
 
 
 def require_same_run(workspace: Workspace[EvaluateSettings], run: StoredRun, plan: EvaluationPlan) -> None:
