@@ -40,7 +40,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the report and say where it is."""
     catalog = Catalog(arguments.catalog)
     kind = "report" if arguments.compare is None else "comparison"
-    target = Path(arguments.output or catalog.root / f"{kind}.{arguments.format}")
+    name = f"{kind}.{arguments.format}"
+    target = Path(arguments.output or catalog.root / name)
+    if target.is_dir():
+        raise InputError(f"--output {target} is a folder; name a file in it, such as {target / name}")
     if arguments.compare is None:
         catalog.check()
         path = write_report(catalog, arguments.run_id, target, form=arguments.format, clean_images=clean_images)

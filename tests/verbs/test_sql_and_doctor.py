@@ -88,6 +88,12 @@ def test_an_output_that_cannot_be_written(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_is_no_file_for_a_report(catalog: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refusal(["report", "--catalog", catalog, "--output", str(tmp_path)], capsys)
+    assert f"--output {tmp_path} is a folder; name a file in it, such as {tmp_path / 'report.html'}" in line
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_statement_that_is_not_utf8(catalog: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "latin.sql").write_bytes("SELECT 'é'".encode("latin-1"))
     line = refusal(["sql", "--catalog", catalog, "--file", str(tmp_path / "latin.sql")], capsys)
