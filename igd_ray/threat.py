@@ -94,9 +94,7 @@ def parse_fraction(text: str | float) -> float:
     >>> parse_fraction("4/8"), parse_fraction("0.03")
     (0.5, 0.03)
     """
-    if isinstance(text, int | float):
-        return float(text)
-    numerator, slash, denominator = text.partition("/")
+    numerator, slash, denominator = str(text).partition("/")
     try:
         value = float(numerator) / float(denominator) if slash else float(numerator)
     except (ValueError, ZeroDivisionError):

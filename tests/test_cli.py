@@ -1,5 +1,7 @@
 """The command line before its verbs: Ctrl-C right after the start, and locales without UTF-8."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -43,10 +45,9 @@ def test_names_and_paths_need_no_locale_with_utf8(tmp_path: Path) -> None:
     (tmp_path / "frage.sql").write_text("SELECT DISTINCT model AS größe FROM runs", encoding="utf-8")
 
     def igd(*words: str) -> str:
-        program = f"import subprocess, sys; sys.exit(subprocess.run({igd_command(*words)!r}).returncode)"
-        done = run_python(program, folder=tmp_path, environment=ASCII)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        done = subprocess.run(igd_command(*words), cwd=tmp_path, env={**os.environ, **ASCII}, capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout.decode()
 
     small = ["--n=4", "--shard-size=4", "--defenses=none", "--attacks=clean", "--executor=local"]
     igd("evaluate", *small, "--classes=größen.txt", "--catalog=résultats")
