@@ -9,14 +9,14 @@ WHERE transfers.defense = 'none';
 -- Which attacks broke each image under each defense, in alphabetical order; none where they left it robust or the defense
 -- gets it wrong without an attack. Twins do not count. `known` says whether every planned attack has a verdict of its own
 -- on the image: one that is missing, failed, or skipped because another attack had broken the image before, might have
--- broken it, too.
+-- broken it, too. The audit's attacks are aimed at what all others leave: what these skip is known.
 -- Once for several.
 CREATE OR REPLACE VIEW broken_by AS
 SELECT
     any_value(run_id) AS run_id, any_value(defense) AS defense, image_id,
     coalesce(list(attack ORDER BY attack) FILTER (NOT robust AND clean_correct AND NOT skipped AND NOT error), [])
         AS attacks,
-    bool_and(robust IS NOT NULL AND NOT error AND NOT skipped) AS known
+    bool_and(robust IS NOT NULL AND NOT error AND (audit OR NOT skipped)) AS known
 FROM numbered_verdicts
 ANTI JOIN twins USING (run_id, defense, attack)
 GROUP BY target, image_id;

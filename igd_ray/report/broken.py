@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from igd_ray.catalog import named_query
 from igd_ray.catalog.query import Reader
-from igd_ray.protocol import attack_order
+from igd_ray.protocol import AUDIT_PREFIX, attack_order
 from igd_ray.report.results import Rows
 from igd_ray.report.tables import Column, Row, Table
 
@@ -77,8 +77,12 @@ def sets_of(broken: Broken) -> dict[str, Rows]:
 
 
 def attacks_on(broken: Broken, defense: str) -> Rows:
-    """Return what each attack on a defense broke, in the order of the attacks."""
-    rows = [row for row in broken.attacks if row["defense"] == defense]
+    """Return what each attack on a defense broke, in the order of the attacks; of an audit's those that broke any."""
+    rows = [
+        row
+        for row in broken.attacks
+        if row["defense"] == defense and (row["broken"] != 0 or not row["attack"].startswith(AUDIT_PREFIX))
+    ]
     return sorted(rows, key=lambda row: attack_order(row["attack"]))
 
 

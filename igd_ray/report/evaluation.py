@@ -105,7 +105,7 @@ def headline_table(results: Results) -> Table:
     shares: dict[str, dict[str, Share]] = defaultdict(dict)
     for cell in results.cells:
         shares[cell["defense"]][cell["attack"]] = cell_share(cell)
-    attacks = list(dict.fromkeys(cell["attack"] for cell in results.cells))
+    attacks = _attacks(results)
     noise = noise_shares(results)
     audited = results.is_audited
     compared = results.compared_before_audit if audited else results.compared
@@ -149,6 +149,11 @@ def cell_share(cell: Row) -> Share:
     return Share(cell["robust_accuracy"], cell["low"], cell["high"], _reason(cell), broken_of_attacked(cell) or DASH)
 
 
+def _attacks(results: Results) -> list[str]:
+    """Return the attacks of a run but the look at the clean images, which has a column of its own."""
+    return [attack for attack in dict.fromkeys(cell["attack"] for cell in results.cells) if attack != "clean"]
+
+
 def _worst_case(accuracy: float | None, low: float | None, high: float | None) -> Share:
     return Share(accuracy, low, high, "not finished" if accuracy is None else "")
 
@@ -176,7 +181,7 @@ def robustness_panels(results: Results) -> tuple[list[str], list[Panel]]:
     table = headline_table(results)
     worst = ["worst_case", "audited"] if results.is_audited else ["worst_case"]
     titles = {column.name: column.title for column in table.columns}
-    attacks = list(dict.fromkeys(cell["attack"] for cell in results.cells))
+    attacks = _attacks(results)
     cells = {(cell["defense"], cell["attack"]): cell for cell in results.cells}
     panels = []
     for row in table.rows:

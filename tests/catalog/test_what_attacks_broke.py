@@ -10,7 +10,7 @@ from tests.toys.catalog_rows import add_failure, add_plan, add_run, outcome
 STATUS = {"r": "robust", "b": "broken", "m": "misclassified", "s": "skipped"}
 
 # What each attack of the runs left of the images a, b, c and d; of some a unit is missing or failed.
-EARLY = {("none", "aa"): "rbbr", ("loir-2", "aa"): "rrbb"}
+EARLY = {("none", "aa"): "rbbr", ("loir-2", "aa"): "rrbb", ("loir-2", "audit-line"): "brss"}
 LATE = {
     ("none", "aa"): "bbrm",
     ("none", "rays"): "brbm",
@@ -85,6 +85,17 @@ def test_images_that_one_attack_alone_breaks(planted: Catalog) -> None:
     ]
 
 
+def test_what_an_audit_skips_is_known(planted: Catalog) -> None:
+    # It attacks what all others leave: that it skipped c and d does not mean that they might be its own, too.
+    rows = run_query(planted, named_query("broken_by_one")).to_pylist()
+    columns = ("defense", "attack", "attacked", "broken", "alone")
+    assert [tuple(row[name] for name in columns) for row in rows if row["run_id"] == "early"] == [
+        ("none", "aa", 4, 2, 2),
+        ("loir-2", "aa", 4, 2, 2),
+        ("loir-2", "audit-line", 2, 1, 1),
+    ]
+
+
 def test_the_overlap_of_two_attacks(planted: Catalog) -> None:
     columns = ("defense", "attack", "other", "both", "attack_alone", "other_alone", "jaccard")
     assert _late(planted, "attack_overlap", *columns) == [
@@ -122,7 +133,7 @@ def test_images_robust_under_one_defense_only(planted: Catalog) -> None:
     ]
     rows = run_query(planted, named_query("robust_under_one")).to_pylist()
     early = [(row["defense"], row["robust_here_only"]) for row in rows if row["run_id"] == "early"]
-    assert early == [("none", 1), ("loir-2", 1)]
+    assert early == [("none", 2), ("loir-2", 1)]
 
 
 def test_the_images_that_decide_and_what_broke_them(planted: Catalog) -> None:
@@ -132,7 +143,7 @@ def test_the_images_that_decide_and_what_broke_them(planted: Catalog) -> None:
     ]
     rows = run_query(planted, named_query("decisive_images")).to_pylist()
     early = [(row["image_id"], row["change"], row["broken_by"]) for row in rows if row["run_id"] == "early"]
-    assert early == [("b", "gained", "aa"), ("d", "lost", "aa")]
+    assert early == [("b", "gained", "aa"), ("a", "lost", "audit-line"), ("d", "lost", "aa")]
 
 
 def test_the_history_of_a_model(planted: Catalog) -> None:
@@ -142,8 +153,8 @@ def test_the_history_of_a_model(planted: Catalog) -> None:
         ("none", "late", 3, 0.0, -0.5),
         ("cdir-2", "late", 3, None, None),
         ("hedge", "late", 3, None, None),
-        ("loir-2", "early", 1, 0.5, None),
-        ("loir-2", "late", 3, 0.25, -0.25),
+        ("loir-2", "early", 2, 0.25, None),
+        ("loir-2", "late", 3, 0.25, 0.0),
     ]
 
 
