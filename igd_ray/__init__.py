@@ -1,11 +1,22 @@
 """Evaluate interpretability-guided test-time adversarial defenses at scale."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["connect"]
+    from igd_ray.notebook import Evaluation, evaluate
+
+__all__ = ["Evaluation", "connect", "evaluate"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when asked for: everything that an evaluation needs takes seconds to import.
+    if name in ("Evaluation", "evaluate"):
+        from igd_ray import notebook
+
+        return getattr(notebook, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def connect(catalog: str) -> "duckdb.DuckDBPyConnection":

@@ -1,19 +1,18 @@
 """What every defense owes to an evaluation, checked on a few images: properties, each with what it means."""
 
-import io
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
 from igd_ray.defenses.registry import ONE_PASS, DefensePasses
-from igd_ray.errors import InputError, first_line
+from igd_ray.errors import InputError
 from igd_ray.models.anatomy.stand_in import stand_in_logits
-from igd_ray.models.exits import exits_refused
 from igd_ray.models.fingerprint import model_fingerprint
+from igd_ray.properties import BrokenContractError, Check, Found, Property, properties_of
 
 # Logits of one image may differ so much between batches: sums in another order.
 BATCH_DIFFERENCE = 1e-3
@@ -29,25 +28,7 @@ PROBABILITY_TOLERANCE = 1e-4
 TWO_PASSES = ("first_logits", "pseudo_labels", "masked_logits")
 DRAWS = "draws"
 
-Result = Literal["ok", "warning", "error"]
 Build = Callable[[nn.Module, Generator], nn.Module]
-
-
-@dataclass(frozen=True)
-class Property:
-    """One property of a defense.
-
-    Attributes:
-        name: what is looked at.
-        result: "error" where an evaluation would say nothing, "warning" where it has to be read with care.
-        found: what was found.
-        meaning: what it means for an evaluation.
-    """
-
-    name: str
-    result: Result
-    found: str
-    meaning: str
 
 
 @dataclass
@@ -74,10 +55,6 @@ class Contract:
         return next((each for each in self.properties if each.result == "error"), None)
 
 
-class _BrokenError(Exception):
-    """An evaluation would say nothing: what was found."""
-
-
 def look_at(
     build: Build,
     model: nn.Module,
@@ -100,7 +77,7 @@ def look_at(
         others: more images, for what the defense may remember of them; `images` in reverse order by default.
     """
     look = _Look(build, model, images, labels, num_classes, may_be_random, images.flip(0) if others is None else others)
-    for name, meaning, check in (
+    checks: tuple[Check, ...] = (
         ("module", "what igd attacks is the nn.Module that the factory returns", look.module),
         ("base model", "the base model stays as it is: every other defense of the run shares it", look.base_model),
         ("logits", "attacks follow losses of float logits [images, classes], one a class of the data", look.logits),
@@ -119,18 +96,9 @@ def look_at(
             look.gradient,
         ),
         ("two passes", "adaptive attacks aim at either pass of a defense that offers both", look.two_passes),
-    ):
-        try:
-            result, found = look.run(check)
-        except _BrokenError as error:
-            result, found = "error", str(error)
-        look.contract.properties.append(Property(name, result, found, meaning))
-        if result == "error":
-            break
+    )
+    look.contract.properties += properties_of(checks)
     return look.contract
-
-
-Found = tuple[Result, str]
 
 
 class _Look:
@@ -153,11 +121,6 @@ class _Look:
         self._before = condition(model)
         self._target: nn.Module = nn.Identity()
 
-    def run(self, check: Callable[[], Found]) -> Found:
-        """Return what `check` says; whatever somebody's code does wrong becomes one line."""
-        with contained():
-            return check()
-
     def ask(self, images: Tensor, seed: int = 0, global_seed: int = 0) -> Tensor:
         """Return the answer for `images`, with the generator, and the global one, at a seed."""
         self._generator.manual_seed(seed)
@@ -171,7 +134,7 @@ class _Look:
             torch.manual_seed(0)
             target = self._build(self._model, self._generator)
         if not isinstance(target, nn.Module):
-            raise _BrokenError(f"it returns {type(target).__name__}, not an nn.Module")
+            raise BrokenContractError(f"it returns {type(target).__name__}, not an nn.Module")
         # Before `eval()`, which sets the base model's mode as well.
         self._require_unchanged("building it")
         self._target = target.eval()
@@ -184,31 +147,33 @@ class _Look:
 
     def _require_unchanged(self, when: str) -> None:
         if condition(self._model) != self._before:
-            raise _BrokenError(f"{when} changes the base model's weights, mode or hooks; change a copy.deepcopy(model)")
+            raise BrokenContractError(
+                f"{when} changes the base model's weights, mode or hooks; change a copy.deepcopy(model)"
+            )
 
     def logits(self) -> Found:
         answer = self.ask(self._images)
         expected = f"float logits [{len(self._images)}, {self._classes}]"
         if not isinstance(answer, Tensor):
-            raise _BrokenError(f"it returns {type(answer).__name__}, not {expected}")
+            raise BrokenContractError(f"it returns {type(answer).__name__}, not {expected}")
         if not answer.is_floating_point() or list(answer.shape) != [len(self._images), self._classes]:
-            raise _BrokenError(f"it returns {answer.dtype} {list(answer.shape)}, not {expected}")
+            raise BrokenContractError(f"it returns {answer.dtype} {list(answer.shape)}, not {expected}")
         if answer.device != self._images.device:
-            raise _BrokenError(
+            raise BrokenContractError(
                 f"its logits are on {answer.device}, its images on {self._images.device}; leave them there"
             )
         if not torch.isfinite(answer).all():
-            raise _BrokenError("its logits have NaN or infinity")
+            raise BrokenContractError("its logits have NaN or infinity")
         if (answer >= 0).all() and ((answer.sum(dim=1) - 1).abs() < PROBABILITY_TOLERANCE).all():
-            raise _BrokenError("it returns probabilities, which sum to 1; return logits, before the softmax")
+            raise BrokenContractError("it returns probabilities, which sum to 1; return logits, before the softmax")
         if self._target.training:
-            raise _BrokenError("it puts itself into training mode; leave it in eval mode")
+            raise BrokenContractError("it puts itself into training mode; leave it in eval mode")
         return "ok", f"{answer.dtype} {list(answer.shape)}, {answer.min():.3g} to {answer.max():.3g}"
 
     def seed(self) -> Found:
         difference = _difference(self.ask(self._images), self.ask(self._images, global_seed=1))
         if difference > SAME_DIFFERENCE:
-            raise _BrokenError(
+            raise BrokenContractError(
                 f"two answers with one seed differ by {difference:.2g}: it draws from the global generator, or "
                 "remembers calls; ask for `generator` and draw from that"
             )
@@ -229,11 +194,11 @@ class _Look:
         self.ask(self._others)
         difference = _difference(first, self.ask(self._images))
         if difference > SAME_DIFFERENCE:
-            raise _BrokenError(
+            raise BrokenContractError(
                 f"its logits change by {difference:.2g} after other images: it keeps state between calls"
             )
         if model_fingerprint(self._target) != before:
-            raise _BrokenError("an attribute of it changes with a call: it keeps state between calls")
+            raise BrokenContractError("an attribute of it changes with a call: it keeps state between calls")
         return "ok", "none"
 
     def batch(self) -> Found:
@@ -253,14 +218,14 @@ class _Look:
         if counted is None:
             return "warning", "it never calls the base model: one pass is counted for a query"
         if declared is not None and declared != counted:
-            raise _BrokenError(f"it says {_passes_in_words(declared)}, {_passes_in_words(counted)} were counted")
+            raise BrokenContractError(f"it says {_passes_in_words(declared)}, {_passes_in_words(counted)} were counted")
         return "ok", _passes_in_words(counted)
 
     def _count(self, ask: Callable[[Tensor], Tensor]) -> DefensePasses | None:
         """Return the passes of the base model that the logits of `ask` cost; None where it is not called at all."""
         self._generator.manual_seed(0)
         points = self._images.clone().requires_grad_()
-        with _counting(self._model) as counts:
+        with counting(self._model) as counts:
             logits = ask(points)
             forwards, inner = counts
             if logits.requires_grad:
@@ -303,7 +268,7 @@ class _Look:
         if not offered:
             return "ok", "not offered"
         if len(offered) < len(TWO_PASSES):
-            raise _BrokenError(
+            raise BrokenContractError(
                 f"it offers {', '.join(offered)} only; offer first_logits, pseudo_labels and masked_logits"
             )
         if not hasattr(target, DRAWS):
@@ -315,7 +280,7 @@ class _Look:
             weights = target.pseudo_labels(target.first_logits(self._images))
             difference = _difference(whole, target.masked_logits(self._images, weights))
         if difference > SAME_DIFFERENCE:
-            raise _BrokenError(
+            raise BrokenContractError(
                 f"masked_logits(x, pseudo_labels(first_logits(x))) differs by {difference:.2g} from its logits"
             )
         self.contract.first_passes = int(target.draws)
@@ -343,28 +308,7 @@ def declared_passes(target: nn.Module) -> DefensePasses | None:
 
 
 @contextmanager
-def contained() -> Iterator[None]:
-    """Turn whatever somebody's code does wrong, other than to compute wrong values, into one line.
-
-    Raises:
-        _BrokenError: if it raises, exits or prints.
-    """
-    printed = io.StringIO()
-    try:
-        with exits_refused("it"), redirect_stdout(printed):
-            yield
-    except _BrokenError:
-        raise
-    except InputError as error:
-        raise _BrokenError(str(error)) from None
-    except Exception as error:  # somebody's code may fail in any way
-        raise _BrokenError(f"{type(error).__name__}: {first_line(error)}") from error
-    if text := printed.getvalue().strip():
-        raise _BrokenError(f"it prints {text.splitlines()[0][:80]!r} among igd's results; print to sys.stderr")
-
-
-@contextmanager
-def _counting(model: nn.Module) -> Iterator[list[int]]:
+def counting(model: nn.Module) -> Iterator[list[int]]:
     """Count the images that pass `model` while open: forwards, backwards."""
     counts = [0, 0]
 

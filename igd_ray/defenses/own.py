@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import torch
 from torch import Generator, Tensor, nn
 
 from igd_ray.attacks.adaptive.two_pass import TwoPass
-from igd_ray.defenses.contract import DRAWS, Contract, contained, look_at
+from igd_ray.defenses.contract import DRAWS, Contract, look_at
 from igd_ray.defenses.registry import (
     ONE_PASS,
     Argument,
@@ -33,6 +33,7 @@ from igd_ray.identity import content_hash
 from igd_ray.models.anatomy.layers import Layer
 from igd_ray.models.anatomy.stand_in import stand_in_logits
 from igd_ray.models.sources import import_sources, model_sources, sources_digest
+from igd_ray.properties import contained
 from igd_ray.ranking import RANKINGS
 
 if TYPE_CHECKING:
@@ -102,9 +103,7 @@ class OwnDefense(DefenseKind):
         """
         known = self.imported()
         settings, method = known.checked(arguments)
-        contract = known.look(settings, run)
-        if contract.error is not None:
-            known.refuse(f"{contract.error.name}: {contract.error.found}")
+        found = known.looked_at(known.look(settings, run))
         run.bring_code(Path(self.path))
         identity: dict[str, Argument | str] = {
             "code": sources_digest(model_sources(Path(self.path))),
@@ -116,13 +115,17 @@ class OwnDefense(DefenseKind):
             identity["probe"] = run.probe()[1]
         if "class_names" in known.asks:
             identity["class_names"] = content_hash(list(run.class_names))
-        found = replace(
-            known,
-            counted=contract.passes,
-            first_passes=contract.first_passes,
-            surrogate=contract.surrogate,
-        )
         return found, {**settings, **identity}
+
+    def looked_at(self, contract: Contract) -> Self:
+        """Return this defense with what a look at it found.
+
+        Raises:
+            InputError: if the look found an error.
+        """
+        if contract.error is not None:
+            self.refuse(f"{contract.error.name}: {contract.error.found}")
+        return replace(self, counted=contract.passes, first_passes=contract.first_passes, surrogate=contract.surrogate)
 
     def imported(self) -> "OwnDefense":
         """Return this defense after importing its file, knowing what its factory asks for.

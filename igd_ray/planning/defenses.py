@@ -1,5 +1,6 @@
 """From defense labels to defenses with all of their settings, and the rankings and trainings that they need first."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -55,7 +56,7 @@ def needed_defenses(workspace: Workspace[EvaluateSettings]) -> NeededDefenses:
     """
     needed = NeededDefenses()
     settings = workspace.settings
-    labels = [parse_defense(label) for label in dict.fromkeys(settings.defenses)]
+    labels = [_label(workspace, entry) for entry in dict.fromkeys(settings.defenses)]
     given = _given_rankings(workspace, labels, needed.notes)
     arguments = given_arguments(settings.defense_arg, [label.label for label in labels if label.own])
     for label in labels:
@@ -91,7 +92,9 @@ class _Run:
     def train_sodef(self, settings: SodefTraining) -> str:
         training = plan_sodef(self.workspace, asdict(settings))
         self.needed.training = training
-        self.needed.notes.append(f"sodef: trained on {len(self.workspace.probe)} images of the split {TRAIN!r}")
+        self.needed.notes.append(
+            f"sodef: trained on {len(self.workspace.probe)} images of the split {self.workspace.probe.split!r}"
+        )
         return training.training_id
 
     @property
@@ -122,6 +125,11 @@ def contract_of(workspace: Workspace[EvaluateSettings]) -> tuple[OwnDefense, Con
     own = label.own.imported()
     given = given_arguments(settings.defense_arg, [label.label]).get(label.label, {})
     return own, own.look(own.checked(given)[0], _Run(workspace, NeededDefenses()))
+
+
+def _label(workspace: Workspace[EvaluateSettings], entry: str) -> DefenseLabel:
+    own = workspace.given.defenses.get(entry)
+    return parse_defense(entry) if own is None else DefenseLabel(own.label, own.name, own=own)
 
 
 def _resolve(
@@ -158,7 +166,9 @@ def _ranking_id(
     if method not in needed.rankings:
         needed.rankings[method] = plan_ranking(workspace, method)
         if needed.rankings[method].shards:
-            needed.notes.append(f"{method}: neurons ranked on {len(workspace.probe)} images of the split {TRAIN!r}")
+            needed.notes.append(
+                f"{method}: neurons ranked on {len(workspace.probe)} images of the split {workspace.probe.split!r}"
+            )
     return needed.rankings[method].ranking_id
 
 
@@ -184,6 +194,11 @@ def _given_rankings(
 def _from_search(workspace: Workspace[EvaluateSettings], search_id: str, notes: list[str]) -> DefenseSpec:
     """Return the defense that a finished search chose, after checking that it fits this model and layer."""
     row = read_search(workspace.catalog, search_id)
+    if "defense" in (details := json.loads(str(row["details"] or "{}"))):
+        raise InputError(
+            f"search {search_id} is of a defense in a file, {details['defense']}; name it, with what the search chose: "
+            f"--defenses none,NAME=FILE.py:factory --defense-arg NAME.k={row['k']}"
+        )
     require_fit(f"search {search_id}", row, workspace.model_id, workspace.source.label, workspace.layer)
     same_split = row["split"] == workspace.settings.split
     flattered = "the model has seen training images" if row["split"] == TRAIN else "they may be evaluated, too"

@@ -145,7 +145,12 @@ def plan_evaluation(workspace: Workspace[EvaluateSettings]) -> EvaluationPlan:
         )
 
     plan = reaching(None)
-    images = f"the first {len(workspace.test)} images of the split {settings.split!r}"
+    n = len(workspace.test)
+    images = (
+        f"{n} images that were given"
+        if workspace.given.test
+        else f"the first {n} images of the split {settings.split!r}"
+    )
     if settings.until is not None:
         images += ", in a random order until the gain of each defense was decided"
         run_id = unit_key("run", of=plan.run_id, until=settings.until)[:12]

@@ -5,7 +5,7 @@ Everything that can be wrong with model, data and layer is found here, before an
 
 from collections.abc import Mapping
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
@@ -17,15 +17,16 @@ from igd_ray.catalog import Catalog
 from igd_ray.checks import check_randomised
 from igd_ray.config import WorkspaceSettings
 from igd_ray.data import LabeledImages, probe_and_search, require_disjoint
-from igd_ray.data.class_names import read_lines
+from igd_ray.data.class_names import WELL_KNOWN, parse_class_names, read_lines
 from igd_ray.data.loading import load_window
 from igd_ray.data.request import Window
-from igd_ray.defenses.contract import contained
+from igd_ray.defenses.own import OwnDefense
 from igd_ray.downloads import noted_downloads
 from igd_ray.errors import InputError
 from igd_ray.identity import content_hash, derive_seed
 from igd_ray.models import PENULTIMATE, Layer, check_model, find_layer, load_model, model_fingerprint
 from igd_ray.models.checkpoints import OWN
+from igd_ray.properties import contained
 from igd_ray.units.base import Shard, shards_of
 from igd_ray.units.replica import ClipSource, ImageArrays, ModelSource, WorkerSetup
 
@@ -53,8 +54,27 @@ TRAIN = "train"
 # What workers bring along beside image sets.
 CLIP = "clip"
 
+# What settings and catalog call a model, images or a defense that a program holds itself: this, a colon and its class.
+IN_MEMORY = "memory"
+
 S = TypeVar("S", bound=WorkspaceSettings, covariant=True)
 T = TypeVar("T", bound=WorkspaceSettings)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a program holds itself, in place of what settings name; by default nothing.
+
+    Attributes:
+        model: the base model.
+        test, probe: the images that are evaluated, and those that neurons are ranked on.
+        defenses: by their entries in the settings.
+    """
+
+    model: ModelSource | None = None
+    test: LabeledImages | None = None
+    probe: LabeledImages | None = None
+    defenses: Mapping[str, OwnDefense] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,9 +115,10 @@ class Workspace(Generic[S]):
 
     Args:
         settings: checked settings; those of a verb, where plans for that verb are made.
+        given: what a program holds itself.
 
     Attributes:
-        settings: as given.
+        settings, given: as given.
         catalog: where results are.
         model: the base model.
         order: where each of the evaluated images stands among the first ones of its split.
@@ -111,8 +132,8 @@ class Workspace(Generic[S]):
         InputError: if model, data and layer do not exist or do not fit each other.
     """
 
-    def __init__(self, settings: S) -> None:
-        self.settings = settings
+    def __init__(self, settings: S, given: Given = Given()) -> None:
+        self.settings, self.given = settings, given
         self.catalog = Catalog(settings.catalog)
         self.catalog.check_usable()
         self.uses: set[str] = set()
@@ -121,12 +142,16 @@ class Workspace(Generic[S]):
         self._published: dict[str, LabeledImages] = {}
         self._other_models: dict[str, ModelSource] = {}
         window = Window(TEST_IMAGES, capped=True) if settings.n is None else Window(settings.n)
-        names = self._class_names(settings.classes)
+        names = class_names_of(settings.classes)
         self.downloads: list[str] = []
         with noted_downloads(self.downloads):
-            self._test = load_window(settings.data, split=settings.split, window=window, class_names=names)
-            self.model: nn.Module = load_model(
-                settings.model, weights=settings.weights, output=settings.output, **settings.model_arg
+            self._test = given.test or load_window(
+                settings.data, split=settings.split, window=window, class_names=names
+            )
+            self.model: nn.Module = (
+                given.model.load("cpu")
+                if given.model is not None
+                else load_model(settings.model, weights=settings.weights, output=settings.output, **settings.model_arg)
             )
         self.order = list(range(len(self._test)))
         if settings.in_random_order:
@@ -136,7 +161,7 @@ class Workspace(Generic[S]):
         check_model(self.model, self.example, self.class_names, spec=settings.model)
         if settings.layer != PENULTIMATE:
             _ = self.layer
-        self._fingerprint = model_fingerprint(self.model)
+        self._fingerprint = given.model.fingerprint if given.model is not None else model_fingerprint(self.model)
         self.model_id = _model_id(self._fingerprint, settings.model_arg)
 
     def with_settings(self, settings: T) -> "Workspace[T]":
@@ -176,6 +201,8 @@ class Workspace(Generic[S]):
     @property
     def source(self) -> ModelSource:
         """How workers build the model."""
+        if self.given.model is not None:
+            return self.given.model
         settings = self.settings
         file = settings.model.rpartition(":")[0]
         spec = settings.model
@@ -189,12 +216,16 @@ class Workspace(Generic[S]):
     @cached_property
     def _probe_and_search(self) -> tuple[LabeledImages, LabeledImages]:
         settings = self.settings
+        if settings.data == IN_MEMORY:
+            raise InputError(
+                "rankings, and defenses that ask for training images, need some; pass probe=(images, labels)"
+            )
         if settings.search_split == settings.split:
             raise InputError(
                 f"search images must not be evaluated, but both come from the split {settings.split!r}; "
                 "choose another --search-split or --split"
             )
-        class_names = self._class_names(settings.classes)
+        class_names = class_names_of(settings.classes)
         probe_n = settings.probe_n or PROBE_IMAGES
         search_n = settings.search_n or SEARCH_IMAGES
         if settings.search_split == TRAIN and not (settings.probe_n and settings.search_n):
@@ -218,7 +249,7 @@ class Workspace(Generic[S]):
 
     def _count(self, split: str, most: int) -> int:
         """Return how many images `split` has, at most `most`: a source hashes every image it is asked for."""
-        names = self._class_names(self.settings.classes)
+        names = class_names_of(self.settings.classes)
         return len(load_window(self.settings.data, split=split, window=Window(most, capped=True), class_names=names))
 
     @property
@@ -243,6 +274,9 @@ class Workspace(Generic[S]):
             return self._published[name]
         if name == "test":
             return self._test
+        if name == "probe" and self.given.probe is not None:
+            require_disjoint(self.given.probe, self._test, "probe and evaluated images")
+            return self.given.probe
         probe, search = self._probe_and_search
         return probe if name == "probe" else search
 
@@ -318,11 +352,16 @@ class Workspace(Generic[S]):
             other_models=self._other_models,
         )
 
-    @staticmethod
-    def _class_names(classes: str | None) -> str | list[str] | None:
-        if classes is None or classes in ("cifar10", "cifar100"):
-            return classes
-        return read_lines(classes, "classes: expected cifar10, cifar100 or a file of names")
+
+def class_names_of(classes: str | None) -> tuple[str, ...] | None:
+    """Return the names that the setting `classes` stands for: of a well-known set, or the lines of a file.
+
+    Raises:
+        InputError: if there is no such file, or it holds no names.
+    """
+    if classes is not None and classes not in WELL_KNOWN:
+        return parse_class_names(read_lines(classes, "classes: expected cifar10, cifar100 or a file of names"))
+    return parse_class_names(classes)
 
 
 def _model_id(fingerprint: str, arguments: Mapping[str, object]) -> str:

@@ -46,6 +46,12 @@ def print_table(
         file.write(line + "\n")
 
 
+def table_text(rows: Sequence[Mapping[str, object]], *, title: str | None = None) -> str:
+    """Return `rows`, mappings with equal keys, as `print_table` prints them into a file."""
+    names, columns = _columns(rows)
+    return "\n".join(_plain(names, columns, [_is_number(column) for column in columns], title))
+
+
 def _columns(
     rows: "pa.Table | Answer | Sequence[Mapping[str, object]]",
 ) -> tuple[list[str], list[list[object]]]:

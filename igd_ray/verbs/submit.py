@@ -12,7 +12,6 @@ from pathlib import Path
 
 import yaml
 
-import igd_ray
 from igd_ray.cluster.jobs import run_job
 from igd_ray.config import (
     EvaluateSettings,
@@ -201,7 +200,7 @@ def _copy(files: Sequence[Path], folder: Path) -> str:
 
 def _copy_code(folder: Path) -> None:
     """Copy this package, so that every node runs the code of this machine."""
-    package = Path(igd_ray.__file__).parent
+    package = Path(__file__).parents[1]
     ignored = shutil.ignore_patterns("__pycache__", ".*")
     shutil.copytree(package, folder / "igd_ray", ignore=ignored)
     queries = package.parent / "catalog"

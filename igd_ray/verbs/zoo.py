@@ -8,13 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-import igd_ray
 from igd_ray.errors import InputError, did_you_mean, first_line
 from igd_ray.report.terminal import print_table
 
 # What `igd zoo --check --output igd_ray/models/zoo.json` wrote in the repository's root. Read as a file, because
 # `igd_ray.models` imports PyTorch, and a list should not wait for it.
-TABLE = Path(igd_ray.__file__).parent / "models" / "zoo.json"
+TABLE = Path(__file__).parents[1] / "models" / "zoo.json"
 
 Row = Mapping[str, object]
 

@@ -11,7 +11,7 @@ from igd_ray.config import EvaluateSettings, WorkspaceSettings, load_settings
 from igd_ray.errors import InputError, did_you_mean
 from igd_ray.identity import content_hash
 from igd_ray.planning.evaluation import Cell, EvaluationPlan
-from igd_ray.planning.workspace import Workspace
+from igd_ray.planning.workspace import IN_MEMORY, Workspace
 
 # Settings that may name code in files, and what they name.
 CODE = {"defenses": "defenses", "attacks": "attacks", "method": "rankings"}
@@ -64,6 +64,13 @@ def settings_of(run: StoredRun, given: Mapping[str, object]) -> EvaluateSettings
         InputError: if what is stored is no settings, or would run code that nobody named here.
     """
     stored = recorded_settings(run, EvaluateSettings)
+    named = (stored.get("model"), stored.get("data"), *(stored.get("defenses") or ()))
+    held = [name for name in map(str, named) if name == IN_MEMORY or f"{IN_MEMORY}:" in name]
+    if held:
+        raise InputError(
+            f"run {run.run_id!r} evaluated what only a program held, {', '.join(held)}; write it into a file, and "
+            "evaluate that, to verify it"
+        )
     # A catalog may come from anybody: which code runs here is not for it to say. Settings import the files of rankings.
     for name, what in CODE.items():
         if name not in given and (entries := _entries_in_files(stored.get(name, ()))):
