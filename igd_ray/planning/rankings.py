@@ -116,11 +116,29 @@ def plan_ranking(workspace: AnyWorkspace, method: str) -> RankingPlan:
     Raises:
         InputError: for an unknown method, or a probe set that lacks a class or has too few images for it.
     """
+    ranking = make_ranking(workspace, method)
+    reads_images = "images" in ranking.reads
+    if code_digest(type(ranking)) is not None:
+        _try_out(workspace, ranking)
+    return RankingPlan(
+        method,
+        workspace.ranked,
+        ranking,
+        workspace.shards("probe") if reads_images else (),
+        content_hash(workspace.loaded_clip.identity) if "clip" in ranking.reads else None,
+    )
+
+
+def make_ranking(workspace: AnyWorkspace, method: str) -> Ranking:
+    """Return the ranking of the workspace's layer by `method`, prepared, before anything is computed.
+
+    Raises:
+        InputError: for an unknown method, or a probe set that lacks a class or has too few images for it.
+    """
     kind = ranking_class(method)
     layer, settings = workspace.layer, workspace.settings
-    reads_images, reads_clip = "images" in kind.reads, "clip" in kind.reads
-    labels = workspace.probe.labels if reads_images else torch.empty(0, dtype=torch.int64)
-    if reads_clip:
+    labels = workspace.probe.labels if "images" in kind.reads else torch.empty(0, dtype=torch.int64)
+    if "clip" in kind.reads:
         workspace.uses.add(CLIP)
     own = code_digest(kind) is not None
     # Settings of the package's own methods have flags of their own.
@@ -132,28 +150,39 @@ def plan_ranking(workspace: AnyWorkspace, method: str) -> RankingPlan:
     with contained(kind.__qualname__) if own else nullcontext():
         ranking = kind(layer, tuple(workspace.class_names), seed=settings.seed if kind.uses_seed else 0, **given)
         ranking = ranking.prepared(Probe(workspace.example, labels, lambda: workspace.loaded_clip))
-        ranking = ranking.sharded(workspace.model, workspace.example)
-    if own:
-        _try_out(workspace, ranking, labels)
-    return RankingPlan(
-        method,
-        workspace.ranked,
-        ranking,
-        workspace.shards("probe") if reads_images else (),
-        content_hash(workspace.loaded_clip.identity) if reads_clip else None,
-    )
+        return ranking.sharded(workspace.model, workspace.example)
 
 
-def _try_out(workspace: AnyWorkspace, ranking: Ranking, labels: Tensor) -> None:
+def models_of(workspace: AnyWorkspace) -> LocalModels:
+    """Return the models that rankings read, in this process."""
+    return LocalModels(workspace.model, lambda: workspace.loaded_clip)
+
+
+def probe_examples(workspace: AnyWorkspace, ranking: Ranking, *, per_class: int, most: int) -> tuple[Tensor, Tensor]:
+    """Return the first probe images of each class, and their labels; none where the ranking reads no images.
+
+    Args:
+        workspace: the images.
+        ranking: what would be computed of them.
+        per_class: how many of each class, where there are so many.
+        most: how many at most.
+    """
+    if "images" not in ranking.reads:
+        return workspace.example[:0], torch.empty(0, dtype=torch.int64)
+    places: dict[int, list[int]] = {}
+    for place, label in enumerate(workspace.probe.labels.tolist()):
+        places.setdefault(label, []).append(place)
+    chosen = sorted(place for of_class in places.values() for place in of_class[:per_class])[:most]
+    return next(iter(workspace.probe.select(chosen).batches(most)))
+
+
+def _try_out(workspace: AnyWorkspace, ranking: Ranking) -> None:
     """Try out a ranking of the user's own on the first image of each class, and have workers bring its file along."""
     if (file := FILES.get(type(ranking))) is not None:
         workspace.bring_code(file)
-    images, some = workspace.example[:0], labels
-    if len(labels):
-        places = {label: place for place, label in reversed(list(enumerate(labels.tolist())))}
-        first = workspace.probe.select(sorted(places.values())[:TRIED_IMAGES])
-        images, some = next(iter(first.batches(TRIED_IMAGES)))
-    try_out(ranking, images, some, len(labels), LocalModels(workspace.model, lambda: workspace.loaded_clip))
+    images, labels = probe_examples(workspace, ranking, per_class=1, most=TRIED_IMAGES)
+    count = len(workspace.probe) if len(images) else 0
+    try_out(ranking, images, labels, count, models_of(workspace))
 
 
 def import_ranking(workspace: AnyWorkspace, method: str, folder: str) -> RankingPlan:

@@ -1,5 +1,8 @@
 """Arrays in the catalog: partial results and caches, exact to the bit."""
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -32,8 +35,13 @@ def read_arrays(catalog: Catalog, key: str) -> dict[str, Tensor]:
     Raises:
         InputError: if they are not committed, or the file is half-written.
     """
+    return arrays_of(catalog.read(TABLE, key).to_pylist())
+
+
+def arrays_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, Tensor]:
+    """Return the arrays in rows of `array_rows`."""
     arrays = {}
-    for row in catalog.read(TABLE, key).to_pylist():
+    for row in rows:
         # The copy makes the array writable and its own.
         values = np.frombuffer(row["data"], dtype=np.dtype(row["dtype"])).reshape(row["shape"]).copy()
         arrays[row["name"]] = torch.from_numpy(values)
