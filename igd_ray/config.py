@@ -274,6 +274,8 @@ class SearchSettings(RankSettings):
 
     Attributes:
         ranking: the id of a ranking to use; others are computed.
+        defense: NAME=FILE.py:factory, whose arguments k, sigma, tau and draws are searched in place of those of masks.
+        defense_arg: its other arguments, such as "mine.steps".
         sigmas: in multiples of eps, in place of sigma.
         taus, draw_counts: in place of tau and draws; "0.001:1:4" is a logarithmic grid of four.
         ks: "LOW:HIGH", or numbers with commas; 1…N by default.
@@ -284,6 +286,8 @@ class SearchSettings(RankSettings):
 
     tolerance: Fraction = Field(default=0.005, ge=0, le=1)
     ranking: str | None = None
+    defense: str | None = None
+    defense_arg: Arguments = Field(default_factory=dict)
     sigmas: Annotated[tuple[Fraction, ...] | None, BeforeValidator(_labels)] = None
     taus: Annotated[tuple[float, ...] | None, BeforeValidator(_numbers)] = None
     draw_counts: Annotated[tuple[int, ...] | None, BeforeValidator(_labels)] = None
@@ -344,6 +348,16 @@ class SearchSettings(RankSettings):
         _ = self.k_values
         if self.ranking is not None and "method" in self.model_fields_set:
             raise InputError("a ranking has its method; give --ranking or --method, not both")
+        own = None if self.defense is None else parse_defense(self.defense)
+        if own is not None and own.own is None:
+            raise InputError(f"--defense is one in a file, NAME=FILE.py:factory, not {self.defense!r}; use --method")
+        if own is not None and (self.ranking or {"method", "k_mode"} & self.model_fields_set):
+            raise InputError("--defense has one k, and names its ranking by --defense-arg NAME.ranking=loir")
+        defense_arguments(self.defense_arg, [] if own is None else [own.label])
+        if own is None and self.defense_arg:
+            raise InputError(
+                "--defense-arg is for --defense NAME=FILE.py:factory; masks have --ks, --sigmas and --taus"
+            )
         if self.k_mode == "per-class" and self.sampler != "bisection":
             raise InputError(f"--k-mode per-class is for --sampler bisection, not {self.sampler}")
         if "trials" in self.model_fields_set and self.sampler not in ("random", "optuna"):

@@ -19,7 +19,7 @@ from igd_ray.execution.attempts import AttemptLog
 from igd_ray.execution.halving import Halving
 from igd_ray.search import Sampler
 from igd_ray.units.base import Unit, UnitReport
-from igd_ray.units.objective import ObjectiveSource, Record
+from igd_ray.units.objective import Record, Source
 from igd_ray.units.replica import WorkerSetup
 
 
@@ -82,6 +82,6 @@ class RayExecutor:
         """Run `units`, each after those that it needs, one at a time per actor."""
         return self._loop.run(units)
 
-    def search(self, source: ObjectiveSource, sampler: Sampler, record: Record) -> None:
+    def search(self, source: Source, sampler: Sampler, record: Record) -> None:
         """Run the trials under Ray Tune, beside the actors."""
         search_with_tune(source, sampler, record)

@@ -6,7 +6,7 @@ from typing import Any
 
 from igd_ray.errors import IgdError, first_line
 from igd_ray.search import Measurement, PackageSampler, Proposal, Sampler, Setting, Trial
-from igd_ray.units.objective import ObjectiveSource, Record, timed
+from igd_ray.units.objective import Record, Source, timed
 
 # Trials of Tune that run at once, each in its own process, which later trials use again.
 MOST_CONCURRENT = 2
@@ -30,7 +30,7 @@ TUNE_ENVIRONMENT = {
 }
 
 
-def search_with_tune(source: ObjectiveSource, sampler: Sampler, record: Record) -> None:
+def search_with_tune(source: Source, sampler: Sampler, record: Record) -> None:
     """Run the trials that `sampler` proposes under Tune, in the current Ray session; `record` commits each of them.
 
     Args:
@@ -79,7 +79,7 @@ def _trainable() -> type:
     class CachedTrial(tune.Trainable):
         """Measures the settings in its configuration; later trials use its process and caches again."""
 
-        def setup(self, config: dict[str, Any], source: ObjectiveSource | None = None) -> None:
+        def setup(self, config: dict[str, Any], source: Source | None = None) -> None:
             assert source is not None
             self._objective = source.build()
             self._settings: list[Setting] = config["settings"]

@@ -16,7 +16,7 @@ from igd_ray.execution.queue import ReadyQueue
 from igd_ray.execution.worker import Worker
 from igd_ray.search import Sampler
 from igd_ray.units.base import Unit, UnitReport, host_name
-from igd_ray.units.objective import ObjectiveSource, Record, search_here
+from igd_ray.units.objective import Record, Source, search_here
 from igd_ray.units.replica import WorkerSetup
 
 
@@ -44,7 +44,7 @@ class Executor(Protocol):
         """
         ...
 
-    def search(self, source: ObjectiveSource, sampler: Sampler, record: Record) -> None:
+    def search(self, source: Source, sampler: Sampler, record: Record) -> None:
         """Run the trials that `sampler` proposes, and `record` each in this process before the sampler is told."""
         ...
 
@@ -93,7 +93,7 @@ class LocalExecutor:
         finally:
             log.close()
 
-    def search(self, source: ObjectiveSource, sampler: Sampler, record: Record) -> None:
+    def search(self, source: Source, sampler: Sampler, record: Record) -> None:
         """Run the trials one after another."""
         search_here(source, sampler, record)
 

@@ -8,7 +8,7 @@ from igd_ray.catalog import Catalog
 from igd_ray.config import SearchSettings
 from igd_ray.planning.base_attacks import BaseAttacks
 from igd_ray.planning.evaluation import EvaluationPlan, plan_attacks
-from igd_ray.planning.search import SearchPlan, defense_of
+from igd_ray.planning.search import SearchPlan
 from igd_ray.planning.workspace import Workspace
 from igd_ray.search import Measurement, Setting, Trial
 from igd_ray.units.base import Unit, shards_of
@@ -37,12 +37,9 @@ def plan_refinement(workspace: Workspace[SearchSettings], plan: SearchPlan, tria
     """Plan the attacks on the settings of `trials`, on search images; the evaluated split is not touched."""
     images = workspace.search.select(slice(0, plan.settings.refine_n))
     shards = shards_of("search", images, REFINED_SHARD_IMAGES)
-    labels = {trial.number: _label(plan.ranking.method, trial.setting) for trial in trials}
+    labels = {trial.number: _label(plan, trial.setting) for trial in trials}
     ranked = plan.ranked
-    defenses = [
-        defense_of(trial.setting, labels[trial.number], ranked.model_id, ranked.layer, plan.ranking.ranking_id)
-        for trial in trials
-    ]
+    defenses = [plan.defense(trial.setting, labels[trial.number]) for trial in trials]
     attacks = [parse_attack(label) for label in ATTACKS]
     base = BaseAttacks(
         ranked.model_id, len(ranked.class_names), workspace.model_is_random, plan.settings.threat, plan.settings.seed
@@ -92,6 +89,8 @@ def _robust_share(catalog: Catalog, plan: EvaluationPlan, label: str) -> float:
     return sum(found == {"robust"} for found in statuses.values()) / len(statuses)
 
 
-def _label(method: str, setting: Setting) -> str:
-    k = "per-class" if isinstance(setting.k, tuple) else setting.k
-    return f"{method}-{k} σ={setting.sigma:.4g} τ={setting.tau:g} m={setting.draws}"
+def _label(plan: SearchPlan, setting: Setting) -> str:
+    values = plan.columns(setting)
+    k = "per-class" if values["k"] is None else values["k"]
+    named = {"sigma": f"σ={setting.sigma:.4g}", "tau": f"τ={setting.tau:g}", "draws": f"m={setting.draws}"}
+    return " ".join([f"{plan.method}-{k}", *(text for name, text in named.items() if values[name] is not None)])

@@ -89,6 +89,11 @@ def _load(spec: str) -> type[Ranking]:
     known = [each for each, value in vars(module).items() if isinstance(value, type) and issubclass(value, Ranking)]
     if found is None:
         raise InputError(f"{path.name} has no class {name!r}{did_you_mean(name, known)}")
+    if callable(found) and not isinstance(found, type):
+        raise InputError(
+            f"{path.name}: {name} is a function, such as the factory of a defense, and no ranking; igd search takes "
+            "that as --defense NAME=FILE.py:factory"
+        )
     if not (isinstance(found, type) and issubclass(found, Ranking)):
         raise InputError(f"{path.name}: {name} must be a subclass of igd_ray.ranking.StatisticRanking or Ranking")
     if missing := sorted(getattr(found, "__abstractmethods__", ())):

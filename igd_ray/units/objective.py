@@ -5,7 +5,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,6 +22,22 @@ from igd_ray.units.threads import reproducible
 
 Array = np.ndarray[Any, Any]
 Record = Callable[[Trial], None]
+
+
+class Objective(Protocol):
+    """What a search maximises."""
+
+    def measure(self, setting: Setting) -> Measurement:
+        """Return the clean predictions of the defense with `setting`, compared with the base model's."""
+        ...
+
+
+class Source(Protocol):
+    """What an objective is built from, wherever trials run."""
+
+    def build(self) -> Objective:
+        """Return the objective, on the CPU."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -83,7 +99,7 @@ class ObjectiveSource:
         return CleanAccuracy([objective(shard) for shard in self.shards], _tensor(self.scores))
 
 
-def timed(objective: CleanAccuracy, setting: Setting) -> tuple[Measurement, float]:
+def timed(objective: Objective, setting: Setting) -> tuple[Measurement, float]:
     """Return what `setting` gives, and the seconds that it took."""
     started = time.perf_counter()
     with reproducible():
@@ -91,7 +107,7 @@ def timed(objective: CleanAccuracy, setting: Setting) -> tuple[Measurement, floa
     return measurement, time.perf_counter() - started
 
 
-def search_here(source: ObjectiveSource, sampler: Sampler, record: Record) -> None:
+def search_here(source: Source, sampler: Sampler, record: Record) -> None:
     """Run the trials that `sampler` asks for one after another in this process; `record` commits each."""
     objective = source.build()
     while (asked := sampler.ask()) is not None:

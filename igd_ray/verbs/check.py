@@ -19,7 +19,7 @@ from igd_ray.planning.defenses import contract_of, needed_defenses
 from igd_ray.planning.rankings import make_ranking, models_of, probe_examples
 from igd_ray.planning.workspace import Workspace
 from igd_ray.properties import BrokenContractError, Property, contained
-from igd_ray.ranking import Ranking
+from igd_ray.ranking import RANKINGS, Ranking
 from igd_ray.verbs.flags import add_defense_arguments, add_method_arguments, add_workspace_flags, given_settings
 from igd_ray.verbs.output import show
 
@@ -107,10 +107,15 @@ def _of_attack(arguments: argparse.Namespace, given: dict[str, object], entry: s
 
 def _of_ranking(arguments: argparse.Namespace, given: dict[str, object], entry: str) -> Checked:
     settings = load_settings(RankSettings, file=arguments.config, given={**given, "method": entry})
-    workspace = Workspace(settings)
-    ranking = make_ranking(workspace, settings.methods[0])
-    images, labels = probe_examples(workspace, ranking, per_class=OF_EACH_CLASS, most=PROBE_IMAGES)
-    return f"ranking {_shown(entry)}", look_at_ranking(ranking, models_of(workspace), images, labels)
+    name = settings.methods[0]
+    try:
+        workspace = Workspace(settings)
+        ranking = make_ranking(workspace, name)
+        images, labels = probe_examples(workspace, ranking, per_class=OF_EACH_CLASS, most=PROBE_IMAGES)
+        return f"ranking {_shown(entry)}", look_at_ranking(ranking, models_of(workspace), images, labels)
+    finally:
+        # What is looked at takes no name: a defense that is checked next may have it.
+        del RANKINGS[name]
 
 
 def _named(entry: str) -> Any:

@@ -149,7 +149,7 @@ def add_moved_flags(parser: argparse.ArgumentParser, title: str, names: Iterable
         group.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, help=meaning)
 
 
-NOT_SETTINGS = ("verb", "run", "config", "json", "dry_run", "defense", "show", "top", "gate", "junit")
+NOT_SETTINGS = ("verb", "run", "config", "json", "dry_run", "trained", "show", "top", "gate", "junit")
 
 
 def given_settings(arguments: argparse.Namespace) -> dict[str, object]:

@@ -10,6 +10,7 @@ from igd_ray.execution.run import commit_run, commit_stages, require_all
 from igd_ray.execution.session import Session
 from igd_ray.planning.refinement import commit_refinement, most_refinement, plan_refinement, robust_accuracies
 from igd_ray.planning.search import SearchPlan, SearchResult, finish_search, plan_searches
+from igd_ray.planning.search.own import plan_own_search
 from igd_ray.planning.workspace import Workspace
 from igd_ray.ranking import RANKINGS
 from igd_ray.report.results import read_search
@@ -19,6 +20,7 @@ from igd_ray.verbs.dry_run import show_costs
 from igd_ray.verbs.executors import executor_for
 from igd_ray.verbs.flags import (
     OWN_RANKING,
+    add_defense_arguments,
     add_defense_flags,
     add_dry_run,
     add_method_arguments,
@@ -39,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_method_arguments(parser)
     parser.add_argument("--ranking", metavar="ID", help="use this ranking instead of computing one")
+    parser.add_argument(
+        "--defense",
+        metavar="NAME=FILE.py:factory",
+        help="search the arguments k, and sigma, tau and draws where it has them, of your own defense, not of masks",
+    )
+    add_defense_arguments(parser)
     parser.add_argument("--tolerance", help="how far clean accuracy may fall, as a fraction (default: 0.005)")
     space = parser.add_argument_group("what is tried")
     space.add_argument("--sigmas", help="multiples of eps with commas, such as 0.25,0.5,1 (default: --sigma)")
@@ -64,7 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
     settings = load_settings(SearchSettings, file=arguments.config, given=given_settings(arguments))
     executor = executor_for(settings)
     workspace = Workspace(settings)
-    plans = plan_searches(workspace)
+    own = settings.defense
+    plans = plan_searches(workspace) if own is None else [plan_own_search(workspace, own)]
     if arguments.dry_run:
         units: list[Unit] = []
         for plan in plans:
@@ -76,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
         _show_trials(workspace.catalog, plans, results, as_json=arguments.json)
         for plan, result in zip(plans, results, strict=True):
             if not arguments.json:
-                _show_choice(workspace.catalog, result)
+                _show_choice(workspace.catalog, plan, result)
             if result.chosen is None:
                 _say_nothing_feasible(settings, plan, most_accurate(result.trials))
     return 0 if all(result.chosen for result in results) else NOTHING_FEASIBLE
@@ -91,7 +100,7 @@ def search(session: Session, plans: Sequence[SearchPlan]) -> list[SearchResult]:
     results = []
     for plan in plans:
         session.rank(plan.ranking)
-        require_all(session.run(plan.units, f"cache {plan.ranking.method}"), "search")
+        require_all(session.run(plan.units, f"cache {plan.method}"), "search")
         trials = session.run_trials(plan)
         attacked = best_trials(trials)[: plan.settings.refine]
         robust_accuracy = _refine(session, plan, attacked) if attacked else {}
@@ -104,7 +113,7 @@ def _refine(session: Session, plan: SearchPlan, trials: Sequence[Trial]) -> dict
     refinement = plan_refinement(workspace, plan, trials)
     attacks = refinement.plan
     commit_run(workspace, run_id=attacks.run_id, verb="refine", units=attacks.rows())
-    require_all(session.run(attacks.units, f"refine {plan.ranking.method}"), "refinement")
+    require_all(session.run(attacks.units, f"refine {plan.method}"), "refinement")
     robust_accuracy = robust_accuracies(workspace.catalog, refinement)
     commit_refinement(workspace.catalog, plan, refinement, robust_accuracy)
     return robust_accuracy
@@ -131,7 +140,7 @@ def _show_trials(
     show(run_query(catalog, query), as_json=as_json)
 
 
-def _show_choice(catalog: Catalog, result: SearchResult) -> None:
+def _show_choice(catalog: Catalog, plan: SearchPlan, result: SearchResult) -> None:
     # Imported here, as drawing needs matplotlib.
     from igd_ray.report.preparation.searches import write_search_figure
 
@@ -139,24 +148,26 @@ def _show_choice(catalog: Catalog, result: SearchResult) -> None:
     search, trials = ask(catalog, lambda reader: read_search(reader, result.search_id))
     write_search_figure(search, trials, path)
     if result.chosen is not None:
-        use = f"use it with: igd evaluate --from-search {result.search_id}"
-        print(f"chosen: {_setting(result.chosen)} ({use})")
+        use = f"use it with: igd evaluate {plan.usage(result.chosen.setting)}"
+        print(f"chosen: {_setting(plan, result.chosen)} ({use})")
     print(f"accuracy over k: {path}")
 
 
-def _setting(trial: Trial) -> str:
-    setting = trial.setting
+def _setting(plan: SearchPlan, trial: Trial) -> str:
+    setting, values = trial.setting, plan.columns(trial.setting)
     k = setting.k if isinstance(setting.k, int) else f"{setting.mean_k:.4g} on average over the classes"
     low, high = trial.measurement.interval
+    named = {"sigma": f"σ = {setting.sigma:.4g}", "tau": f"τ = {setting.tau:g}", "draws": f"draws = {setting.draws}"}
+    parts = [f"k = {k}", *(text for name, text in named.items() if values[name] is not None)]
     return (
-        f"k = {k}, σ = {setting.sigma:.4g}, τ = {setting.tau:g}, draws = {setting.draws}, clean accuracy "
+        f"{', '.join(parts)}, clean accuracy "
         f"{trial.measurement.accuracy:.4f} ({100 * low:+.2f} to {100 * high:+.2f} points beside the base model's)"
     )
 
 
 def _say_nothing_feasible(settings: SearchSettings, plan: SearchPlan, best: Trial) -> None:
     print(
-        f"igd: no k keeps clean accuracy within {settings.tolerance:g} of the base model's for {plan.ranking.method}; "
-        f"the best is {_setting(best)}; raise --tolerance, lower σ, or widen --ks",
+        f"igd: no k keeps clean accuracy within {settings.tolerance:g} of the base model's for {plan.method}; "
+        f"the best is {_setting(plan, best)}; raise --tolerance, lower σ, or widen --ks",
         file=sys.stderr,
     )

@@ -16,7 +16,7 @@ from igd_ray.verbs.output import show
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    parser.add_argument("defense", choices=["sodef"], help="sodef: its ODE block, on the base model's frozen features")
+    parser.add_argument("trained", choices=["sodef"], help="sodef: its ODE block, on the base model's frozen features")
     add_defense_arguments(parser)
     add_workspace_flags(parser)
     add_dry_run(parser)

@@ -64,7 +64,8 @@ def settings_of(run: StoredRun, given: Mapping[str, object]) -> EvaluateSettings
         InputError: if what is stored is no settings, or would run code that nobody named here.
     """
     stored = recorded_settings(run, EvaluateSettings)
-    named = (stored.get("model"), stored.get("data"), *(stored.get("defenses") or ()))
+    defenses = stored.get("defenses")
+    named = (stored.get("model"), stored.get("data"), *(defenses if isinstance(defenses, list) else ()))
     held = [name for name in map(str, named) if name == IN_MEMORY or f"{IN_MEMORY}:" in name]
     if held:
         raise InputError(

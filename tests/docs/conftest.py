@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 from igd_ray.cli import main
 from igd_ray.data import load_images
 from igd_ray.models import load_model
+from igd_ray.ranking import RANKINGS
 from tests.toys.places import REPOSITORY, SHARED
 
 # Flags behind a documented command that make it take seconds; the last of equal flags counts.
@@ -27,6 +29,15 @@ def factory(width):
     assert width == 16
     return demo_model()
 """
+
+
+@pytest.fixture(autouse=True)
+def registry() -> Iterator[None]:
+    """Forget the rankings in files that a page's commands register."""
+    known = dict(RANKINGS)
+    yield
+    RANKINGS.clear()
+    RANKINGS.update(known)
 
 
 @pytest.fixture(scope="session")

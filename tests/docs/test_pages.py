@@ -1,5 +1,6 @@
 """The pages hold together: their links lead somewhere, README is short, and their SQL and Python run."""
 
+import linecache
 import re
 from pathlib import Path
 
@@ -66,7 +67,12 @@ def _first_column(text: str, heading: str) -> list[str]:
 
 
 OWN_RANKINGS = [block for block in blocks("python") if "StatisticRanking" in block.text and block.page == "guide.md"]
-SCRIPTS = [block for block in blocks("python") if block not in OWN_RANKINGS and block.page == "guide.md"]
+NOTEBOOKS = [block for block in blocks("python") if "igd_ray.evaluate(" in block.text]
+# tests/docs/test_commands.py writes the files that a page shows, and runs its commands beside them.
+FILES = [block for block in blocks("python") if re.match(r"# \w+\.py\n", block.text)]
+SCRIPTS = [
+    block for block in blocks("python") if block.page == "guide.md" and block not in [*OWN_RANKINGS, *NOTEBOOKS, *FILES]
+]
 
 
 @pytest.mark.parametrize("block", OWN_RANKINGS, ids=lambda block: block.page)
@@ -84,3 +90,21 @@ def test_a_ranking_of_one_s_own_ranks(block: Block, tmp_path: Path) -> None:
 def test_the_example_in_python_runs(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(block.text, block.page, "exec"), {"__name__": "example"})
     assert "of 16 images stay correct" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("block", NOTEBOOKS, ids=lambda block: block.page)
+def test_the_notebook_prints_what_the_page_shows(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
+    # As a notebook does, so that the source of what a cell defines is found.
+    name, lines = "<a cell of the page>", block.text.splitlines(keepends=True)
+    linecache.cache[name] = len(block.text), None, lines, name
+    exec(compile(block.text, name, "exec"), {"__name__": "__main__"})
+    page = blocks()
+    shown = page[page.index(block) + 1].text.partition("…")[0].splitlines()
+    assert len(shown) > 10
+    printed = capsys.readouterr().out.splitlines()[: len(shown)]
+    assert [_without_numbers(line) for line in printed] == [_without_numbers(line) for line in shown]
+
+
+def _without_numbers(line: str) -> str:
+    """A line of a table in which another processor's rounding may change a verdict."""
+    return " ".join(re.sub(r"-?\b[0-9][0-9a-f.]*\b", "0", line).split())

@@ -114,7 +114,11 @@ COMPUTE = "return state['sum'] * torch.ones(len(self.class_names), self.layer.wi
         ("import sys\nsys.exit(0)\n", "ranking file mine.py calls sys.exit or os._exit (status 0)"),
         ("raise KeyError('a')\n", "ranking file mine.py: KeyError: 'a'"),
         ("print('hello')\n" + BODY, "ranking file mine.py prints 'hello'"),
-        ("def Mine(): pass\n", "mine.py: Mine must be a subclass of"),
+        ("Mine = 3\n", "mine.py: Mine must be a subclass of"),
+        (
+            "def Mine(model): pass\n",
+            "such as the factory of a defense, and no ranking",
+        ),
         ("from igd_ray.ranking import StatisticRanking as Mina\n", "has no class 'Mine'; did you mean 'Mina'"),
         ("from igd_ray.ranking import StatisticRanking\nclass Mine(StatisticRanking): pass\n", "lacks compute, update"),
         (BODY.replace("top: int = 3", "top: int"), "TypeError"),

@@ -34,7 +34,7 @@ from igd_ray.search import (
 )
 from igd_ray.units.arrays import read_arrays
 from igd_ray.units.base import Shard, Unit, is_done
-from igd_ray.units.objective import ObjectiveSource, Record, ShardCaches
+from igd_ray.units.objective import ObjectiveSource, Record, ShardCaches, Source
 from igd_ray.units.ranking import read_ranking
 from igd_ray.units.replica import ModelSource
 from igd_ray.units.search import ActivationUnit, NoisyLogitsUnit
@@ -85,6 +85,38 @@ class SearchPlan:
         """The model, layer and classes."""
         return self.ranking.ranked
 
+    @property
+    def method(self) -> str:
+        """What the table calls its defenses, before K."""
+        return self.ranking.method
+
+    @property
+    def identity(self) -> Mapping[str, object]:
+        """What the trials depend on beside ranking, caches and space."""
+        return {}
+
+    @property
+    def details(self) -> Mapping[str, object]:
+        """What its row tells beside its settings."""
+        return {}
+
+    def columns(self, setting: Setting) -> dict[str, object]:
+        """Return the values of `setting` in the columns of a row."""
+        k = setting.k if isinstance(setting.k, int) else None
+        return {"k": k, "sigma": setting.sigma, "tau": setting.tau, "draws": setting.draws}
+
+    def defense(self, setting: Setting, label: str) -> DefenseSpec:
+        """Return the defense with `setting`, called `label`."""
+        return defense_of(setting, label, self.ranked.model_id, self.ranked.layer, self.ranking.ranking_id)
+
+    def usage(self, setting: Setting) -> str:
+        """Return the flags that evaluate the defense with `setting`, which the search chose."""
+        return f"--from-search {self.search_id}"
+
+    def objective(self, catalog: Catalog, model: ModelSource) -> Source:
+        """Return what measures a setting."""
+        return load_objective(catalog, self, model)
+
     @cached_property
     def activations(self) -> tuple[Unit, ...]:
         """The units of the clean pass."""
@@ -124,6 +156,7 @@ class SearchPlan:
             k_mode=settings.k_mode,
             refine=[settings.refine, settings.refine_n] if settings.refine else None,
             seed=settings.seed,
+            **self.identity,
         )[:12]
 
     def sampler(self) -> Sampler:
@@ -146,11 +179,8 @@ def plan_search(workspace: Workspace[SearchSettings], ranking: RankingPlan) -> S
         InputError: if k lies outside 1…N, search images may be evaluated too, or a class that has its own k lacks
             them.
     """
-    settings, layer, labels = workspace.settings, workspace.layer, workspace.search.labels
-    ks = range(1, layer.width + 1) if settings.k_values is None else settings.k_values
-    outside = next((k for k in ks if not 1 <= k <= layer.width), None)
-    if outside is not None:
-        raise InputError(f"k must lie in 1…{layer.width}, the neurons of {layer.name!r}, not {outside}")
+    settings, labels = workspace.settings, workspace.search.labels
+    ks = search_ks(workspace)
     if settings.k_mode == "per-class":
         counts = torch.bincount(labels, minlength=len(workspace.class_names)).tolist()
         lacking = [name for name, count in zip(workspace.class_names, counts, strict=True) if not count]
@@ -166,6 +196,20 @@ def plan_search(workspace: Workspace[SearchSettings], ranking: RankingPlan) -> S
         settings.draw_counts or (settings.draws,),
     )
     return SearchPlan(ranking, settings, labels, workspace.shards("search"), space)
+
+
+def search_ks(workspace: Workspace[SearchSettings]) -> Sequence[int]:
+    """Return the candidates for k.
+
+    Raises:
+        InputError: if one lies outside 1…N, the neurons of the layer.
+    """
+    settings, layer = workspace.settings, workspace.layer
+    ks = range(1, layer.width + 1) if settings.k_values is None else settings.k_values
+    outside = next((k for k in ks if not 1 <= k <= layer.width), None)
+    if outside is not None:
+        raise InputError(f"k must lie in 1…{layer.width}, the neurons of {layer.name!r}, not {outside}")
+    return ks
 
 
 def plan_searches(workspace: Workspace[SearchSettings]) -> list[SearchPlan]:
@@ -216,7 +260,7 @@ def run_trials(
     catalog: Catalog,
     plan: SearchPlan,
     model: ModelSource,
-    search: Callable[[ObjectiveSource, Sampler, Record], None],
+    search: Callable[[Source, Sampler, Record], None],
 ) -> list[Trial]:
     """Run the trials of `plan` that the catalog lacks, committing each, and return all of them by number.
 
@@ -236,7 +280,7 @@ def run_trials(
         trials[trial.number] = trial
 
     if not sampler.finished:
-        search(load_objective(catalog, plan, model), sampler, record)
+        search(plan.objective(catalog, model), sampler, record)
     return [trials[number] for number in sorted(trials)]
 
 
@@ -303,25 +347,22 @@ def read_trials(catalog: Catalog, search_id: str) -> list[Trial]:
 def _trial(row: Mapping[str, Any]) -> Trial:
     k = row["k"] if row["class_k"] is None else tuple(row["class_k"])
     counts = (tuple(row[f"class_{name}"]) for name in ("images", "base_correct", "gained", "lost"))
-    setting = Setting(k, row["sigma"], row["tau"], row["draws"])
+    # What is no argument of a defense in a file is NULL in its rows.
+    noise = 0.0 if row["sigma"] is None else row["sigma"]
+    setting = Setting(k, noise, 1.0 if row["tau"] is None else row["tau"], row["draws"] or 1)
     return Trial(row["trial"], setting, Measurement(*counts), row["feasible"], row["seconds"])
 
 
 def _shared(plan: SearchPlan, setting: Setting) -> dict[str, object]:
-    ranking = plan.ranking
-    per_class = isinstance(setting.k, tuple)
     return {
         "search_id": plan.search_id,
         "model": plan.ranked.model,
         "dataset": plan.settings.data,
-        "method": ranking.method,
-        "ranking_id": ranking.ranking_id,
+        "method": plan.method,
+        "ranking_id": plan.ranking.ranking_id,
         "layer": plan.ranked.layer.name,
-        "k": None if per_class else setting.k,
         "class_k": list(setting.k) if isinstance(setting.k, tuple) else None,
-        "sigma": setting.sigma,
-        "tau": setting.tau,
-        "draws": setting.draws,
+        **plan.columns(setting),
         "n": len(plan.labels),
         "tolerance": plan.settings.tolerance,
     }
@@ -349,7 +390,7 @@ def _trial_row(plan: SearchPlan, trial: Trial) -> dict[str, object]:
 
 def _search_row(plan: SearchPlan, chosen: Trial) -> dict[str, object]:
     names = ("seed", "sampler", "k_mode", "refine")
-    details = {name: getattr(plan.settings, name) for name in names}
+    details = {**{name: getattr(plan.settings, name) for name in names}, **plan.details}
     return {
         **_shared(plan, chosen.setting),
         "model_id": plan.ranked.model_id,
