@@ -12,7 +12,7 @@ ELISION = "…\n"
 
 @pytest.mark.slow
 def test_the_demo_prints_what_readme_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (shown,) = (block.text for block in blocks("text") if ELISION in block.text)
+    (shown,) = (block.text for block in blocks("text") if block.page == "README.md" and ELISION in block.text)
     assert main(["demo", "--executor", "local", "--catalog", str(tmp_path / "results")]) == 0
     printed = capsys.readouterr().out
     start, _, end = shown.partition(ELISION)
