@@ -1,4 +1,5 @@
--- The best and the worst class of each defense in the worst case over all planned attacks (the paper's table 11).
+-- The best and the worst class of each defense in the worst case over all planned attacks (the paper's table 11); of equal
+-- ones the first.
 WITH labels AS (
     SELECT DISTINCT run_id, image_id, label FROM outcomes WHERE label IS NOT NULL
 ), classes AS (
@@ -12,12 +13,12 @@ WITH labels AS (
 )
 SELECT
     run_id, defense,
-    arg_max(label, robust_accuracy) AS best_class,
+    arg_max(label, (robust_accuracy, -label)) AS best_class,
     max(robust_accuracy) AS best_robust_accuracy,
-    arg_max(n, robust_accuracy) AS best_n,
-    arg_min(label, robust_accuracy) AS worst_class,
+    arg_max(n, (robust_accuracy, -label)) AS best_n,
+    arg_min(label, (robust_accuracy, label)) AS worst_class,
     min(robust_accuracy) AS worst_robust_accuracy,
-    arg_min(n, robust_accuracy) AS worst_n
+    arg_min(n, (robust_accuracy, label)) AS worst_n
 FROM classes
 GROUP BY run_id, defense
 -- One class that is not known yet could be the best or the worst.

@@ -7,6 +7,7 @@ import pytest
 
 from tests.docs.documents import blocks
 from tests.published.published import REPOSITORY, catalog_of, printed
+from tests.toys.answers import require_equal_by_merging
 
 TABLES = {"cifar10-defenses": "defenses", "cifar10-worst-case": "table8"}
 
@@ -16,6 +17,13 @@ def test_a_page_prints_what_the_query_gives(tmp_path: Path, name: str) -> None:
     rows = pq.read_table(REPOSITORY / "docs" / "results" / f"{name}.parquet").to_pylist()
     table = printed(catalog_of(rows, tmp_path), TABLES[name])
     assert table in [block.text for block in blocks("text")], f"a page should print:\n{table}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TABLES)
+def test_merging_changes_no_answer_about_the_published_rows(tmp_path: Path, name: str) -> None:
+    rows = pq.read_table(REPOSITORY / "docs" / "results" / f"{name}.parquet").to_pylist()
+    require_equal_by_merging(catalog_of(rows, tmp_path))
 
 
 @pytest.mark.parametrize("name", TABLES)
