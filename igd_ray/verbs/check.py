@@ -121,13 +121,13 @@ def _of_ranking(arguments: argparse.Namespace, given: dict[str, object], entry: 
 def _named(entry: str) -> Any:
     """Return what `entry`, NAME=FILE.py:NAME, names; None where it names nothing, which is told of a defense."""
     file, _, name = entry.partition("=")[2].rpartition(":")
-    path = Path(file).resolve()
-    if not path.is_file():
-        return None
     try:
+        path = Path(file).resolve()
+        if not path.is_file():
+            return None
         with contained():
             return getattr(import_sources(path), name, None)
-    except BrokenContractError:
+    except (BrokenContractError, OSError, ValueError):  # the last two of what can be no path
         return None
 
 

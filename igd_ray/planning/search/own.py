@@ -1,6 +1,6 @@
 """The search for k, and for σ, τ and draws where they are arguments, of a defense in a file."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -121,33 +121,37 @@ def plan_own_search(workspace: Workspace[SearchSettings], entry: str) -> OwnSear
     (spec,) = needed.defenses
     arguments = dict(spec.arguments)
     searched = tuple(name for name in SEARCHED if name in arguments)
-    assert isinstance(spec.own, OwnDefense)
+    own = spec.own
+    assert isinstance(own, OwnDefense)
     if spec.ranking_id is None or "k" not in searched:
-        spec.own.refuse(
+        own.refuse(
             "a search tries k of a factory that asks for `scores` and has an argument `k`, which this one does not; "
             f"compare other settings in igd evaluate, such as --defense-arg {spec.label}.NAME=VALUE"
         )
     if f"{spec.label}.k" in settings.defense_arg:
-        spec.own.refuse(f"--defense-arg {spec.label}.k: k is searched; leave it out, or say with --ks what is tried")
+        own.refuse(f"--defense-arg {spec.label}.k: k is searched; leave it out, or say with --ks what is tried")
     for name, flags in SEARCHED.items():
         given = next((flag for flag in flags if flag in settings.model_fields_set), None)
         if given is not None and name not in searched:
-            spec.own.refuse(f"--{given.replace('_', '-')}: its factory has no argument {name!r} to search")
+            own.refuse(f"--{given.replace('_', '-')}: its factory has no argument {name!r} to search")
 
-    def tried(name: str, values: tuple[float, ...]) -> tuple[float, ...]:
+    def tried(name: str, values: Callable[[], Sequence[float]]) -> tuple[float, ...]:
+        """Return what is tried of an argument: what the flags say, or else its default."""
         if any(flag in settings.model_fields_set for flag in SEARCHED[name]):
-            return values
+            return tuple(values())
         default = arguments.get(name, ABSENT[name])
+        if isinstance(default, str):
+            own.refuse(f"its argument {name!r} must be a number to be searched, not {default!r}")
         return (float(default),)
 
     space = SearchSpace(
         search_ks(workspace),
-        tried("sigma", settings.sigma_values if "sigma" in searched else ()),
-        tried("tau", settings.taus or (settings.tau,)),
-        tuple(int(count) for count in tried("draws", settings.draw_counts or (settings.draws,))),
+        tried("sigma", lambda: settings.sigma_values),
+        tried("tau", lambda: settings.taus or (settings.tau,)),
+        tuple(int(count) for count in tried("draws", lambda: settings.draw_counts or (settings.draws,))),
     )
     images = workspace.search
-    probe = ImageArrays.of(workspace.probe) if "probe" in spec.own.asks else None
+    probe = ImageArrays.of(workspace.probe) if "probe" in own.asks else None
     (ranking,) = needed.rankings.values()
     return OwnSearchPlan(
         ranking,
