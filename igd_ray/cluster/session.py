@@ -5,9 +5,10 @@ import os
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import ModuleType
 
+from igd_ray.cluster.local import guarded, make_token, own_handler_of_sigterm, private_folder, watched
 from igd_ray.errors import IgdError, InputError, first_line
 
 LOOPBACK = "127.0.0.1"
@@ -85,8 +86,11 @@ def _init(ray: ModuleType, **options: object) -> None:
     Raises:
         IgdError: if that fails, with the reason.
     """
+    from ray._private import utils
+
     try:
-        ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+        with own_handler_of_sigterm(utils):
+            ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # Ray has no type for a node that does not come up
         ray.shutdown()
         place = options["address"]
@@ -114,19 +118,25 @@ def ray_session(*, num_cpus: int | None = None, num_gpus: int | None = None) -> 
     if ray.is_initialized():
         yield ray
         return
-    if address:
-        require_usable(address)
-        _init(ray, address=address)
-    else:
-        _init(
-            ray,
-            address="local",
-            num_cpus=num_cpus,
-            num_gpus=num_gpus,
-            include_dashboard=False,
-            _node_ip_address=LOOPBACK,
-        )
-    try:
+    with ExitStack() as stack:
+        if address:
+            require_usable(address)
+            _init(ray, address=address)
+            stack.callback(ray.shutdown)
+        else:
+            folder = stack.enter_context(private_folder())
+            make_token()
+            _init(
+                ray,
+                address="local",
+                num_cpus=num_cpus,
+                num_gpus=num_gpus,
+                include_dashboard=False,
+                _node_ip_address=LOOPBACK,
+                _temp_dir=folder,
+            )
+            node = ray._private.worker._global_node
+            stack.enter_context(guarded(node))
+            stack.callback(ray.shutdown)
+            stack.enter_context(watched(node))
         yield ray
-    finally:
-        ray.shutdown()
