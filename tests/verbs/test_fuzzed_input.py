@@ -1,6 +1,7 @@
 """Whatever is typed, written into a settings file or handed over as a file: it works, or one line says why not.
 
-Each test takes the same few examples each time; `IGD_FUZZ_EXAMPLES` names a number of others.
+Each test takes the same few examples each time; `IGD_FUZZ_EXAMPLES` names a number of others. Flags and settings are
+fuzzed only then, as each new one changes the examples.
 """
 
 import contextlib
@@ -33,6 +34,8 @@ from tests.data.encoded import png
 from tests.verbs.bad_inputs import OWN, SHARED
 
 pytestmark = pytest.mark.slow
+
+long_only = pytest.mark.skipif("IGD_FUZZ_EXAMPLES" not in os.environ, reason="IGD_FUZZ_EXAMPLES names no number")
 
 fuzzed = settings(
     max_examples=int(os.environ.get("IGD_FUZZ_EXAMPLES", "40")),
@@ -105,6 +108,7 @@ def one_line() -> Iterator[None]:
     assert "\n" not in said
 
 
+@long_only
 @fuzzed
 @given(words=GIVEN)
 def test_any_flags(folder: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
@@ -134,6 +138,7 @@ PLAIN = st.recursive(
 )
 
 
+@long_only
 @fuzzed
 @given(
     content=st.dictionaries(NAMES, PLAIN, max_size=4),
