@@ -7,9 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from igd_ray.report.accuracy import accuracy_rows, accuracy_tables
-from igd_ray.report.audit import audit_sentences
-from igd_ray.report.evaluation import noise_sentences, warnings
+from igd_ray.report.accuracy import accuracy_rows, accuracy_tables, remarks
 from igd_ray.report.results import Results
 from igd_ray.report.terminal import shown, table_text
 
@@ -69,7 +67,7 @@ class Evaluation:
             gain over `none` and claim; after an audit also what it left.
         accuracy: one row a defense and attack: images attacked and broken, and the accuracy with its interval.
         outcomes: one row an image, defense and attack, as the view `outcomes` has them.
-        remarks: what the audit, noise and the checks say of the defenses, a sentence each.
+        remarks: what stands below the tables: falls, the audit, noise, checks; a sentence each.
     """
 
     run_id: str
@@ -88,14 +86,13 @@ class Evaluation:
         ]
         by_attack = [{name: row[name] for name in _OF_AN_ATTACK} for row in results.accuracies]
         printed = tuple(ResultTable(table.title, table.rows) for table in accuracy_tables(results))
-        remarks = (*audit_sentences(results), *noise_sentences(results), *warnings(results))
         return cls(
             results.run_id,
             catalog,
             ResultTable(f"Run {results.run_id}, worst case", rows),
             ResultTable(f"Run {results.run_id}, accuracy per attack", by_attack),
             outcomes,
-            remarks,
+            tuple(remarks(results)),
             printed,
         )
 
@@ -103,5 +100,5 @@ class Evaluation:
         return "\n".join([*map(str, self._printed), *self.remarks])
 
     def _repr_html_(self) -> str:
-        remarks = "".join(f"<p>{html.escape(remark)}</p>" for remark in self.remarks)
-        return "".join(table._repr_html_() for table in self._printed) + remarks
+        below = "".join(f"<p>{html.escape(remark)}</p>" for remark in self.remarks)
+        return "".join(table._repr_html_() for table in self._printed) + below

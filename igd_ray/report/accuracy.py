@@ -3,7 +3,15 @@
 import textwrap
 from typing import Any, NamedTuple
 
-from igd_ray.report.evaluation import broken_of_attacked, noise_shares
+from igd_ray.report.audit import audit_sentences
+from igd_ray.report.evaluation import (
+    broken_of_attacked,
+    looking_sentences,
+    noise_sentences,
+    noise_shares,
+    warnings,
+)
+from igd_ray.report.falls import fall_sentences
 from igd_ray.report.results import Results
 from igd_ray.statistics import Comparison
 
@@ -105,6 +113,16 @@ def accuracy_tables(results: Results) -> list[PrintedTable]:
         tables.append(PrintedTable("The same after the audit", _narrow(after)))
         tables.append(PrintedTable("Audit, on the images that all attacks before left robust", audit))
     return tables
+
+
+def remarks(results: Results) -> list[str]:
+    """Return what stands below the tables, a sentence each.
+
+    How far an evaluation looked that may end early, which attack broke each defense that falls, what an audit leaves of
+    each gain, what noise alone does, and what the checks warn of.
+    """
+    sentences = (looking_sentences, fall_sentences, audit_sentences, noise_sentences, warnings)
+    return [sentence for said in sentences for sentence in said(results)]
 
 
 def _columns(rows: list[dict[str, Any]], names: list[str]) -> list[dict[str, Any]]:

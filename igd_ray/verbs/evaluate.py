@@ -16,10 +16,7 @@ from igd_ray.execution.session import Session
 from igd_ray.execution.until_decided import evaluate_until_decided
 from igd_ray.planning.evaluation import EvaluationPlan, plan_evaluation
 from igd_ray.planning.workspace import Workspace
-from igd_ray.report.accuracy import accuracy_rows, accuracy_tables
-from igd_ray.report.audit import audit_sentences
-from igd_ray.report.evaluation import looking_sentences, noise_sentences, warnings
-from igd_ray.report.falls import fall_sentences
+from igd_ray.report.accuracy import accuracy_rows, accuracy_tables, remarks
 from igd_ray.report.results import find_run, read_results
 from igd_ray.report.terminal import print_table
 from igd_ray.units.ranking import read_ranking
@@ -169,8 +166,5 @@ def show_accuracy(catalog: Catalog, run_id: str, *, as_json: bool) -> None:
         return
     for table in accuracy_tables(results):
         print_table(table.rows, title=table.title)
-    sentences = (looking_sentences, fall_sentences, audit_sentences, noise_sentences)
-    for sentence in (each for said in sentences for each in said(results)):
+    for sentence in remarks(results):
         print(sentence)
-    for line in warnings(results):
-        print(line)
