@@ -4,10 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from igd_ray.catalog import Catalog
 from igd_ray.cli import main
 from tests.docs.documents import blocks
-from tests.toys.answers import require_equal_by_merging
 
 ELISION = "…\n"
 
@@ -21,4 +19,3 @@ def test_the_demo_prints_what_readme_shows(tmp_path: Path, capsys: pytest.Captur
     assert printed.startswith(start)
     assert end == "report: results/report.html\n"
     assert f"report: {tmp_path / 'results' / 'report.html'}\n" in printed
-    require_equal_by_merging(Catalog(tmp_path / "results"))
