@@ -76,7 +76,7 @@ def _run(words: list[str]) -> int:
     from importlib import import_module
 
     from igd_ray.errors import InputError, did_you_mean
-    from igd_ray.verbs.flags import Parser
+    from igd_ray.verbs.help import EXAMPLES, Parser
 
     if not words or words[0].startswith("-"):
         _print_help(words)
@@ -85,7 +85,13 @@ def _run(words: list[str]) -> int:
     if verb not in VERBS:
         raise InputError(f"unknown verb {verb!r}; known: {', '.join(VERBS)}{did_you_mean(verb, VERBS)}")
     command = import_module(f"igd_ray.verbs.{verb}")
-    parser = Parser(prog=f"igd {verb}", description=VERBS[verb], argument_default=argparse.SUPPRESS, allow_abbrev=False)
+    parser = Parser(
+        prog=f"igd {verb}",
+        description=VERBS[verb],
+        examples=EXAMPLES[verb],
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
     command.add_arguments(parser)
     known, unknown = parser.parse_known_args(words[1:])
     if unknown:
@@ -99,7 +105,7 @@ def _print_help(words: list[str]) -> None:
     import argparse
     from importlib.metadata import version
 
-    from igd_ray.verbs.flags import Parser
+    from igd_ray.verbs.help import Parser
 
     width = max(len(verb) for verb in VERBS)
     verbs = "\n".join(f"  {verb:{width}}  {summary}" for verb, summary in VERBS.items())

@@ -8,6 +8,7 @@ import shtab
 from igd_ray.attacks.registry import known_attacks
 from igd_ray.defenses.specs import known_defenses
 from igd_ray.verbs import VERBS
+from igd_ray.verbs.help import Parser
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -36,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def whole_parser() -> argparse.ArgumentParser:
     """Return one parser of all verbs with their flags, for completion only: each verb makes its own when it runs."""
-    parser = argparse.ArgumentParser(prog="igd")
+    parser = Parser(prog="igd")
     verbs = parser.add_subparsers(dest="verb")
     for verb, summary in VERBS.items():
         of_verb = verbs.add_parser(verb, help=summary, description=summary)

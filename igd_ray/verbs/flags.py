@@ -7,14 +7,6 @@ from igd_ray.environment import CATALOG, EXECUTOR, environment_settings
 from igd_ray.errors import InputError, first_line
 
 
-class Parser(argparse.ArgumentParser):
-    """Reports a wrong flag as one line that starts like every other error."""
-
-    def error(self, message: str) -> None:  # type: ignore[override]
-        """Raise the message, for the one place that prints errors."""
-        raise InputError(f"{message}; see `{self.prog} --help`")
-
-
 def add_catalog_flag(parser: argparse.ArgumentParser) -> None:
     """Add `--catalog` to a verb that reads one."""
     parser.add_argument(
@@ -146,7 +138,7 @@ def add_moved_flags(parser: argparse.ArgumentParser, title: str, names: Iterable
     group = parser.add_argument_group(title)
     for name in names:
         metavar, meaning = MOVED[name]
-        group.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, help=meaning)
+        group.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, help=f"{meaning} (default: the run's)")
 
 
 NOT_SETTINGS = ("verb", "run", "config", "json", "dry_run", "trained", "show", "top", "gate", "junit")

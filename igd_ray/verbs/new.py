@@ -175,7 +175,6 @@ STARTS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    parser.epilog = "Example: igd new defense mine && igd check mine.py:factory"
     parser.add_argument("what", choices=list(STARTS), help="what the file is for")
     parser.add_argument("name", metavar="NAME", help="what it is called: NAME.py is written here")
 

@@ -25,7 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--file", default=None, help=f"a file with the statement, or one that ships: {', '.join(named_queries())}"
     )
     add_catalog_flag(parser)
-    parser.add_argument("--format", choices=["table", "csv", "json", "parquet", "md", "tex"], default="table")
+    parser.add_argument(
+        "--format",
+        choices=["table", "csv", "json", "parquet", "md", "tex"],
+        default="table",
+        help="of the rows (default: table)",
+    )
     parser.add_argument("--output", metavar="FILE", default=None, help="where to write; required for parquet")
 
 
