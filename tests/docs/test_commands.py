@@ -11,7 +11,7 @@ import pytest
 
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.cli import VERBS, main
-from igd_ray.verbs.flags import Parser
+from igd_ray.verbs.help import Parser
 from igd_ray.verbs.submit import stage
 from tests.docs.conftest import SMALL
 from tests.docs.documents import PAGES, Block, blocks, commands, inline, words
@@ -24,6 +24,7 @@ ELSEWHERE = {
     "make check": "runs before this suite",
     "make lock": "resolves packages from the network",
     ". .venv/bin/activate": "is the environment of the tests",
+    "uv build --wheel": "builds the wheel: tests/docs/test_wheel.py",
     "python -m igd_ray.models.demo.training": "takes a minute; less training: tests/models/demo/test_demo.py",
     "cd results && duckdb": "needs DuckDB's own program; the same file in Python's DuckDB: tests/verbs/test_verbs.py",
     "igd doctor": "looks at the machine: tests/verbs/test_verbs.py",
@@ -32,8 +33,7 @@ ELSEWHERE = {
     "igd bench": "starts Ray for minutes: tests/cluster/test_bench.py",
     "igd zoo --check": "builds models for minutes: tests/verification/test_zoo.py",
     "ray up": "needs a cloud; the file's validation: tests/cluster/test_cluster_yaml.py",
-    "ray dashboard": "needs a cloud",
-    "ray down": "needs a cloud",
+    "ray d": "dashboard and down need a cloud",
 }
 
 # Verbs that attack or train: they plan here, and run in the slow test.
