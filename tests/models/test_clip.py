@@ -189,7 +189,7 @@ def test_a_failed_download_is_told_once(zoo_name, monkeypatch, caplog):
         logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s [Retry 1/5].")
         raise OSError("no\nnetwork")
 
-    monkeypatch.setattr(open_clip.factory, "download_pretrained", refuse)
+    monkeypatch.setattr(open_clip, "download_pretrained", refuse)
     with pytest.raises(InputError, match="cannot download the CLIP tiny-digits/openai: no network; give"):
         load_clip(f"{zoo_name}/openai")
     assert "Retrying" not in caplog.text
