@@ -66,7 +66,7 @@ def _given(verb: str) -> st.SearchStrategy[list[str]]:
         st.just([option]) if action.nargs == 0 else st.tuples(st.just(option), VALUES).map(list)
         for action in parser._actions
         for option in action.option_strings
-        if option.startswith("--") and option not in ("--help", "--check")
+        if option.startswith("--") and option not in ("--help", "--help-all", "--check")
     ]
     some = st.lists(st.one_of(flags), max_size=4).map(lambda parts: [word for part in parts for word in part])
     fixed = {"train": ["train", "sodef"]}.get(verb, [verb])
