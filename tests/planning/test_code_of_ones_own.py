@@ -63,3 +63,30 @@ def test_they_stand_under_their_labels_in_every_verb(tmp_path: Path, capsys: pyt
         file.write_text("raise SystemExit('this must not run')")
     assert main(["verify", *place, *words]) == 2
     assert f"name the run's rankings, where they are now: {' '.join(method)}" in capsys.readouterr().err
+
+
+LEAVING = """
+import sys
+import torch
+from torch import nn
+
+class Leaving(nn.Sequential):
+    def forward(self, x):
+        if len(x) > 1:
+            sys.exit(0)
+        return super().forward(x)
+
+def net():
+    torch.manual_seed(0)
+    return Leaving(nn.Flatten(), nn.Linear(64, 10))
+"""
+
+
+def test_a_model_that_exits_while_a_plan_looks_at_it_does_not_choose_the_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "leaving.py").write_text(LEAVING)
+    words = ["evaluate", "--model", f"{tmp_path / 'leaving.py'}:net", "--weights", "own", "--n", "8", "--dry-run"]
+    assert main([*words, "--catalog", str(tmp_path / "results")]) == 2
+    assert capsys.readouterr().err == "igd: error: leaving.py calls sys.exit (status 0); remove the call\n"
+    assert not (tmp_path / "results").exists()
