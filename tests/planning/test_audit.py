@@ -237,7 +237,7 @@ def test_the_audits_keys_follow_the_order_of_the_protocol_and_no_other(
     attacks = [*ORDINARY, *ANY_TARGET]
     planned = planned_audit(tmp_path, attacks)
     assert planned_audit(tmp_path, attacks[::-1]) == planned
-    for module in (report.audit, report.evaluation):
+    for module in (report.claims, report.evaluation):
         monkeypatch.setattr(module, "attack_order", str)
     assert planned_audit(tmp_path, attacks) == planned
     monkeypatch.setattr(planning, "attack_order", str)
