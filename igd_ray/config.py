@@ -1,29 +1,45 @@
 """Typed settings of every verb, from the command line or a YAML file; what cannot be used fails before work starts."""
 
-import math
 from collections.abc import Collection, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import pydantic
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from igd_ray.attacks.own import check_attack
 from igd_ray.attacks.registry import expand_attacks
-from igd_ray.data.options import SETTINGS as DATA_SETTINGS
-from igd_ray.data.options import with_options
+from igd_ray.data.request import SETTINGS as DATA_SETTINGS
+from igd_ray.data.request import with_options
 from igd_ray.defenses.specs import defense_arguments, defense_names, parse_defense
 from igd_ray.environment import environment_settings
 from igd_ray.errors import InputError, did_you_mean
 from igd_ray.models.anatomy.layers import PENULTIMATE
 from igd_ray.models.demo import DEMO_EPSILON
-from igd_ray.models.sources import code_digest
-from igd_ray.plain_yaml import read_yaml, require_plain
+from igd_ray.plain_yaml import read_yaml
 from igd_ray.ranking import RANKINGS, ranking_class
 from igd_ray.ranking.clip_dissect import similarity_function
 from igd_ray.ranking.own import register_files, split_method
-from igd_ray.threat import Norm, ThreatModel, parse_fraction
+from igd_ray.ranking.registry import ranking_options
+from igd_ray.threat import Norm, ThreatModel
+from igd_ray.values import (
+    DRAWS,
+    MOST_SHARD_IMAGES,
+    MOST_TRIALS,
+    MOST_TRIED,
+    SIGMA,
+    TAU,
+    Arguments,
+    Fraction,
+    Labels,
+    Listed,
+    Texts,
+    as_numbers,
+    at_commas,
+    require_range,
+    whole_numbers,
+)
 
 # Epsilon where none is given: what the demo's model was made for, and the paper's for CIFAR.
 EPSILON_BY_DATA = {"digits": DEMO_EPSILON}
@@ -32,64 +48,10 @@ EPSILON = 8 / 255
 # Arguments of `load_model` itself, which no factory can be given.
 LOADER_ARGUMENTS = frozenset({"spec", "weights", "output", "device"})
 
-# Which CLIP model is meant: settings of every ranking that reads one.
-CLIP_SETTINGS = frozenset({"clip", "clip_weights"})
-
-# Beyond these nothing is evaluated that an evaluator would want, or ever ends.
-SIGMA = (0.0, 10.0)
-TAU = (1e-6, 1e6)
-DRAWS = (1, 10_000)
-MOST_TRIED = 1000
-MOST_TRIALS = 100_000
-MOST_SHARD_IMAGES = 100_000
-
 # A value longer than this hides what an error says of it.
 LONGEST_VALUE_IN_ERROR = 200
 
 Settings = TypeVar("Settings", bound="WorkspaceSettings")
-
-Fraction = Annotated[float, BeforeValidator(parse_fraction)]
-
-
-def _labels(value: object) -> object:
-    """Split "none,loir-50" at its commas."""
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-
-def _one_or_more(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-def _numbers(value: object) -> object:
-    """Split "0.001,0.1" at its commas, and read "0.001:1:4" as four values that grow by equal factors."""
-    ends = value.split(":") if isinstance(value, str) else []
-    if len(ends) != 3:
-        return _labels(value)
-    try:
-        low, high, count = float(ends[0]), float(ends[1]), int(ends[2])
-    except ValueError:
-        low = high = count = 0
-    if not (0 < low < high < math.inf and 2 <= count <= MOST_TRIED):
-        raise InputError(
-            f"a logarithmic grid is LOW:HIGH:COUNT with 0 < LOW < HIGH and COUNT in 2…{MOST_TRIED}, not {value!r}"
-        )
-    return [low * (high / low) ** (step / (count - 1)) for step in range(count)]
-
-
-def _plain(value: object) -> object:
-    """Take arguments that can stand in a key."""
-    require_plain(value)
-    return value
-
-
-Arguments = Annotated[dict[str, Any], BeforeValidator(_plain)]
-Labels = Annotated[tuple[str, ...], BeforeValidator(_labels), Field(min_length=1)]
-
-
-def _require_range(name: str, value: float, limits: tuple[float, float], unit: str = "") -> None:
-    low, high = limits
-    if not low <= value <= high:
-        raise InputError(f"{name} must lie in {low:g}…{high:g}{unit}, not {value:g}")
 
 
 class WorkspaceSettings(BaseModel):
@@ -102,11 +64,11 @@ class WorkspaceSettings(BaseModel):
         data, split, n: the data spec, and which images are evaluated: the first `n` of `split`, 256 by default.
         probe_n, search_n, search_split: how many images rank neurons and choose k, and where the latter come from;
             by default as many as fit, at most 10 000 and 2000, from disjoint parts of the training split.
-        classes: "cifar10", "cifar100" or a file of class names, one a line, in place of the data's own.
+        classes: "cifar10", "cifar100" or a file of class names, one per line, in place of the data's own.
         layer: "penultimate" or a module's path.
         every_class, signed: LO-IR on every class's logit rather than the true one's; signed rather than absolute.
         clip, clip_weights: the CLIP model of CD-IR; by default the embedded one for digits, else ViT-B-16/openai.
-        prompts, prompt_template: CD-IR's prompts, from a file with one a class, or from templates with {} for the
+        prompts, prompt_template: CD-IR's prompts, from a file with one per class, or from templates with {} for the
             class; by default the bare class names.
         similarity: how CD-IR compares activations and classes: soft-wpmi, wpmi or rank-reorder.
         method_arg: settings of rankings from files, such as "mine.power".
@@ -116,7 +78,7 @@ class WorkspaceSettings(BaseModel):
         seed: every seed derives from it and from what it is used for.
         executor, actors, device: where units run.
         unit_timeout: how many seconds a unit may take on a cluster before it is taken for hung.
-        price: of a worker, an hour, for what `igd status` says a run costs.
+        price: of a worker per hour, for what `igd status` says a run costs.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -138,7 +100,7 @@ class WorkspaceSettings(BaseModel):
     clip: str | None = None
     clip_weights: str | None = None
     prompts: str | None = None
-    prompt_template: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = ()
+    prompt_template: Texts = ()
     similarity: str = "soft-wpmi"
     method_arg: Arguments = Field(default_factory=dict)
     norm: Annotated[Norm, BeforeValidator(lambda value: Norm.parse(str(value)))] = Norm.LINF
@@ -165,10 +127,10 @@ class WorkspaceSettings(BaseModel):
         """σ, in [0, 1] pixel units.
 
         Raises:
-            InputError: if it is not given and eps is no infinity norm, which half of would say nothing about pixels.
+            InputError: if it is not given and the norm is not linf: half of eps would say nothing about pixels.
         """
         if self.sigma is not None:
-            _require_range("sigma", self.sigma, SIGMA, " in [0, 1] pixel units")
+            require_range("sigma", self.sigma, SIGMA, " in [0, 1] pixel units")
             return self.sigma
         if self.norm is not Norm.LINF:
             raise InputError(f"with --norm {self.norm.value} give --sigma, in [0, 1] pixel units; eps/2 is for linf")
@@ -181,9 +143,10 @@ class WorkspaceSettings(BaseModel):
             InputError: for the first setting that cannot be used.
         """
         _ = self.threat
-        _require_range("tau", self.tau, TAU)
-        _require_range("draws", self.draws, DRAWS)
-        similarity_function(self.similarity)
+        require_range("tau", self.tau, TAU)
+        require_range("draws", self.draws, DRAWS)
+        if "similarity" in self.model_fields_set:
+            similarity_function(self.similarity)
         taken = sorted(LOADER_ARGUMENTS & set(self.model_arg))
         if taken:
             raise InputError(
@@ -201,17 +164,10 @@ class WorkspaceSettings(BaseModel):
 
 def _options_of_others(settings: WorkspaceSettings, methods: Collection[str | None]) -> Iterator[tuple[str, str]]:
     """Yield the given options, as flags, of rankings by other methods than `methods`, each after its method."""
-    used = {option for method in methods if method is not None for option in _ranking_options(method)}
+    used = {option for method in methods if method is not None for option in ranking_options(method)}
     for method in RANKINGS:
-        for option in sorted(_ranking_options(method) & settings.model_fields_set - used):
+        for option in sorted(ranking_options(method) & settings.model_fields_set - used):
             yield method, "--" + option.replace("_", "-")
-
-
-def _ranking_options(method: str) -> frozenset[str]:
-    """Return the names of the settings here that rankings by `method` have."""
-    ranking = ranking_class(method)
-    own = frozenset(ranking.setting_names() if code_digest(ranking) is None else ())
-    return own | CLIP_SETTINGS if "clip" in ranking.reads else own
 
 
 class RankSettings(WorkspaceSettings):
@@ -254,19 +210,24 @@ class ImportSettings(RankSettings):
 
 
 class TrainSettings(WorkspaceSettings):
-    """`igd train`: what a defense needs beyond rankings."""
+    """`igd train`: what a defense needs beyond rankings.
 
+    Attributes:
+        trained: the name of the kind of defense.
+    """
+
+    trained: str
     defense_arg: Arguments = Field(default_factory=dict)
 
     def check(self) -> None:
-        """Check arguments as well."""
+        """Check the defense's arguments and the layer as well."""
         super().check()
         defense_arguments(self.defense_arg)
-        others = [name for name in self.defense_arg if not name.startswith("sodef.")]
+        others = [name for name in self.defense_arg if not name.startswith(f"{self.trained}.")]
         if others:
-            raise InputError(f"--defense-arg {others[0]}: SODEF is trained, which does not take it; leave it out")
+            raise InputError(f"--defense-arg {others[0]}: {self.trained} does not take it; leave it out")
         if self.layer != PENULTIMATE:
-            raise InputError(f"SODEF replaces the classifier, so its layer is {PENULTIMATE}, not {self.layer!r}")
+            raise InputError(f"{self.trained} is the classifier, so its layer is {PENULTIMATE}, not {self.layer!r}")
 
 
 class SearchSettings(RankSettings):
@@ -288,9 +249,9 @@ class SearchSettings(RankSettings):
     ranking: str | None = None
     defense: str | None = None
     defense_arg: Arguments = Field(default_factory=dict)
-    sigmas: Annotated[tuple[Fraction, ...] | None, BeforeValidator(_labels)] = None
-    taus: Annotated[tuple[float, ...] | None, BeforeValidator(_numbers)] = None
-    draw_counts: Annotated[tuple[int, ...] | None, BeforeValidator(_labels)] = None
+    sigmas: Annotated[tuple[Fraction, ...] | None, BeforeValidator(at_commas)] = None
+    taus: Annotated[tuple[float, ...] | None, BeforeValidator(as_numbers)] = None
+    draw_counts: Annotated[tuple[int, ...] | None, BeforeValidator(at_commas)] = None
     ks: str | None = None
     sampler: Literal["bisection", "grid", "random", "optuna"] = "bisection"
     trials: int = Field(default=32, ge=1, le=MOST_TRIALS)
@@ -310,18 +271,9 @@ class SearchSettings(RankSettings):
         """The candidates for k, ascending; None for 1…N.
 
         Raises:
-            InputError: if there are none, or they are no whole numbers.
+            InputError: if there are none, or they are not whole numbers.
         """
-        if self.ks is None:
-            return None
-        low, colon, high = self.ks.partition(":")
-        try:
-            values = range(int(low), int(high) + 1) if colon else sorted({int(k) for k in self.ks.split(",")})
-        except ValueError:
-            values = []
-        if not values:
-            raise InputError(f"ks must be LOW:HIGH with LOW ≤ HIGH, or numbers with commas, not {self.ks!r}")
-        return values
+        return None if self.ks is None else whole_numbers(self.ks)
 
     def check(self) -> None:
         """Check the search space as well."""
@@ -340,11 +292,11 @@ class SearchSettings(RankSettings):
                 f"--sigmas are multiples of an infinity-norm eps; with --norm {self.norm.value} give --sigma"
             )
         for sigma in self.sigma_values if self.sigmas is not None else ():
-            _require_range("sigmas", sigma, SIGMA, " as multiples of eps in [0, 1] pixel units")
+            require_range("sigmas", sigma, SIGMA, " as multiples of eps in [0, 1] pixel units")
         for tau in self.taus or ():
-            _require_range("taus", tau, TAU)
+            require_range("taus", tau, TAU)
         for draws in self.draw_counts or ():
-            _require_range("draw counts", draws, DRAWS)
+            require_range("draw counts", draws, DRAWS)
         _ = self.k_values
         if self.ranking is not None and "method" in self.model_fields_set:
             raise InputError("a ranking has its method; give --ranking or --method, not both")
@@ -384,7 +336,7 @@ class EvaluateSettings(WorkspaceSettings):
         method: rankings of the user's own, NAME=FILE.py:CLASS, for defenses called NAME-K.
         ranking: ids of rankings to use, for the methods they are of; others are computed.
         from_search: ids of finished searches whose settings are added as defenses.
-        shard_size: images a unit; attacks work on a unit as one batch.
+        shard_size: images per unit; attacks work on a unit as one batch.
         attack_seed: the seed of every attack in place of one derived from its unit's key.
         judge_draws: fresh evaluations of each point of a random defense.
         mode: "full" runs every attack on every image, "cascade" the cheapest first, and the others on what it left.
@@ -394,11 +346,11 @@ class EvaluateSettings(WorkspaceSettings):
 
     defenses: Labels = ("none",)
     attacks: Labels = ("aa", "tr-apgd-ce")
-    points: Annotated[tuple[str, ...], BeforeValidator(_labels)] = ()
+    points: Listed = ()
     defense_arg: Arguments = Field(default_factory=dict)
-    method: Annotated[tuple[str, ...], BeforeValidator(_labels)] = ()
-    ranking: Annotated[tuple[str, ...], BeforeValidator(_labels)] = ()
-    from_search: Annotated[tuple[str, ...], BeforeValidator(_labels)] = ()
+    method: Listed = ()
+    ranking: Listed = ()
+    from_search: Listed = ()
     shard_size: int = Field(default=64, ge=1, le=MOST_SHARD_IMAGES)
     attack_seed: int | None = Field(default=None, ge=0, lt=2**63)
     judge_draws: int = Field(default=1, ge=DRAWS[0], le=DRAWS[1])

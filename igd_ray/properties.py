@@ -1,13 +1,11 @@
 """Properties of code of the user's: what is looked at, what was found, and what that means for an evaluation."""
 
-import io
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from igd_ray.errors import InputError, first_line
-from igd_ray.models.exits import exits_refused
+from igd_ray.errors import InputError
+from igd_ray.models.foreign import contained
 
 Result = Literal["ok", "warning", "error"]
 
@@ -34,7 +32,7 @@ class Property:
     meaning: str
 
 
-class BrokenContractError(Exception):
+class BrokenContractError(InputError):
     """An evaluation would say nothing: what was found."""
 
 
@@ -45,30 +43,9 @@ def properties_of(checks: Sequence[Check]) -> list[Property]:
         try:
             with contained():
                 result, found = check()
-        except BrokenContractError as error:
+        except InputError as error:
             result, found = "error", str(error)
         properties.append(Property(name, result, found, meaning))
         if result == "error":
             break
     return properties
-
-
-@contextmanager
-def contained() -> Iterator[None]:
-    """Turn whatever somebody's code does wrong, other than to compute wrong values, into one line.
-
-    Raises:
-        BrokenContractError: if it raises, exits or prints.
-    """
-    printed = io.StringIO()
-    try:
-        with exits_refused("it"), redirect_stdout(printed):
-            yield
-    except BrokenContractError:
-        raise
-    except InputError as error:
-        raise BrokenContractError(str(error)) from None
-    except Exception as error:  # somebody's code may fail in any way
-        raise BrokenContractError(f"{type(error).__name__}: {first_line(error)}") from error
-    if text := printed.getvalue().strip():
-        raise BrokenContractError(f"it prints {text.splitlines()[0][:80]!r} among igd's results; print to sys.stderr")

@@ -8,6 +8,9 @@ CITATION = (
     "European Conference on Computer Vision (ECCV), 2024."
 )
 
+# The label of the base model without a defense, which every defense is compared with.
+NONE = "none"
+
 # The nine attacks of the image-wise worst case (Kulkarni & Weng, ECCV 2024), in their order.
 NINE_ATTACKS = (
     "aa",
@@ -24,7 +27,7 @@ NINE_ATTACKS = (
 # What the names of attacks begin with that are computed on the base model and judged on the defense.
 TRANSFER_PREFIX = "tr-"
 
-# Adaptive attacks, aimed at one defense; they attack the images that all others left standing.
+# Adaptive attacks, aimed at one defense; they attack the images that all others left robust.
 AUDIT_PREFIX = "audit-"
 AUDIT_ATTACKS = (
     "audit-transfer-start",
@@ -115,7 +118,7 @@ def unplanned_attacks(planned: Mapping[str, Sequence[str]]) -> list[str]:
     """
     sentences = []
     for name in NINE_ATTACKS:
-        owing = [defense for defense in planned if not (defense == "none" and name.startswith("tr-"))]
+        owing = [defense for defense in planned if not (defense == NONE and name.startswith(TRANSFER_PREFIX))]
         lacking = [defense for defense in owing if name not in planned[defense]]
         if not lacking:
             continue

@@ -85,6 +85,38 @@ class ThreatModel:
         return f"{self.norm.value} {self.epsilon:g}"
 
 
+def check_given(points: Tensor, exists: Tensor, images: Tensor, threat: ThreatModel, what: str) -> None:
+    """Check points of another attack, called `what`, that are to be used for `images` [N, C, H, W].
+
+    Raises:
+        InputError: if `points` are not like the images, `exists` is not bool [N], or a point that exists lies outside
+            the ball or [0, 1].
+
+    >>> images, everywhere = torch.full((1, 1, 1, 2), 0.5), torch.tensor([True])
+    >>> check_given(images + 0.25, everywhere, images, ThreatModel(Norm.LINF, 0.25), "points")
+    >>> check_given(images + 0.25, everywhere, images, ThreatModel(Norm.LINF, 0.125), "points")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    igd_ray.errors.InputError: 1 of 1 points lie outside linf 0.125 or [0, 1]; ...
+    """
+    if points.shape != images.shape or points.dtype != images.dtype:
+        raise InputError(
+            f"{what} must be {images.dtype} {list(images.shape)} as the images are, "
+            f"not {points.dtype} {list(points.shape)}"
+        )
+    if exists.shape != images.shape[:1] or exists.dtype != torch.bool:
+        raise InputError(f"where {what} exist must be bool [{len(images)}], not {exists.dtype} {list(exists.shape)}")
+    exists = exists.to(images.device)
+    given = points.to(images.device)[exists]
+    inside = threat.norm.distance(given, images[exists]) <= threat.epsilon + DISTANCE_TOLERANCE
+    inside &= ((given >= 0) & (given <= 1)).flatten(1).all(dim=1)
+    if not inside.all():
+        raise InputError(
+            f"{int((~inside).sum())} of {len(inside)} {what} lie outside {threat} or [0, 1]; "
+            "give points found for the same images and threat model"
+        )
+
+
 def parse_fraction(text: str | float) -> float:
     """Return the number written as ``"8/255"`` or ``"0.03"``.
 

@@ -37,9 +37,9 @@ class APGD(Attack):
     Args:
         loss: "ce" (cross-entropy), "cw" (the margin of Carlini & Wagner, IEEE S&P 2017) or "dlr" (difference of
             logits ratio).
-        steps: gradient steps a restart.
+        steps: gradient steps per restart.
         restarts: random starts, the later ones on the images still correct.
-        eot: gradients averaged a step, for a randomised target (expectation over transformation).
+        eot: gradients averaged per step, for a randomised target (expectation over transformation).
     """
 
     name: ClassVar[str] = "apgd"
@@ -64,7 +64,7 @@ class APGD(Attack):
         return few_classes_note(num_classes) if self.loss == "dlr" else ()
 
     def most_passes(self, num_classes: int) -> tuple[int, int]:
-        """The look at the number of classes and at the image, then a start and `steps` steps a restart."""
+        """The look at the number of classes and at the image, then a start and `steps` steps per restart."""
         gradients = self.restarts * (self.steps + 1) * self.eot
         return gradients + 2 + self.guard_passes, gradients
 
@@ -126,7 +126,7 @@ class TargetedAPGD(Attack):
         return few_classes_note(num_classes, targeted=True) + notes if self.loss == "dlr" else notes
 
     def most_passes(self, num_classes: int) -> tuple[int, int]:
-        """The look at the number of classes and at the image, then a look and `steps` steps a class and restart."""
+        """The look at the number of classes and at the image, then a look and `steps` steps per class and restart."""
         runs = min(self.classes, num_classes - 1) * self.restarts
         gradients = runs * (self.steps + 1) * self.eot
         return gradients + runs + 2 + self.guard_passes, gradients

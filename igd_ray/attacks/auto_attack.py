@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from igd_ray.attacks.apgd import APGD, FEW_CLASSES, TargetedAPGD, require_positive
-from igd_ray.attacks.base import FIRST_STAGE, MOST_LOOKS, UNSTATED, Attack, GivenPoints, Points, check_given
+from igd_ray.attacks.base import FIRST_STAGE, MOST_LOOKS, UNSTATED, Attack, GivenPoints, Points
 from igd_ray.attacks.counting import CountedTarget, even_shares
 from igd_ray.attacks.fab import FAB
 from igd_ray.attacks.registry import register
 from igd_ray.attacks.square import Square
 from igd_ray.errors import InputError, did_you_mean
-from igd_ray.models.anatomy.prediction import predicted_classes
-from igd_ray.threat import Norm, ThreatModel
+from igd_ray.judging import predicted_classes
+from igd_ray.threat import Norm, ThreatModel, check_given
 
-# The published budgets. "standard" is for deterministic targets, "rand" for randomised ones (20 gradients a step),
+# The published budgets. "standard" is for deterministic targets, "rand" for randomised ones (20 gradients per step),
 # "strong" is the stronger AutoAttack of Kulkarni & Weng, ECCV 2024, table 9.
 VERSIONS: Mapping[str, tuple[tuple[str, Attack], ...]] = {
     "standard": (
@@ -45,7 +45,7 @@ class AutoAttack(Attack):
     `AutoAttack(version=…, seed=…)` on the same batch.
 
     Args:
-        version: "standard" (APGD-CE, APGD-T, FAB-T, Square), "rand" (APGD-CE and APGD-DLR, 20 gradients a step) or
+        version: "standard" (APGD-CE, APGD-T, FAB-T, Square), "rand" (APGD-CE and APGD-DLR, 20 gradients per step) or
             "strong" (as "standard": APGD with 200 steps and 10 restarts, FAB-T with 10 restarts, Square with 5).
         percent: of the published steps and queries of each of its attacks.
     """

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from igd_ray.attacks.counting import CountedTarget, even_shares
 from igd_ray.data.images import check_images
 from igd_ray.errors import IgdError, InputError
-from igd_ray.models.anatomy.prediction import predicted_classes
+from igd_ray.judging import predicted_classes
 from igd_ray.models.sources import code_digest
 from igd_ray.threat import DISTANCE_TOLERANCE, Norm, ThreatModel
 
@@ -36,7 +36,7 @@ UNSTATED = {"stated": False}
 # The name of the points that take the place of an attack's own first stage, see `Attack.given`.
 FIRST_STAGE = "first-stage"
 
-# Passes an image that tell a randomised target from a deterministic one: the images and blends of them, twice.
+# Passes per image that tell a randomised target from a deterministic one: the images and blends of them, twice.
 GUARD_PASSES = 4
 
 
@@ -57,7 +57,7 @@ class Points:
         stages: which attack of an ensemble found each point; None where none did.
         found: whether there is a point at all, bool [N].
         queries, forwards, backwards: int64 [N]; each image's share of the counts. A batch is searched as a whole,
-            so counts are shared evenly among its images; what nobody claims the base class shares evenly, too.
+            so counts are shared evenly among its images; the base class shares the rest evenly, too.
         alternatives: further points under a name, each with a bool [N] that says where it exists.
         attacked: which images the search did not leave alone, bool [N], where its first look does not tell.
     """
@@ -138,7 +138,7 @@ class Attack(ABC):
 
     @property
     def collapsed_eot(self) -> int:
-        """How many identical answers each one stands for in a collapsed attack; 1 in any other."""
+        """In a collapsed attack, how many identical answers each computed one stands for; 1 in any other attack."""
         return 1
 
     @property
@@ -181,7 +181,7 @@ class Attack(ABC):
 
     @abstractmethod
     def most_passes(self, num_classes: int) -> tuple[int, int]:
-        """Return upper bounds of the queries and of the gradients an image, for a target of `num_classes` classes.
+        """Return upper bounds of the queries and of the gradients per image, for a target of `num_classes` classes.
 
         The look at the number of classes is included, the verdict on each point kept is not.
         """
@@ -222,17 +222,17 @@ class Attack(ABC):
 
     @property
     def most_points(self) -> int:
-        """How many points an image it may keep."""
+        """How many points it may keep per image."""
         return len(self.point_names)
 
     @property
     def wasted_queries(self) -> int:
-        """Upper bound of the queries an image of a run whose look noise spoils, so that it has to be run again."""
+        """Upper bound of the queries per image of a run that noise spoils, so that it has to be repeated."""
         return 1 + 1 + self.most_points if self.leaves_misclassified else 0
 
     @property
     def guard_passes(self) -> int:
-        """Queries an image by which a collapsed attack makes sure that its target is deterministic."""
+        """Queries per image by which a collapsed attack makes sure that its target is deterministic."""
         return GUARD_PASSES if self.collapsed_eot > 1 else 0
 
     def _with(self, **attributes: object) -> Self:
@@ -375,28 +375,3 @@ def _check_input(images: Tensor, labels: Tensor) -> None:
         raise InputError(f"expected float32 images, got {images.dtype}")
     if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
         raise InputError(f"expected int64 labels [{len(images)}], got {labels.dtype} {list(labels.shape)}")
-
-
-def check_given(points: Tensor, exists: Tensor, images: Tensor, threat: ThreatModel, what: str) -> None:
-    """Check points of another attack, called `what`, that are to be used for `images` [N, C, H, W].
-
-    Raises:
-        InputError: if `points` are not like the images, `exists` is not bool [N], or a point that exists lies outside
-            the ball or [0, 1].
-    """
-    if points.shape != images.shape or points.dtype != images.dtype:
-        raise InputError(
-            f"{what} must be {images.dtype} {list(images.shape)} as the images are, "
-            f"not {points.dtype} {list(points.shape)}"
-        )
-    if exists.shape != images.shape[:1] or exists.dtype != torch.bool:
-        raise InputError(f"where {what} exist must be bool [{len(images)}], not {exists.dtype} {list(exists.shape)}")
-    exists = exists.to(images.device)
-    given = points.to(images.device)[exists]
-    inside = threat.norm.distance(given, images[exists]) <= threat.epsilon + DISTANCE_TOLERANCE
-    inside &= ((given >= 0) & (given <= 1)).flatten(1).all(dim=1)
-    if not inside.all():
-        raise InputError(
-            f"{int((~inside).sum())} of {len(inside)} {what} lie outside {threat} or [0, 1]; "
-            "give points found for the same images and threat model"
-        )

@@ -104,7 +104,7 @@ class CountedTarget(nn.Module):
         return partial(self.ask, target.surrogate_logits, cost=Cost(*target.surrogate_passes))
 
     def ask(self, logits_of: Callable[[Tensor], Tensor], images: Tensor, cost: Cost) -> Tensor:
-        """Return `logits_of(images)`, counted as one query an image of the given cost.
+        """Return `logits_of(images)`, counted as one query per image, of the given cost.
 
         Raises:
             InputError: if they are not float [B, C], B the number of images and C at least 2.

@@ -20,7 +20,7 @@ class FAB(Attack):
 
     Args:
         classes: how many wrong classes to aim at; all of them where the model has fewer.
-        steps: iterations a run.
+        steps: iterations per run.
         restarts: random starts.
     """
 

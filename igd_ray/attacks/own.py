@@ -20,15 +20,14 @@ from igd_ray.attacks.registry import (
     CLEAN,
     LABEL,
     REGISTERED,
-    TRANSFER_PREFIX,
     NamedAttack,
     Registration,
     parse_attack,
 )
 from igd_ray.errors import InputError, did_you_mean, first_line
-from igd_ray.models.exits import exits_refused
+from igd_ray.models.foreign import exits_refused
 from igd_ray.models.sources import import_sources
-from igd_ray.protocol import ATTACK_GROUPS, AUDIT_PREFIX
+from igd_ray.protocol import ATTACK_GROUPS, AUDIT_PREFIX, TRANSFER_PREFIX
 
 
 class OwnAttack(NamedTuple):

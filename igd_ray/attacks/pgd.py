@@ -14,7 +14,7 @@ from igd_ray.attacks.counting import CountedTarget
 from igd_ray.attacks.pyautoattack import moved_points
 from igd_ray.attacks.registry import register
 from igd_ray.errors import InputError
-from igd_ray.models.anatomy.prediction import predicted_classes
+from igd_ray.judging import predicted_classes
 from igd_ray.threat import Norm, ThreatModel
 
 # All steps together could cross the ball's radius this many times (Madry et al.).
@@ -29,7 +29,7 @@ class PGD(Attack):
     otherwise of the last restart.
 
     Args:
-        steps: gradient steps a restart.
+        steps: gradient steps per restart.
         step_size: in units of epsilon; 2.5 / steps by default.
         restarts: runs, the later ones on the images still correct.
         random_start: start from a uniform random point of the ball rather than from the image.
@@ -86,7 +86,12 @@ register("pgd", PGD, budget="steps")
 
 
 def steepest(gradient: Tensor, norm: Norm) -> Tensor:
-    """Return the step of length 1 in `norm` that rises most along each `gradient` [n, C, H, W]; none along 0."""
+    """Return the step of length 1 in `norm` that rises most along each `gradient` [n, C, H, W]; none along 0.
+
+    >>> gradient = torch.tensor([3.0, -4.0]).view(1, 1, 1, 2)
+    >>> [[round(x, 4) for x in steepest(gradient, norm).flatten().tolist()] for norm in (Norm.LINF, Norm.L2)]
+    [[1.0, -1.0], [0.6, -0.8]]
+    """
     if norm is Norm.LINF:
         return gradient.sign()
     length = torch.linalg.vector_norm(gradient.flatten(1), dim=1)[:, None, None, None]
@@ -94,7 +99,12 @@ def steepest(gradient: Tensor, norm: Norm) -> Tensor:
 
 
 def project(points: Tensor, images: Tensor, threat: ThreatModel) -> Tensor:
-    """Return `points` [n, C, H, W], moved into the ball around `images` and then into [0, 1]."""
+    """Return `points` [n, C, H, W], moved into the ball around `images` and then into [0, 1].
+
+    >>> points, images = (torch.tensor(row).view(1, 1, 1, 2) for row in ([0.5, -1.0], [0.0, 0.125]))
+    >>> project(points, images, ThreatModel(Norm.LINF, 0.25)).flatten().tolist()
+    [0.25, 0.0]
+    """
     difference = points - images
     if threat.norm is Norm.LINF:
         difference = difference.clamp(-threat.epsilon, threat.epsilon)

@@ -12,7 +12,7 @@ from igd_ray.attacks.base import QUERY, Attack, Points
 from igd_ray.attacks.counting import CountedTarget
 from igd_ray.attacks.registry import register
 from igd_ray.errors import InputError
-from igd_ray.models.anatomy.prediction import predicted_classes
+from igd_ray.judging import predicted_classes
 from igd_ray.threat import Norm, ThreatModel
 
 # The binary search along a ray stops at this length, in the 2-norm, as in the authors' code.
@@ -26,7 +26,7 @@ class RayS(Attack):
     A point beyond epsilon does not count: the image is then not broken. The search draws nothing at random.
 
     Args:
-        queries: the most queries an image, the look at the clean image included.
+        queries: how many queries per image at most, the look at the clean image included.
     """
 
     name: ClassVar[str] = "rays"

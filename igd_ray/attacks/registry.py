@@ -2,7 +2,7 @@
 
 An attack's file registers its labels. A bare label means the published budget; a number after it is another budget and
 so another attack. `tr-` means computed on the base model, evaluated on the defense; `audit-` means adaptive, on what
-other attacks left standing.
+other attacks left robust.
 """
 
 import re
@@ -12,15 +12,12 @@ from pathlib import Path
 
 from igd_ray.attacks.base import Attack
 from igd_ray.errors import InputError, did_you_mean
-from igd_ray.protocol import ATTACK_GROUPS, AUDIT_PREFIX, attack_order
+from igd_ray.protocol import ATTACK_GROUPS, AUDIT_PREFIX, TRANSFER_PREFIX, attack_order
 
 CLEAN = "clean"
 
 # What a label looks like without a budget.
 LABEL = re.compile(r"[a-z][a-z0-9]*(-[a-z][a-z0-9]*)*")
-
-# What stands before the label of an attack whose points are computed on the base model.
-TRANSFER_PREFIX = "tr-"
 
 # Gradients, or answers of Square, that an adaptive attack averages where the defense is random: fewer than the
 # published 20, for more attacks in the same time.
@@ -117,7 +114,7 @@ class NamedAttack:
 
     @property
     def audits(self) -> bool:
-        """Whether it is adaptive: aimed at one defense, on the images that the other attacks left standing."""
+        """Whether it is adaptive: aimed at one defense, on the images that the other attacks left robust."""
         return self.label.startswith(AUDIT_PREFIX)
 
     @property
@@ -127,7 +124,7 @@ class NamedAttack:
 
     @property
     def needs_surrogate(self) -> bool:
-        """Whether it follows the gradient of a stand-in for a defense whose own is of no use."""
+        """Whether it follows the gradient of a stand-in, for defenses whose own gradient is useless."""
         return self.algorithm is not None and self.algorithm.needs_surrogate
 
     @property

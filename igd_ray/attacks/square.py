@@ -19,7 +19,7 @@ class Square(Attack):
     """Square attack on the margin of the images that the target gets right.
 
     Args:
-        queries: the most queries an image a restart.
+        queries: how many queries per image and restart at most.
         restarts: random starts.
     """
 

@@ -1,7 +1,7 @@
 """Attacks whose points are computed on the base model and evaluated on a defense.
 
 They run on all images, also those that the base model gets wrong: a defense tends to lose images near the boundary
-(Croce et al., ICML 2022). Two points an image and loss are kept, and a defense is broken if any breaks it: the one of
+(Croce et al., ICML 2022). Two points per image and loss are kept, and a defense is broken if any breaks it: the one of
 highest loss, which is what Croce et al.'s code returns, and the last misclassified one, if there was any.
 """
 
@@ -35,7 +35,7 @@ from igd_ray.attacks.pyautoattack import (
     wrong_logits,
 )
 from igd_ray.attacks.registry import register
-from igd_ray.models.anatomy.prediction import predicted_classes
+from igd_ray.judging import predicted_classes
 from igd_ray.threat import ThreatModel
 
 HIGHEST_LOSS = "highest-loss"
@@ -92,7 +92,7 @@ class TransferTargetedAPGD(Attack):
 
     Args:
         targets: how many wrong classes to aim at; all of them where the model has fewer.
-        steps: gradient steps a run.
+        steps: gradient steps per run.
     """
 
     name: ClassVar[str] = "apgd-t-dlr"
@@ -113,7 +113,7 @@ class TransferTargetedAPGD(Attack):
         return few_classes_note(num_classes, targeted=True) + few_targets_note(self.targets, num_classes)
 
     def most_passes(self, num_classes: int) -> tuple[int, int]:
-        """The look at the number of classes and at the image, then a start and `steps` steps a run."""
+        """The look at the number of classes and at the image, then a start and `steps` steps per run."""
         gradients = min(self.targets, num_classes - 1) * (self.steps + 1)
         return gradients + 2, gradients
 
@@ -153,7 +153,7 @@ class TransferEOT(Attack):
     With two classes there is no denominator for DLR, and its numerator, the margin CW, takes its place.
 
     Args:
-        steps: gradient steps a run.
+        steps: gradient steps per run.
         eot: gradients averaged a step (expectation over transformation).
         collapse: the target, a base model, is deterministic, so that the gradients of a step are identical: one
             takes the place of `eot`. A target that turns out random is an error.

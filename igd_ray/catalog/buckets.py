@@ -119,7 +119,7 @@ class Bucket:
         self.filesystem.move(self._path(name), self._path(target))
 
     def make(self, folders: Sequence[str]) -> None:
-        """Make folders, which stand for nothing in an object store, but do where one is emulated."""
+        """Make folders: an object store needs none, but an emulated one may."""
         try:
             for folder in folders:
                 self.filesystem.create_dir(self._path(folder), recursive=True)

@@ -138,7 +138,7 @@ class CatalogFiles(AbstractFileSystem):  # type: ignore[misc]
         """Tell whether asking anew can go better: damaged files are left out now, and files that are gone were merged.
 
         Raises:
-            IgdError: if a file could not be read, which may pass.
+            IgdError: if a file could not be read, though it may be later.
         """
         if self.problem is None:
             return False
@@ -172,7 +172,7 @@ class CatalogFiles(AbstractFileSystem):  # type: ignore[misc]
         return True
 
     def modified(self, path: str) -> Any:
-        """Return one moment for every file: to a connection none of them changes."""
+        """Return the same time for every file: while a connection is open, none of them changes."""
         from datetime import UTC, datetime
 
         return datetime(2000, 1, 1, tzinfo=UTC)

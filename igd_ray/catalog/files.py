@@ -28,7 +28,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def create_whole(path: Path, content: bytes) -> bool:
-    """Write `content` to `path` unless that exists; of several processes that try, exactly one succeeds.
+    """Write `content` to a new file `path`; of several processes that try, exactly one succeeds.
 
     A file system without hard links gets an empty file first, which a reader takes for a damaged one until its content
     replaces it.

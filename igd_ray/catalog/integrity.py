@@ -27,7 +27,7 @@ def check_files(catalog: Catalog) -> tuple[int, list[Fault]]:
         how many files were read, and what is wrong with some of them.
 
     Raises:
-        IgdError: if a file cannot be read, which may pass.
+        IgdError: if a file cannot be read, though it may be later.
     """
     files, faults = 0, []
     for table in SCHEMAS:

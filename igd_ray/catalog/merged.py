@@ -69,7 +69,7 @@ class MergedResults:
         """Return where each merged result of `table` is, by key; those in a file that is gone or damaged are not.
 
         Raises:
-            IgdError: if an entry cannot be read, which may pass.
+            IgdError: if an entry cannot be read, though it may be later.
         """
         self._refresh()
         return self.known(table)
@@ -108,7 +108,7 @@ class MergedResults:
         return {f"{row.table_name}/{row.file}" for row in rows}
 
     def next_number(self) -> int:
-        """Return a number that no entry has or had, nor a merged file was made for."""
+        """Return a number that neither an entry nor a merged file has or had."""
         taken = self.numbers()
         for folder in (INDEX, f"{QUARANTINE}/{INDEX}"):
             stems = (name.removesuffix(".parquet") for name in self._tables.place.names(folder))

@@ -66,7 +66,7 @@ class Place(Protocol):
         """Tell whether there is anything that is not hidden.
 
         Raises:
-            InputError: if this is no folder.
+            InputError: if this is not a folder.
         """
         ...
 

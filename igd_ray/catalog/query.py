@@ -248,7 +248,7 @@ def ask(catalog: Catalog, question: Callable[[Reader], Found]) -> Found:
 
     Raises:
         InputError: if there is no catalog of this schema version, or for what DuckDB refuses.
-        IgdError: if a file cannot be read, which may pass.
+        IgdError: if a file cannot be read, though it may be later.
     """
     for _ in range(TRIES):
         files = CatalogFiles(catalog)

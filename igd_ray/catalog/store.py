@@ -267,7 +267,7 @@ class Catalog:
         return () if rows is None else tuple(rows["part_key"].to_pylist())
 
     def whole(self, table: str, keys: Iterable[str]) -> set[str]:
-        """Return those of `keys` whose results in `table` are committed, as `has` tells, by listing, not asking.
+        """Return those of `keys` whose results in `table` are committed: one listing instead of `has` for each.
 
         In a folder each file is read as well, once in a process, as a disk may lose or change what it said was
         written; damaged ones are said on stderr. An object store verifies its objects itself, so that a name is enough.
@@ -342,7 +342,7 @@ class Catalog:
 
         Raises:
             UnreadableError: if it is not committed, or its file is damaged.
-            IgdError: if it cannot be read, which may pass.
+            IgdError: if it cannot be read, though it may be later.
         """
         file = file_of(table, key)
         for _ in range(3):  # it may be merged, and its file deleted, in between; and what was merged may be damaged

@@ -72,7 +72,7 @@ class TableFiles:
         Raises:
             FileNotFoundError: if there is none.
             UnreadableError: if it is damaged.
-            IgdError: if it cannot be read, which may pass.
+            IgdError: if it cannot be read, though it may be later.
         """
         name = f"{table}/{file}"
         try:
@@ -94,7 +94,7 @@ class TableFiles:
         Raises:
             FileNotFoundError: if there is none.
             DamagedError: if it is damaged.
-            UnavailableError: if it cannot be read, which may pass.
+            UnavailableError: if it cannot be read, though it may be later.
         """
         try:
             source = self.place.open(name)
@@ -113,7 +113,7 @@ class TableFiles:
 
         Raises:
             FileNotFoundError: if there is none.
-            IgdError: if it cannot be read, which may pass.
+            IgdError: if it cannot be read, though it may be later.
         """
         name = f"{table}/{file}"
         try:
@@ -133,7 +133,7 @@ class TableFiles:
         """Tell whether a file is there and undamaged; what is damaged is said on stderr once, and left where it is.
 
         Raises:
-            IgdError: if it cannot be read, which may pass.
+            IgdError: if it cannot be read, though it may be later.
         """
         try:
             why = self.fault(table, file)

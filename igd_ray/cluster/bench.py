@@ -34,7 +34,7 @@ class NoOpUnit(Unit):
 
 
 def dispatch_seconds(setup: WorkerSetup, units: int, *, actors: int) -> float:
-    """Return what it takes to lease a unit to one of `actors` and to have its report, in seconds a unit."""
+    """Return the seconds per unit from the lease to one of `actors` to its report."""
     with RayExecutor(setup, actors=actors, device="cpu") as executor:
         _start(executor, actors)
         started = time.perf_counter()
@@ -43,7 +43,7 @@ def dispatch_seconds(setup: WorkerSetup, units: int, *, actors: int) -> float:
 
 
 def run_seconds(setup: WorkerSetup, units: Sequence[Unit], *, actors: int) -> float:
-    """Return how long `actors` with one thread each take for `units` after the first of them, in seconds a unit.
+    """Return how long `actors` with one thread each take for `units` after the first of them, in seconds per unit.
 
     Raises:
         IgdError: if a unit fails.

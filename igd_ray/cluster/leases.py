@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from igd_ray.execution.attempts import AttemptLog, outcome_of
-from igd_ray.execution.halving import Halving
-from igd_ray.execution.queue import ReadyQueue
+from igd_ray.execution.queue import Halving, ReadyQueue
 from igd_ray.units.base import Unit, UnitReport
 
 # A unit whose worker died or hung this often is quarantined: the unit is the likely cause.

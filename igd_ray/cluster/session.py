@@ -46,7 +46,7 @@ def import_ray(address: str) -> ModuleType:
     return ray
 
 
-def _require_listener(address: str) -> None:
+def require_listener(address: str) -> None:
     """Check that something listens at HOST:PORT; Ray itself would try for minutes.
 
     Raises:
@@ -77,7 +77,7 @@ def require_usable(address: str) -> None:
         )
     if address and address not in WORDS_FOR_ADDRESSES and not re.fullmatch(r".+:\d{1,5}", address):
         raise InputError(f"RAY_ADDRESS must be HOST:PORT of a cluster, not {address!r}; unset it for a local Ray")
-    _require_listener(address)
+    require_listener(address)
 
 
 def _init(ray: ModuleType, **options: object) -> None:

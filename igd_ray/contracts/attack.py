@@ -9,7 +9,7 @@ from igd_ray.attacks.base import Attack, Points
 from igd_ray.attacks.counting import CountedTarget
 from igd_ray.defenses.contract import condition, counting
 from igd_ray.identity import content_hash
-from igd_ray.models.anatomy.prediction import predicted_classes
+from igd_ray.judging import predicted_classes
 from igd_ray.models.anatomy.stand_in import stand_in_logits
 from igd_ray.properties import BrokenContractError, Check, Found, Property, properties_of
 from igd_ray.threat import DISTANCE_TOLERANCE, ThreatModel

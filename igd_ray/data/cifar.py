@@ -15,8 +15,7 @@ import torch
 
 from igd_ray.data import class_names
 from igd_ray.data.class_names import rename_classes
-from igd_ray.data.identifiers import row_id
-from igd_ray.data.images import ArrayReader, LabeledImages
+from igd_ray.data.images import ArrayReader, LabeledImages, row_id
 from igd_ray.data.request import Request
 from igd_ray.downloads import download_to, note_download, transfer
 from igd_ray.errors import IgdError, InputError, did_you_mean, first_line
@@ -66,17 +65,7 @@ CIFAR100 = Archive(
 
 
 def load_cifar10(request: Request) -> LabeledImages:
-    """Return images of CIFAR-10; see `_load`."""
-    return _load(request, CIFAR10)
-
-
-def load_cifar100(request: Request) -> LabeledImages:
-    """Return images of CIFAR-100 with its fine labels; see `_load`."""
-    return _load(request, CIFAR100)
-
-
-def _load(request: Request, archive: Archive) -> LabeledImages:
-    """Return images float32 [n, 3, 32, 32] in [0, 1], in the archive's order.
+    """Return images of CIFAR-10, float32 [n, 3, 32, 32] in [0, 1], in the archive's order.
 
     The archive lies in the folder `request.location`. Without one, in $IGD_DATA or ./data, and is downloaded if
     it is not there.
@@ -84,6 +73,15 @@ def _load(request: Request, archive: Archive) -> LabeledImages:
     Raises:
         InputError: if there is no such split; or the archive is missing or damaged, or cannot be downloaded.
     """
+    return _load(request, CIFAR10)
+
+
+def load_cifar100(request: Request) -> LabeledImages:
+    """Return images of CIFAR-100 with its fine labels; see `load_cifar10`."""
+    return _load(request, CIFAR100)
+
+
+def _load(request: Request, archive: Archive) -> LabeledImages:
     if request.split not in archive.members:
         raise InputError(
             f"split of {request.spec!r} must be one of {', '.join(archive.members)}, "

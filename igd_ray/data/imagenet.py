@@ -16,8 +16,7 @@ from torch import Tensor
 from igd_ray.data.class_names import rename_classes
 from igd_ray.data.decoding import decode_image, stack_images
 from igd_ray.data.folder import SUFFIXES, read_bytes, read_unchanged, taking_turns
-from igd_ray.data.identifiers import content_digest
-from igd_ray.data.images import LabeledImages
+from igd_ray.data.images import LabeledImages, content_digest
 from igd_ray.data.request import Request
 from igd_ray.errors import InputError, did_you_mean, first_line
 
@@ -25,7 +24,7 @@ TRAIN = "train"
 VALIDATION = "val"
 SPLITS = (TRAIN, "test", VALIDATION)
 
-# RobustBench's names: (shorter side, or both where there is no crop; interpolation; side of the central crop).
+# RobustBench's names: (shorter side, or both without a crop; interpolation; side of the central crop).
 PREPROCESSINGS: dict[str, tuple[int | None, str, int | None]] = {
     "Res256Crop224": (256, "bilinear", 224),
     "BicubicRes256Crop224": (256, "bicubic", 224),

@@ -1,5 +1,6 @@
 """Labelled images as every stage sees them: float32 in [0, 1], a label, and an id that never changes."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +13,9 @@ from torch import Tensor
 
 from igd_ray.errors import InputError
 from igd_ray.identity import content_hash
+
+# Hexadecimal digits of a digest in an image's id, behind the last dash.
+DIGEST_LENGTH = 8
 
 
 class ImageReader(Protocol):
@@ -168,3 +172,26 @@ def check_images(images: Tensor, *, where: str = "images") -> None:
             f"{where}: pixels must lie in [0, 1] and not be NaN, but the range is [{low:g}, {high:g}]; "
             "divide by 255 and leave normalisation to the model"
         )
+
+
+def content_digest(content: bytes) -> str:
+    """Return the first eight hexadecimal digits of the SHA-256 of `content`: encoded bytes, or raw pixels."""
+    return hashlib.sha256(content).hexdigest()[:DIGEST_LENGTH]
+
+
+def row_id(stem: str, row: int, content: bytes) -> str:
+    """Return the id of the image in row `row` of `stem`.
+
+    >>> row_id("test", 3, b"")
+    'test-000003-e3b0c442'
+    """
+    return f"{stem}-{row:06d}-{content_digest(content)}"
+
+
+def digest_of(image_id: str) -> str:
+    """Return the digest in an id.
+
+    >>> digest_of("test-000003-e3b0c442")
+    'e3b0c442'
+    """
+    return image_id.rpartition("-")[2]

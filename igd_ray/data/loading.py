@@ -9,9 +9,8 @@ from igd_ray.data.folder import load_folder
 from igd_ray.data.imagenet import load_imagenet
 from igd_ray.data.images import LabeledImages
 from igd_ray.data.modes import in_mode
-from igd_ray.data.options import LABEL_COLUMN, MODE, split_options
 from igd_ray.data.parquet import load_hub, load_parquet
-from igd_ray.data.request import Request, Source, Window
+from igd_ray.data.request import LABEL_COLUMN, MODE, Request, Source, Window, split_options
 from igd_ray.errors import InputError, did_you_mean, first_line
 
 
@@ -64,7 +63,7 @@ def load_window(
         images = load(request)
     except OSError as error:
         raise InputError(f"{spec}: it cannot be read ({error.strerror or first_line(error)})") from None
-    return in_mode(images, options.get(MODE))
+    return in_mode(images, options[MODE]) if MODE in options else images
 
 
 def _load_digits(request: Request) -> LabeledImages:

@@ -44,14 +44,12 @@ class ConvertedReader:
         return torch.cat(images)
 
 
-def in_mode(images: LabeledImages, mode: str | None) -> LabeledImages:
-    """Return `images` as they are read in `mode`, with the mode in their ids; unchanged if None.
+def in_mode(images: LabeledImages, mode: str) -> LabeledImages:
+    """Return `images` as they are read in `mode`, with the mode in their ids.
 
     Raises:
         InputError: if there is no such mode.
     """
-    if mode is None:
-        return images
     if mode not in MODES:
         raise InputError(f"the image mode must be one of {', '.join(MODES)}, not {mode!r}{did_you_mean(mode, MODES)}")
     ids = (image_id.rpartition("-") for image_id in images.ids)

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from igd_ray.data.identifiers import digest_of
-from igd_ray.data.images import LabeledImages
+from igd_ray.data.images import LabeledImages, digest_of
 from igd_ray.data.loading import load_window
 from igd_ray.data.request import Window
 from igd_ray.errors import InputError

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from igd_ray.defenses.base import Defense, require_steps
-from igd_ray.defenses.registry import DefenseKind, DefensePasses, Parts, as_settings, register
+from igd_ray.defenses.base import SteppingDefense, SteppingKind, require_steps
+from igd_ray.defenses.registry import Parts, as_settings, register
 from igd_ray.defenses.specs import DefenseSpec
 
 
@@ -35,7 +35,7 @@ class AntiAdversaryArguments:
         require_steps(self.steps, self.step_size)
 
 
-class AntiAdversaryDefense(Defense):
+class AntiAdversaryDefense(SteppingDefense):
     """A base model whose input first takes sign-gradient steps towards its own prediction.
 
     The moved input x + γ is neither projected nor clipped. The gradient is exact: γ is constant almost everywhere,
@@ -68,21 +68,6 @@ class AntiAdversaryDefense(Defense):
         self.steps = steps
         self.step_size = step_size
 
-    @property
-    def forward_passes(self) -> int:
-        """One pass per step, the first of which also predicts the class, and the last pass."""
-        return self.steps + 1
-
-    @property
-    def inner_backward_passes(self) -> int:
-        """One pass per step."""
-        return self.steps
-
-    @property
-    def backward_passes(self) -> int:
-        """The last pass alone."""
-        return 1
-
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits [B, C] of images [B, channels, H, W] in [0, 1], moved first."""
         return self.model(x + self.anti_adversary(x))  # type: ignore[no-any-return]
@@ -109,16 +94,11 @@ class AntiAdversaryDefense(Defense):
 
 
 @register
-class AntiAdversaryKind(DefenseKind):
+class AntiAdversaryKind(SteppingKind):
     """`anti-adversary`."""
 
     name = "anti-adversary"
     arguments = AntiAdversaryArguments
-
-    def passes(self, spec: DefenseSpec) -> DefensePasses:
-        """Return a forward and a backward pass per step, and one of each for the logits at x + γ."""
-        steps = int(dict(spec.arguments)["steps"])
-        return DefensePasses(steps + 1, steps, 1)
 
     def build(self, spec: DefenseSpec, parts: Parts) -> AntiAdversaryDefense:
         """Return the model behind its anti-adversary."""

@@ -7,9 +7,10 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from igd_ray.defenses.registry import DefenseKind, Parts, register
-from igd_ray.defenses.specs import NONE, DefenseSpec
+from igd_ray.defenses.registry import DefenseKind, DefensePasses, Parts, register
+from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.errors import InputError
+from igd_ray.protocol import NONE
 
 
 class Defense(nn.Module):
@@ -52,6 +53,42 @@ class Defense(nn.Module):
         return self.forward_passes
 
 
+class SteppingDefense(Defense):
+    """A base model whose input first moves by sign-gradient steps; the gradient of the logits is taken at its end.
+
+    Attributes:
+        steps: how many, at least 0.
+        step_size: at least 0 and finite, in [0, 1] pixel units.
+    """
+
+    steps: int
+    step_size: float
+
+    @property
+    def forward_passes(self) -> int:
+        """One pass per step, and the last pass."""
+        return self.steps + 1
+
+    @property
+    def inner_backward_passes(self) -> int:
+        """One pass per step."""
+        return self.steps
+
+    @property
+    def backward_passes(self) -> int:
+        """The last pass alone."""
+        return 1
+
+
+class SteppingKind(DefenseKind):
+    """A kind whose defenses are `SteppingDefense`s, with the argument `steps`."""
+
+    def passes(self, spec: DefenseSpec) -> DefensePasses:
+        """Return a forward and a backward pass per step, and one of each for the logits at its end."""
+        steps = int(dict(spec.arguments)["steps"])
+        return DefensePasses(steps + 1, steps, 1)
+
+
 def drawn(
     sample: Callable[..., Tensor], shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None
 ) -> Tensor:
@@ -80,6 +117,7 @@ class Undefended(DefenseKind):
     """`none`: the base model itself, which every defense is compared with."""
 
     name = NONE
+    is_base_model = True
 
     def build(self, spec: DefenseSpec, parts: Parts) -> nn.Module:
         """Return the base model itself."""

@@ -5,14 +5,13 @@ conf = max_c ỹ_c,  s = clamp((conf − t)/(1 − t), 0, 1),  prediction = h( (
 ỹ is the pseudo-label of Kulkarni & Weng, ECCV 2024, eq. 6; the rule is that of a public fork of their code.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from igd_ray.defenses.interpretability_guided import InterpretabilityGuidedDefense, TwoPassKind
-from igd_ray.defenses.registry import Form, register
+from igd_ray.defenses.registry import register
 from igd_ray.errors import InputError
 from igd_ray.models.anatomy.layers import PENULTIMATE, Layer
 
@@ -94,7 +93,4 @@ class ConfidenceKind(TwoPassKind):
     name = "confidence"
     arguments = ConfidenceArguments
     defense = ConfidenceMaskingDefense
-
-    def forms(self) -> Mapping[str, Form]:
-        """Return the form with a number of neurons."""
-        return {self.name: Form("loir")}
+    ranked_by = "loir"

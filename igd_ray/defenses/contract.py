@@ -1,4 +1,4 @@
-"""What every defense owes to an evaluation, checked on a few images: properties, each with what it means."""
+"""What an evaluation expects of every defense, checked on a few images: properties, each with what it means."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -80,14 +80,14 @@ def look_at(
     checks: tuple[Check, ...] = (
         ("module", "what igd attacks is the nn.Module that the factory returns", look.module),
         ("base model", "the base model stays as it is: every other defense of the run shares it", look.base_model),
-        ("logits", "attacks follow losses of float logits [images, classes], one a class of the data", look.logits),
+        ("logits", "attacks follow losses of float logits [images, classes], one per class of the data", look.logits),
         ("seed", "a seed decides all randomness, so that any worker gives the same rows", look.seed),
         ("randomness", "a random defense is attacked with averaged gradients (EoT), any other is not", look.randomness),
         ("memory", "no answer depends on the calls before, so that units may run in any order", look.memory),
         ("batch", "an image's answer does not depend on the images beside it", look.batch),
         (
             "passes",
-            "base-model passes an image, forward and backward: the cost of attacks is counted in them",
+            "base-model passes per image, forward and backward: the cost of attacks is counted in them",
             look.passes,
         ),
         (
@@ -298,7 +298,7 @@ def condition(model: nn.Module) -> tuple[str, tuple[bool, ...], int]:
 
 
 def declared_passes(target: nn.Module) -> DefensePasses | None:
-    """Return the passes that a defense says it makes; None where it says nothing."""
+    """Return the passes that a defense declares; None where it declares none."""
     if not hasattr(target, "forward_passes"):
         return None
     said: Any = target
@@ -337,6 +337,6 @@ def _difference(one: Tensor, other: Tensor) -> float:
 
 def _passes_in_words(passes: DefensePasses) -> str:
     return (
-        f"{passes.query_forwards} forward and {passes.query_backwards} backward passes a query, "
-        f"{passes.gradient_backwards} backward a gradient"
+        f"{passes.query_forwards} forward and {passes.query_backwards} backward passes per query, "
+        f"{passes.gradient_backwards} backward per gradient"
     )

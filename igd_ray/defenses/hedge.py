@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from igd_ray.defenses.base import Defense, drawn, require_steps
-from igd_ray.defenses.registry import Arguments, DefenseKind, DefensePasses, Parts, Run, as_settings, register
+from igd_ray.defenses.base import SteppingDefense, SteppingKind, drawn, require_steps
+from igd_ray.defenses.registry import Arguments, Parts, Run, as_settings, register
 from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.errors import InputError
 from igd_ray.threat import Norm
@@ -40,7 +40,7 @@ class HedgeArguments:
         require_steps(self.steps, self.step_size)
 
 
-class HedgeDefense(Defense):
+class HedgeDefense(SteppingDefense):
     """A base model whose input first takes sign-gradient steps that raise the cross-entropy to all classes at once.
 
     Its gradient is the base model's at x': a step's sign is constant almost everywhere. The projection onto [0, 1] is
@@ -95,21 +95,6 @@ class HedgeDefense(Defense):
         """Whether starts are random."""
         return self.random_start
 
-    @property
-    def forward_passes(self) -> int:
-        """One pass per step, and the last pass."""
-        return self.steps + 1
-
-    @property
-    def inner_backward_passes(self) -> int:
-        """One pass per step."""
-        return self.steps
-
-    @property
-    def backward_passes(self) -> int:
-        """The last pass alone."""
-        return 1
-
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits [B, C] of images [B, channels, H, W] in [0, 1], moved first."""
         return self.model(self.moved(x))  # type: ignore[no-any-return]
@@ -141,7 +126,7 @@ class HedgeDefense(Defense):
 
 
 @register
-class HedgeKind(DefenseKind):
+class HedgeKind(SteppingKind):
     """`hedge`."""
 
     name = "hedge"
@@ -161,11 +146,6 @@ class HedgeKind(DefenseKind):
     def still(self, arguments: Arguments) -> Arguments:
         """Return the arguments without random starts."""
         return {**arguments, "random_start": False}
-
-    def passes(self, spec: DefenseSpec) -> DefensePasses:
-        """Return a pass of both kinds a step, and one for the logits at x'."""
-        steps = int(dict(spec.arguments)["steps"])
-        return DefensePasses(steps + 1, steps, 1)
 
     def build(self, spec: DefenseSpec, parts: Parts) -> HedgeDefense:
         """Return the hedged model."""

@@ -17,8 +17,8 @@ from igd_ray.defenses.registry import (
     Form,
     Parts,
     Run,
+    argument_names,
     as_settings,
-    default_arguments,
     register,
 )
 from igd_ray.defenses.smoothing import Smoothed
@@ -187,7 +187,7 @@ class TwoPassKind(DefenseKind):
         return run.layer()
 
     def passes(self, spec: DefenseSpec) -> DefensePasses:
-        """Return one pass a draw and the masked one; one for both where they share their activation."""
+        """Return one pass per draw and the masked one; one for both where they share their activation."""
         if spec.sigma == 0 and spec.layer is not None and spec.layer.is_last:
             return DefensePasses()
         both = ((spec.draws or 1) if spec.sigma else 1) + 1
@@ -206,8 +206,7 @@ class TwoPassKind(DefenseKind):
         assert spec.layer is not None
         assert spec.sigma is not None
         assert spec.tau is not None
-        known = default_arguments(self.arguments)
-        own = {name: value for name, value in spec.arguments if name in known}
+        own = {name: value for name, value in spec.arguments if name in argument_names(self)}
         return self.defense(
             parts.model,
             self.masks(spec, parts).to(parts.device),

@@ -32,8 +32,8 @@ from igd_ray.errors import InputError, did_you_mean
 from igd_ray.identity import content_hash
 from igd_ray.models.anatomy.layers import Layer
 from igd_ray.models.anatomy.stand_in import stand_in_logits
+from igd_ray.models.foreign import contained
 from igd_ray.models.sources import import_sources, model_sources, sources_digest
-from igd_ray.properties import contained
 from igd_ray.ranking import RANKINGS
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class OwnDefense(DefenseKind):
         try:
             with contained():
                 module = import_sources(path)
-        except Exception as error:
+        except InputError as error:
             self.refuse(f"importing it: {error}")
         factory = getattr(module, self.factory, None)
         if not callable(factory):
@@ -292,5 +292,5 @@ def _parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 
 def _stand_in_scores(classes: int, width: int) -> Tensor:
-    """Return scores of no meaning, float64 [C, N], for a look before the ranking is computed."""
+    """Return random scores, float64 [C, N], for a look at the defense before its ranking is computed."""
     return torch.rand(classes, width, generator=Generator().manual_seed(0), dtype=torch.float64)

@@ -1,6 +1,7 @@
 """All kinds of defense by name; each registers itself in the file of its module."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -59,7 +60,7 @@ class Parts:
         scores: of its ranking, [C, N]; None for kinds without one.
         trained: the arrays of its training, by name; None for kinds that are not trained.
         probe: labelled training images; None for kinds that ask for none.
-        class_names: one a class; none for kinds that do not ask for them.
+        class_names: one per class; none for kinds that do not ask for them.
     """
 
     model: nn.Module
@@ -97,7 +98,7 @@ class Run(Protocol):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """One name a class."""
+        """One name per class."""
         ...
 
     def layer(self, name: str | None = None) -> Layer:
@@ -126,7 +127,7 @@ class NoArguments:
     """The arguments of a kind that has none."""
 
 
-class DefenseKind:
+class DefenseKind(ABC):
     """A kind of defense: what it is called, what it takes and needs, what it costs, and how it is built.
 
     A subclass says what differs from the defaults, and is registered in the file of the defense's module:
@@ -149,14 +150,18 @@ class DefenseKind:
             raises InputError for a value out of range.
         takes_noise: whether σ and draws are settings of it.
         takes_temperature: whether τ is a setting of it.
+        ranked_by: the ranking that the K of its labels NAME-K refers to; None for labels without a number.
         is_trained: whether it needs a training.
+        is_base_model: whether it is the base model itself, on which an attack and its transfer coincide.
     """
 
     name: ClassVar[str]
     arguments: ClassVar[type] = NoArguments
     takes_noise: ClassVar[bool] = False
     takes_temperature: ClassVar[bool] = False
+    ranked_by: ClassVar[str | None] = None
     is_trained: ClassVar[bool] = False
+    is_base_model: ClassVar[bool] = False
 
     @property
     def has_two_passes(self) -> bool:
@@ -165,7 +170,7 @@ class DefenseKind:
 
     @property
     def has_surrogate(self) -> bool:
-        """Whether its module offers a stand-in for a gradient that is of no use to attacks."""
+        """Whether its module offers a stand-in for its gradient, which is useless to attacks."""
         return False
 
     @property
@@ -174,8 +179,8 @@ class DefenseKind:
         return ()
 
     def forms(self) -> Mapping[str, Form]:
-        """Return what labels of this kind look like: NAME, or NAME-K where the form has a ranking."""
-        return {self.name: Form()}
+        """Return what labels of this kind look like: by default NAME, or NAME-K of a kind that is `ranked_by`."""
+        return {self.name: Form(self.ranked_by)}
 
     def prepared(self, arguments: Mapping[str, object], run: Run) -> "tuple[DefenseKind, Arguments]":
         """Return the kind that a run's defense is of, and all of its arguments, given those of `--defense-arg`.
@@ -206,16 +211,16 @@ class DefenseKind:
         return bool(spec.sigma)
 
     def still(self, arguments: Arguments) -> Arguments:
-        """Return `arguments` without randomness; σ = 0 is set besides."""
+        """Return `arguments` without randomness; the caller sets σ = 0."""
         return arguments
 
     def passes(self, spec: "DefenseSpec") -> DefensePasses:
         """Return what a query and a gradient cost; by default one pass each."""
         return ONE_PASS
 
+    @abstractmethod
     def build(self, spec: "DefenseSpec", parts: Parts) -> nn.Module:
         """Return the defended model, [0, 1] images to logits."""
-        raise NotImplementedError
 
 
 KINDS: dict[str, DefenseKind] = {}
@@ -233,6 +238,11 @@ def register(kind: K) -> K:
     if type(other) is not kind:
         raise ValueError(f"{kind.name!r} is registered as {type(other).__qualname__}; choose another name")
     return kind
+
+
+def argument_names(kind: DefenseKind) -> tuple[str, ...]:
+    """Return the names of the arguments of `kind`."""
+    return tuple(field.name for field in fields(kind.arguments))
 
 
 def default_arguments(kind: type) -> dict[str, Argument]:

@@ -16,15 +16,14 @@ from igd_ray.defenses.registry import (
     Parts,
     ProbeImages,
     all_forms,
+    argument_names,
     checked_arguments,
-    default_arguments,
 )
 from igd_ray.errors import InputError, did_you_mean
 from igd_ray.identity import content_hash
 from igd_ray.models.anatomy.layers import Layer
 from igd_ray.models.sources import code_digest
-
-NONE = "none"
+from igd_ray.protocol import NONE
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ def given_arguments(given: Mapping[str, object], own: Collection[str] = ()) -> d
     Raises:
         InputError: if no defense has such an argument.
     """
-    known = [f"{kind.name}.{name}" for kind in KINDS.values() for name in default_arguments(kind.arguments)]
+    known = [f"{kind.name}.{name}" for kind in KINDS.values() for name in argument_names(kind)]
     found: dict[str, dict[str, object]] = {}
     for full_name, value in given.items():
         prefix, _, name = full_name.partition(".")
@@ -132,7 +131,7 @@ def given_arguments(given: Mapping[str, object], own: Collection[str] = ()) -> d
 
 
 def defense_arguments(given: Mapping[str, object], own: Collection[str] = ()) -> dict[str, dict[str, Argument]]:
-    """Return the arguments of every kind of defense: its authors' values, replaced by those `given`.
+    """Return all arguments of the kinds that some are `given` of: their authors' values, replaced by those.
 
     Args:
         given: by "kind.name", such as "hedge.steps".
@@ -142,7 +141,7 @@ def defense_arguments(given: Mapping[str, object], own: Collection[str] = ()) ->
         InputError: if there is no such argument, or the value is of another type or out of range.
     """
     found = given_arguments(given, own)
-    return {name: checked_arguments(kind, found.get(name, {})) for name, kind in KINDS.items()}
+    return {name: checked_arguments(KINDS[name], values) for name, values in found.items() if name not in own}
 
 
 @dataclass(frozen=True)
@@ -199,6 +198,11 @@ class DefenseSpec:
     def is_random(self) -> bool:
         """Whether two calls may differ."""
         return self.registered.is_random(self)
+
+    @property
+    def is_base_model(self) -> bool:
+        """Whether it is the base model itself."""
+        return self.registered.is_base_model
 
     @property
     def has_two_passes(self) -> bool:

@@ -11,8 +11,7 @@ import torch
 from igd_ray.catalog import Catalog
 from igd_ray.errors import InputError
 from igd_ray.execution.attempts import AttemptLog, outcome_of
-from igd_ray.execution.halving import Halving
-from igd_ray.execution.queue import ReadyQueue
+from igd_ray.execution.queue import Halving, ReadyQueue
 from igd_ray.execution.worker import Worker
 from igd_ray.search import Sampler
 from igd_ray.units.base import Unit, UnitReport, host_name

@@ -1,9 +1,10 @@
-"""The queue of units: a unit becomes ready when all units that it needs are done."""
+"""The queue of units: a unit becomes ready when all units that it needs are done, and parts may replace it."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
+from igd_ray.catalog import Catalog
 from igd_ray.errors import IgdError
 from igd_ray.units.base import Unit, UnitReport
 
@@ -163,3 +164,45 @@ class ReadyQueue:
             f"expected units that can run one after another, but {len(self._unfinished)} need each other, "
             f"the first being {first.key[:12]} ({first.kind}): plan them without cycles"
         )
+
+
+class Halving:
+    """Replaces a unit by its halves where a unit of its kind and size ran out of memory before, in any run.
+
+    A part has its own key, and so its own seeds: its rows are those of a run with smaller shards.
+    """
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        # Listed once: in an object store each request costs as much as a small unit.
+        self._halved: set[str] | None = None
+        self._most_images: dict[str, int] = {}
+
+    def fitting(self, unit: Unit) -> list[Unit]:
+        """Return `unit`, or the parts that replace it."""
+        if self._halved is None:
+            self._halved = self._catalog.keys("splits")
+        known = unit.key in self._halved
+        most = self._most_images.get(unit.family)
+        if not known and (most is None or len(unit.shard.ids) <= most):
+            return [unit]
+        parts = self._divide(unit, commit=not known)
+        return [unit] if not parts else [small for part in parts for small in self.fitting(part)]
+
+    def halve(self, unit: Unit) -> list[Unit]:
+        """Return the parts of a unit that ran out of memory, [] if it cannot be split; later units are split alike."""
+        parts = self._divide(unit, commit=True)
+        if parts:
+            self._most_images[unit.family] = max(len(part.shard.ids) for part in parts)
+        return parts
+
+    def _divide(self, unit: Unit, *, commit: bool) -> list[Unit]:
+        if len(unit.shard.ids) < 2:
+            return []
+        parts = list(unit.halved())
+        if parts and commit:
+            rows = [{"unit_key": unit.key, "part_key": part.key, "images": len(part.shard.ids)} for part in parts]
+            self._catalog.commit("splits", unit.key, rows)
+            if self._halved is not None:
+                self._halved.add(unit.key)
+        return parts

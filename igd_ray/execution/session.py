@@ -12,9 +12,8 @@ from igd_ray.planning.search import SearchPlan, run_trials
 from igd_ray.planning.training import SodefPlan
 from igd_ray.planning.workspace import AnyWorkspace
 from igd_ray.search import Trial
-from igd_ray.units.base import Unit
+from igd_ray.units.base import Unit, reproducible
 from igd_ray.units.replica import WorkerSetup
-from igd_ray.units.threads import reproducible
 
 ExecutorFactory = Callable[[WorkerSetup], AbstractContextManager[Executor]]
 

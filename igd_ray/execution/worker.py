@@ -5,9 +5,8 @@ from dataclasses import replace
 import torch
 
 from igd_ray.catalog import Catalog
-from igd_ray.units.base import Unit, UnitReport, execute
+from igd_ray.units.base import Unit, UnitReport, execute, reproducible
 from igd_ray.units.replica import Context, WorkerSetup
-from igd_ray.units.threads import reproducible
 
 
 class Worker:

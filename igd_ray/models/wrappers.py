@@ -1,4 +1,4 @@
-"""Wrappers around models that change how a model runs, not what it computes: they come off, so that hooks work."""
+"""Wrappers around models that change how a model runs, not what it computes: they are taken off, so that hooks work."""
 
 from torch import nn
 

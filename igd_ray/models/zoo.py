@@ -125,7 +125,7 @@ def build_entry(entry: Entry) -> nn.Module:
     try:
         # Some constructors print, warn of what timm has moved, and put constants on a GPU.
         with contextlib.redirect_stdout(io.StringIO()), _quiet(), _constants_stay():
-            model = _built(entry).eval()
+            model = constructed(entry).eval()
     except Exception as error:  # a constructor is RobustBench's code, and may fail in any way
         raise InputError(
             f"robustbench:{entry} cannot be built here ({type(error).__name__}: {first_line(error)})"
@@ -139,7 +139,8 @@ def build_entry(entry: Entry) -> nn.Module:
     return model
 
 
-def _built(entry: Entry) -> nn.Module:
+def constructed(entry: Entry) -> nn.Module:
+    """Return what RobustBench's constructor of `entry` makes, with untrained weights."""
     if entry.timm_name is not None:
         import timm
 

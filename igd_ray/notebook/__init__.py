@@ -15,7 +15,6 @@ from igd_ray.data import LabeledImages, check_images
 from igd_ray.data.class_names import numbered_class_names, rename_classes
 from igd_ray.data.loading import SOURCES
 from igd_ray.data.request import Window
-from igd_ray.defenses.specs import NONE
 from igd_ray.errors import InputError, first_line
 from igd_ray.execution.executor import in_process
 from igd_ray.execution.run import require_all
@@ -25,6 +24,7 @@ from igd_ray.notebook.in_memory import MemoryModel, memory_defense, memory_image
 from igd_ray.notebook.tables import Evaluation, ResultTable
 from igd_ray.planning.evaluation import plan_evaluation
 from igd_ray.planning.workspace import IN_MEMORY, Given, Workspace, class_names_of
+from igd_ray.protocol import NONE
 from igd_ray.report.results import find_run, read_results
 from igd_ray.verbs.evaluate import evaluate as run_evaluation
 

@@ -13,8 +13,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from igd_ray.data import LabeledImages, check_images
-from igd_ray.data.identifiers import row_id
-from igd_ray.data.images import ArrayReader
+from igd_ray.data.images import ArrayReader, row_id
 from igd_ray.defenses.own import OwnDefense
 from igd_ray.defenses.registry import Argument, Arguments, Parts, Run
 from igd_ray.defenses.specs import parse_defense

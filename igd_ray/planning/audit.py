@@ -1,7 +1,7 @@
-"""The audit: adaptive attacks on one defense, each on the images that all before it left standing."""
+"""The audit: adaptive attacks on one defense, each on the images that all earlier attacks left robust."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from igd_ray.attacks.adaptive.warm_start import TRANSFER, WarmStartedAttack
 from igd_ray.attacks.registry import NamedAttack, giving, parse_attack
@@ -38,12 +38,10 @@ class AuditPlanner:
 
         Args:
             defense: what is attacked.
-            audits: those that fit it.
+            audits: those that fit it, at least one.
             before: the other attacks on it: the images that they broke are skipped, and their points are starts, too.
             shard: the images.
         """
-        if not audits:
-            return []
         transfer = self.source(self.base.unit(parse_attack(FIRST_STAGE), shard))
         starts = {start.name: start for start in _kept(TRANSFER, transfer)}
         known = {(start.unit_key, start.point) for start in starts.values()}
@@ -77,21 +75,11 @@ class AuditPlanner:
         after: tuple[str, ...],
         starts: dict[str, Start],
     ) -> AttackUnit:
-        base = self.base
-        fitted = attack.of(base.fitted(attack.algorithm, defense_is_random=defense.is_random))
+        unit = self.base.on(defense, attack, shard, self.judge_draws)
+        fitted = unit.attack
         if isinstance(fitted.algorithm, WarmStartedAttack):
             fitted = fitted.of(fitted.algorithm.from_points_of(starts))
-        return AttackUnit(
-            defense,
-            fitted,
-            base.threat,
-            shard,
-            base.seed,
-            base.attack_seed,
-            self.judge_draws,
-            after=after,
-            starts=tuple(starts[name] for name in _sources(fitted)),
-        )
+        return replace(unit, attack=fitted, after=after, starts=tuple(starts[name] for name in _sources(fitted)))
 
 
 def _returned(name: str, unit: AttackUnit) -> Start:

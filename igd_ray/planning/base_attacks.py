@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 
 from igd_ray.attacks.base import Attack
 from igd_ray.attacks.registry import NamedAttack, parse_attack
-from igd_ray.defenses.specs import NONE, DefenseSpec
+from igd_ray.defenses.specs import DefenseSpec
+from igd_ray.protocol import NONE
 from igd_ray.threat import ThreatModel
 from igd_ray.units.attack import AttackUnit
 from igd_ray.units.base import Shard
@@ -63,6 +64,11 @@ class BaseAttacks:
             return replace(plain, attack_seed=plain.attack_seed_used, first_stage=first_stage.key)
         return plain
 
+    def on(self, defense: DefenseSpec, attack: NamedAttack, shard: Shard, judge_draws: int) -> AttackUnit:
+        """Return the unit of `attack` on a defense of this model over `shard`; it shares nothing with others."""
+        fitted = attack.of(self.fitted(attack.algorithm, defense_is_random=defense.is_random))
+        return AttackUnit(defense, fitted, self.threat, shard, self.seed, self.attack_seed, judge_draws)
+
     def needed_by(self, unit: AttackUnit) -> tuple[AttackUnit, ...]:
         """Return the units that `unit`, one of these, reads."""
         algorithm = unit.attack.algorithm
@@ -86,8 +92,5 @@ class BaseAttacks:
             budget = getattr(algorithm, str(registration.budget))
             suffix = "" if budget == registration.published else f"-{budget}"
             algorithm = parse_attack(f"{registration.on_deterministic}{suffix}").algorithm
-        base = DefenseSpec(self.label, self.model_id)
         draws = self.judge_draws if self.is_random else 1
-        return AttackUnit(
-            base, attack.of(self.fitted(algorithm)), self.threat, shard, self.seed, self.attack_seed, draws
-        )
+        return self.on(DefenseSpec(self.label, self.model_id), attack.of(algorithm), shard, draws)

@@ -9,11 +9,9 @@ from torch import nn
 
 from igd_ray.attacks.base import QUERY
 from igd_ray.catalog import Catalog
-from igd_ray.defenses.specs import NONE
 from igd_ray.planning.base_attacks import FIRST_STAGE
-from igd_ray.units.base import Passes, Unit, is_done
+from igd_ray.units.base import Passes, Unit, is_done, reproducible
 from igd_ray.units.judged import JudgedUnit
-from igd_ray.units.threads import reproducible
 
 # Images that the timed passes run on.
 TIMED_IMAGES = 64
@@ -96,7 +94,7 @@ def priority(unit: JudgedUnit) -> tuple[int, int]:
         return 2, 0
     if unit.attack.audits:
         return 4, 0
-    if unit.defense.kind != NONE:
+    if not unit.defense.is_base_model:
         return 3, -_cost(unit)
     return (0, 0) if unit.attack.algorithm is None or unit.attack.label == FIRST_STAGE else (1, -_cost(unit))
 

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 from igd_ray.attacks.own import named_attack
 from igd_ray.attacks.registry import NamedAttack, expand_attacks
 from igd_ray.checks import LARGE_EPSILON_FACTOR
 from igd_ray.config import EvaluateSettings
-from igd_ray.defenses.specs import NONE, DefenseSpec
+from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.errors import InputError
 from igd_ray.identity import unit_key
 from igd_ray.planning.audit import AuditPlanner
@@ -27,7 +27,7 @@ from igd_ray.units.checks.defense import INSPECTED_IMAGES, GradientCheckUnit
 from igd_ray.units.judged import JudgedUnit
 from igd_ray.units.points import SavePoints
 
-# Every attack on every image; or the cheapest attack first, and the others on the images that it left standing.
+# Every attack on every image; or the cheapest attack first, and the others on the images that it left robust.
 Mode = Literal["full", "cascade"]
 
 
@@ -55,7 +55,7 @@ class EvaluationPlan:
         sources: units whose points others need, without a cell of their own.
         fallbacks: what each attack replaced, as the model has too few classes for it.
         needed: the defenses, and the rankings and trainings that they need first.
-        naive: what separate runs would compute for each defense, to tell what the plan saves; not to be run.
+        naive: gives what separate runs would compute for each defense, to tell what the plan saves; not to be run.
         notes: for the report: on which images everything was done, and what the plan leaves out.
         looks: after how many shards --until decided looks whether it may end; none without it.
         reaching: plans what is done by then.
@@ -67,7 +67,7 @@ class EvaluationPlan:
     sources: tuple[AttackUnit, ...]
     fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     needed: NeededDefenses = field(default_factory=NeededDefenses)
-    naive: tuple[JudgedUnit, ...] = ()
+    naive: Callable[[], list[JudgedUnit]] = list
     notes: tuple[str, ...] = ()
     looks: tuple[int, ...] = ()
     reaching: "Callable[[Mapping[str, int]], EvaluationPlan] | None" = None
@@ -167,8 +167,8 @@ def plan_evaluation(workspace: Workspace[EvaluateSettings]) -> EvaluationPlan:
         ),
         *(idea_note(attack.label, attack.idea) for attack in attacks if attack.audits),
     ]
-    naive = naive_units(needed.defenses, attacks, shards, base=base, judge_draws=settings.judge_draws)
-    return replace(plan, needed=needed, naive=tuple(naive), notes=tuple(dict.fromkeys(notes)))
+    naive = partial(naive_units, needed.defenses, attacks, shards, base=base, judge_draws=settings.judge_draws)
+    return replace(plan, needed=needed, naive=naive, notes=tuple(dict.fromkeys(notes)))
 
 
 def _base_attacks(workspace: Workspace[EvaluateSettings], attacks: Sequence[NamedAttack]) -> BaseAttacks:
@@ -238,7 +238,7 @@ def plan_attacks(
 
     A transfer's points come from one unit on the base model, or on another one, whoever needs them; the undefended
     row's attacks are those units themselves, and cover every image in either mode. Adaptive attacks take the images
-    that all others left standing.
+    that all others left robust.
     """
     ordinary = [attack for attack in attacks if not attack.audits]
     audits = [attack for attack in attacks if attack.audits]
@@ -304,7 +304,7 @@ class _Planner:
         ordinary = [attack for attack in ordinary if attack.aims_at(defense.label)]
         audits = [attack for attack in audits if attack.aims_at(defense.label)]
         units = [self._unit(defense, attack, shard) for attack in ordinary]
-        if self._mode == "cascade" and defense.kind != NONE:
+        if self._mode == "cascade" and not defense.is_base_model:
             units = _chained(units)
         self.cells += [Cell(defense.label, attack.label, unit) for attack, unit in zip(ordinary, units, strict=True)]
         kind = defense.registered
@@ -317,14 +317,14 @@ class _Planner:
         attacking = {unit.attack.label: unit for unit in units if unit.attack.algorithm is not None}
         # In one order, whatever order attacks were asked for in: the audit's seeds derive from it.
         before = [attacking[label] for label in sorted(attacking, key=attack_order)]
-        audited = self._audit.units(defense, fitting, before, shard)
+        audited = self._audit.units(defense, fitting, before, shard) if fitting else []
         self.cells += [Cell(defense.label, attack.label, unit) for attack, unit in audited]
         left_out = [attack.label for attack in audits if attack.needs_two_passes and attack not in fitting]
         if left_out:
             note = f"{NOT_MEASURED}{', '.join(left_out)} on {defense.label}, which has no two passes to aim at"
             self.notes[note] = None
         if kind.has_surrogate and not any(attack.needs_surrogate for attack in fitting):
-            self.notes[f"{NOT_MEASURED}audit-bpda on {defense.label}, whose own gradients are of no use to attacks"] = (
+            self.notes[f"{NOT_MEASURED}audit-bpda on {defense.label}, whose own gradients are useless to attacks"] = (
                 None
             )
 
@@ -338,22 +338,12 @@ class _Planner:
 
     def _unit(self, defense: DefenseSpec, attack: NamedAttack, shard: Shard) -> JudgedUnit:
         base = self._base
-        if defense.kind == NONE and attack.source_model is None:
+        if defense.is_base_model and attack.source_model is None:
             return self._source(base.unit(attack, shard))
         if attack.transfer:
-            draws = self._judge_draws if defense.kind != NONE or base.is_random else 1
+            draws = self._judge_draws if not defense.is_base_model or base.is_random else 1
             return TransferUnit(defense, attack, self._source(base.unit(attack, shard)), draws)
-        fitted = attack.of(base.fitted(attack.algorithm, defense_is_random=defense.is_random))
-        return AttackUnit(
-            defense,
-            fitted,
-            base.threat,
-            shard,
-            base.seed,
-            base.attack_seed,
-            self._judge_draws,
-            save_points=self._save_points,
-        )
+        return replace(base.on(defense, attack, shard, self._judge_draws), save_points=self._save_points)
 
     def _source(self, unit: AttackUnit) -> AttackUnit:
         """Have `unit` computed and what it needs, and return it."""
@@ -363,7 +353,7 @@ class _Planner:
 
 
 def _chained(units: Sequence[JudgedUnit]) -> list[JudgedUnit]:
-    """Return `units`, in their order, each on the images that all cheaper ones left standing."""
+    """Return `units`, in their order, each on the images that all cheaper ones left robust."""
     chained: dict[int, JudgedUnit] = {}
     before: tuple[str, ...] = ()
     for place in sorted(range(len(units)), key=lambda place: chain_order(units[place])):

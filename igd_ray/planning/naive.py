@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from igd_ray.attacks.registry import TRANSFER_PREFIX, NamedAttack
-from igd_ray.defenses.specs import NONE, DefenseSpec
+from igd_ray.attacks.registry import NamedAttack
+from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.planning.base_attacks import BaseAttacks
+from igd_ray.protocol import TRANSFER_PREFIX
 from igd_ray.units.attack import TransferUnit
 from igd_ray.units.base import Shard
 from igd_ray.units.judged import JudgedUnit
@@ -30,11 +31,11 @@ def naive_units(
     units: list[JudgedUnit] = []
     for defense in defenses:
         for attack in (attack for attack in attacks if not attack.audits and attack.aims_at(defense.label)):
-            if defense.kind == NONE and attack.transfer and attack.label.removeprefix(TRANSFER_PREFIX) in labels:
+            if defense.is_base_model and attack.transfer and attack.label.removeprefix(TRANSFER_PREFIX) in labels:
                 continue
             for shard in shards:
                 on_base = separate.unit(attack, shard)
-                if attack.transfer and attack.source_model is None and defense.kind == NONE:
+                if attack.transfer and attack.source_model is None and defense.is_base_model:
                     units.append(on_base)
                 elif attack.transfer:
                     units += [on_base, TransferUnit(defense, attack, on_base, judge_draws)]

@@ -7,16 +7,16 @@ import numpy as np
 import torch
 
 from igd_ray.attacks.adaptive.published import PublishedPoints
-from igd_ray.attacks.base import check_given
 from igd_ray.attacks.own import require_free_label
-from igd_ray.attacks.registry import TRANSFER_PREFIX, NamedAttack, Registration
+from igd_ray.attacks.registry import NamedAttack, Registration
 from igd_ray.config import EvaluateSettings
 from igd_ray.data import LabeledImages
 from igd_ray.data.images import ArrayReader
 from igd_ray.data.points import load_points
 from igd_ray.errors import InputError
 from igd_ray.planning.workspace import Workspace
-from igd_ray.protocol import AUDIT_PREFIX
+from igd_ray.protocol import AUDIT_PREFIX, TRANSFER_PREFIX
+from igd_ray.threat import check_given
 
 # What a file of points without a name of its own is called.
 POINTS = "points"

@@ -13,6 +13,7 @@ from igd_ray.catalog import Catalog
 from igd_ray.errors import IncompleteError, InputError
 from igd_ray.identity import content_hash, derive_seed, unit_key
 from igd_ray.models import Layer
+from igd_ray.models.foreign import contained
 from igd_ray.models.sources import code_digest
 from igd_ray.planning.workspace import CLIP, AnyWorkspace, RankedModel
 from igd_ray.ranking import (
@@ -26,7 +27,7 @@ from igd_ray.ranking import (
     ranking_class,
 )
 from igd_ray.ranking.in_process import LocalModels
-from igd_ray.ranking.own import FILES, TRIED_IMAGES, contained, own_settings, require_scores, try_out
+from igd_ray.ranking.own import FILES, TRIED_IMAGES, own_settings, require_scores, try_out
 from igd_ray.units.arrays import read_arrays
 from igd_ray.units.base import Rows, Shard, Unit, is_done
 from igd_ray.units.ranking import NO_IMAGES, RankingUnit, read_ranking

@@ -64,7 +64,7 @@ def robust_accuracies(catalog: Catalog, refinement: Refinement) -> dict[int, flo
 def commit_refinement(
     catalog: Catalog, plan: SearchPlan, refinement: Refinement, robust_accuracy: dict[int, float]
 ) -> None:
-    """Commit what the attacks left, one row a setting."""
+    """Commit what the attacks left, one row per setting."""
     rows = [
         {
             "search_id": plan.search_id,

@@ -26,7 +26,7 @@ from igd_ray.errors import InputError
 from igd_ray.identity import content_hash, derive_seed
 from igd_ray.models import PENULTIMATE, Layer, check_model, find_layer, load_model, model_fingerprint
 from igd_ray.models.checkpoints import OWN
-from igd_ray.properties import contained
+from igd_ray.models.foreign import contained
 from igd_ray.units.base import Shard, shards_of
 from igd_ray.units.replica import ClipSource, ImageArrays, ModelSource, WorkerSetup
 
@@ -172,7 +172,7 @@ class Workspace(Generic[S]):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """One name a class."""
+        """One name per class."""
         return self._test.class_names
 
     @cached_property
@@ -302,7 +302,7 @@ class Workspace(Generic[S]):
 
     @property
     def ranked(self) -> RankedModel:
-        """What rankings are of."""
+        """The model and the layer that rankings are computed for."""
         return RankedModel(self.source.label, self.model_id, self.settings.data, self.layer, tuple(self.class_names))
 
     def bring_points(self, name: str, points: LabeledImages) -> None:

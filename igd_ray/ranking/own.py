@@ -1,10 +1,8 @@
 """A ranking in a file of the user's: loaded under a name of theirs, and tried out before any work."""
 
-import io
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -12,9 +10,9 @@ import pydantic
 import torch
 from torch import Tensor, nn
 
-from igd_ray.errors import InputError, did_you_mean, first_line
-from igd_ray.models.exits import exits_refused
+from igd_ray.errors import InputError, did_you_mean
 from igd_ray.models.fingerprint import model_fingerprint
+from igd_ray.models.foreign import contained
 from igd_ray.models.sources import code_digest, import_sources
 from igd_ray.ranking.base import Batch, Ranking, Replica, State, Statistic
 from igd_ray.ranking.registry import RANKINGS
@@ -125,31 +123,6 @@ def own_settings(method: str, ranking: type[Ranking], given: Mapping[str, object
             reason = error.errors()[0]["msg"].lower()
             raise InputError(f"--method-arg {full_name}: {reason}, not {value!r}") from None
     return settings
-
-
-@contextmanager
-def contained(what: str) -> Iterator[None]:
-    """Turn whatever somebody's code does wrong, other than to compute wrong values, into one line about `what`.
-
-    Raises:
-        InputError: if it raises, exits or prints.
-    """
-    printed = io.StringIO()
-    try:
-        with redirect_stdout(printed), exits_refused(what):
-            yield
-    except InputError:
-        raise
-    except Exception as error:  # somebody's code may fail in any way
-        raise InputError(f"{what}: {type(error).__name__}: {first_line(error)}") from error
-    except SystemExit as error:
-        raise InputError(
-            f"{what} calls sys.exit (status {error.code!r}), which would end igd; remove the call"
-        ) from None
-    if text := printed.getvalue().strip():
-        raise InputError(
-            f"{what} prints {text.splitlines()[0][:80]!r} among igd's results; remove it, or print to sys.stderr"
-        )
 
 
 def try_out(ranking: Ranking, images: Tensor, labels: Tensor, count: int, replica: Replica) -> None:

@@ -4,7 +4,11 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from igd_ray.errors import InputError, did_you_mean
+from igd_ray.models.sources import code_digest
 from igd_ray.ranking.base import Ranking
+
+# Which CLIP model is meant: settings of every ranking that reads one.
+CLIP_SETTINGS = frozenset({"clip", "clip_weights"})
 
 R = TypeVar("R", bound=Ranking)
 
@@ -35,3 +39,14 @@ def ranking_class(method: str) -> type[Ranking]:
     if method not in RANKINGS:
         raise InputError(f"method must be one of {', '.join(RANKINGS)}, not {method!r}{did_you_mean(method, RANKINGS)}")
     return RANKINGS[method]
+
+
+def ranking_options(method: str) -> frozenset[str]:
+    """Return the names of a run's settings that rankings by `method` depend on; one in a file has settings of its own.
+
+    Raises:
+        InputError: if there is no such method, naming close matches.
+    """
+    ranking = ranking_class(method)
+    own = frozenset(ranking.setting_names() if code_digest(ranking) is None else ())
+    return own | CLIP_SETTINGS if "clip" in ranking.reads else own

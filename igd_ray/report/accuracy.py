@@ -32,7 +32,7 @@ class PrintedTable(NamedTuple):
 
 
 def accuracy_rows(results: Results) -> list[dict[str, Any]]:
-    """Return one row a defense, the undefended model first, with equal keys in every row.
+    """Return one row per defense, the undefended model first, with equal keys in every row.
 
     Keys: `defense`, `n`, `clean`; each attack's robust accuracy; the worst case with its interval, gain over `none` and
     claim (``gain``, ``loss`` or ``undecided``), the p-value `p` that decides it, `holm_p` with Holm's correction for

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 
-from igd_ray.protocol import AUDIT_ATTACKS, audits_among, noted_ideas
+from igd_ray.protocol import AUDIT_ATTACKS, NONE, audits_among, noted_ideas
 from igd_ray.report.claims import unfinished
 from igd_ray.report.results import Results
 from igd_ray.report.tables import Column, Row, Table, points
@@ -33,14 +33,14 @@ def audit_sentences(results: Results) -> list[str]:
     sentences = []
     for row in results.worst_cases:
         defense = row["defense"]
-        if row["audit_attacks"] is None or defense == "none":
+        if row["audit_attacks"] is None or defense == NONE:
             continue
         if not adaptive[defense]:
             sentences.append(f"No audit attack was planned on {defense}: its worst case is not audited.")
-        elif "none" not in unknown:
+        elif NONE not in unknown:
             sentences.append(f"{defense} has no gain to audit: the run has no undefended model to compare it with.")
-        elif unknown[defense] or unknown["none"]:
-            why = "; ".join(reason for reason in (unknown[defense], unknown["none"]) if reason)
+        elif unknown[defense] or unknown[NONE]:
+            why = "; ".join(reason for reason in (unknown[defense], unknown[NONE]) if reason)
             sentences.append(f"What the audit leaves of the gain of {defense} is not known; {why}.")
         else:
             faced = audits_among(adaptive[defense])

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from igd_ray.protocol import attack_order
+from igd_ray.protocol import NONE, attack_order
 from igd_ray.report.results import Results
 from igd_ray.report.tables import Row, percent, points
 
@@ -25,13 +25,13 @@ class Claim(NamedTuple):
 
 def claims(results: Results) -> list[Claim]:
     """Return the claim on each defense of a run, over all of its attacks, an audit's too."""
-    return [_claim(results, row) for row in results.worst_cases if row["defense"] != "none"]
+    return [_claim(results, row) for row in results.worst_cases if row["defense"] != NONE]
 
 
 def baseline(results: Results) -> str:
     """Return the worst case of the undefended model, in a sentence."""
     for row in results.worst_cases:
-        if row["defense"] == "none" and worst_accuracy(row) is not None:
+        if row["defense"] == NONE and worst_accuracy(row) is not None:
             low, high = (
                 (row["low"], row["high"])
                 if row["audit_attacks"] is None
@@ -69,7 +69,7 @@ def _claim(results: Results, row: Row) -> Claim:
     gain = row["gain"] if row["audit_attacks"] is None else row["audited_gain"]
     if compared is None or robust is None or gain is None:
         reasons = unfinished(results)
-        why = "; ".join(reason for reason in (reasons.get(defense), reasons.get("none")) if reason)
+        why = "; ".join(reason for reason in (reasons.get(defense), reasons.get(NONE)) if reason)
         return Claim(defense, "unknown", "nothing can be claimed", why or "there is nothing to compare it with")
     # That of the undefended model on the images of the defense, which may be fewer than its own.
     against = f"{percent(robust)} against {percent(robust - gain)}"

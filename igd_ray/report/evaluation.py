@@ -3,7 +3,7 @@
 from collections import defaultdict
 from typing import NamedTuple
 
-from igd_ray.protocol import IDEA, NOT_MEASURED, attack_order, unplanned_attacks, unplanned_audits
+from igd_ray.protocol import IDEA, NONE, NOT_MEASURED, attack_order, unplanned_attacks, unplanned_audits
 from igd_ray.report.figures.robustness import Panel, Point
 from igd_ray.report.results import Results, Rows
 from igd_ray.report.tables import DASH, Column, Row, Share, Table, Verdict, percent
@@ -121,10 +121,10 @@ def headline_table(results: Results) -> Table:
                 "clean_accuracy": Share(row["clean_accuracy"], row["clean_low"], row["clean_high"]),
                 "noise": noise.get(defense, Share(None)),
                 "worst_case": _worst_case(row["robust_accuracy"], row["low"], row["high"]),
-                "gain": None if defense == "none" else row["gain"],
+                "gain": None if defense == NONE else row["gain"],
                 "claim": _claim(defense, row["gain"], compared.get(defense)),
                 "audited": _worst_case(row["audited_accuracy"], row["audited_low"], row["audited_high"]),
-                "audited_gain": None if defense == "none" else row["audited_gain"],
+                "audited_gain": None if defense == NONE else row["audited_gain"],
                 "audited_claim": _claim(defense, row["audited_gain"], compared_after.get(defense)),
             }
         )
@@ -169,7 +169,7 @@ def _reason(row: Row) -> str:
 
 
 def _claim(defense: str, gain: float | None, comparison: Comparison | None) -> Verdict:
-    if defense == "none":
+    if defense == NONE:
         return Verdict("undefended")
     if comparison is not None:
         return Verdict(comparison.verdict, comparison.p_values)
@@ -231,7 +231,7 @@ def cost_table(results: Results) -> Table:
         Column("seconds", "Seconds", "number"),
     ]
     rows = sorted(
-        results.accuracies, key=lambda row: (row["defense"] != "none", row["defense"], attack_order(row["attack"]))
+        results.accuracies, key=lambda row: (row["defense"] != NONE, row["defense"], attack_order(row["attack"]))
     )
     return Table(columns, rows)
 

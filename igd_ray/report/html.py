@@ -15,7 +15,7 @@ from igd_ray.catalog import SCHEMA_VERSION, Catalog
 from igd_ray.catalog.files import write_whole
 from igd_ray.catalog.query import Reader, ask
 from igd_ray.errors import InputError
-from igd_ray.protocol import CITATION
+from igd_ray.protocol import CITATION, NONE
 from igd_ray.report import audit, broken, comparison, evaluation
 from igd_ray.report.broken import Broken, read_broken
 from igd_ray.report.claims import baseline, claims, worst_accuracy
@@ -49,7 +49,7 @@ def write_report(
     Args:
         catalog: where everything in the report comes from.
         run_id: the run; None for the latest evaluation, or the latest run if there is none.
-        path: the file, whole or absent whatever happens.
+        path: the file to write; a failure leaves no partial file.
         form: a page, Markdown, tables for LaTeX, or JSON.
         clean_images: finds images of the run by their ids, each [C, H, W] in [0, 1]; an `InputError` of it is said on
             the page. Without it the page shows adversarial points alone.
@@ -178,7 +178,7 @@ def _robustness(results: Results) -> Markup | None:
     rows, panels = evaluation.robustness_panels(results)
     if not panels:
         return None
-    base = next((worst_accuracy(row) for row in results.worst_cases if row["defense"] == "none"), None)
+    base = next((worst_accuracy(row) for row in results.worst_cases if row["defense"] == NONE), None)
     return robustness(rows, panels, worst=2 if results.is_audited else 1, baseline=base)
 
 

@@ -76,7 +76,7 @@ class Results:
 
     @cached_property
     def cells(self) -> Rows:
-        """The accuracies in the order of the attacks, but for those of an audit, which attack a part of the images."""
+        """The accuracies in the order of the attacks, without an audit's, which attack only some of the images."""
         cells = [row for row in self.accuracies if not row["attack"].startswith(AUDIT_PREFIX)]
         return sorted(cells, key=lambda cell: attack_order(cell["attack"]))
 

@@ -45,18 +45,18 @@ class CachedObjective:
             raise InputError(f"caches and labels must be of the same images, but their lengths are {sorted(lengths)}")
         self.labels = labels
         self.base_predictions = base_logits.argmax(dim=1)
-        self._activations = activations
-        self._first_logits = first_logits
+        self.activations = activations
+        self.first_logits = first_logits
         self._suffix = suffix
         self._axis = axis
 
     @torch.no_grad()
     def predictions(self, masks: Tensor, noise: Noise, tau: float) -> Tensor:
         """Return the defense's predictions, int64 [n], with `masks` [C, N] and temperature `tau`."""
-        weights = torch.softmax(self._first_logits[noise] / tau, dim=1) @ masks
-        shape = [1] * self._activations.ndim
+        weights = torch.softmax(self.first_logits[noise] / tau, dim=1) @ masks
+        shape = [1] * self.activations.ndim
         shape[0], shape[self._axis] = weights.shape
-        return self._suffix(self._activations * weights.reshape(shape)).flatten(1).argmax(dim=1)
+        return self._suffix(self.activations * weights.reshape(shape)).flatten(1).argmax(dim=1)
 
 
 class CleanAccuracy:
@@ -68,15 +68,15 @@ class CleanAccuracy:
     """
 
     def __init__(self, shards: Sequence[CachedObjective], scores: Tensor) -> None:
-        self._shards = shards
+        self.shards = shards
         self._scores = scores
 
     def measure(self, setting: Setting) -> Measurement:
         """Return the clean predictions of the defense with `setting`, compared with the base model's."""
         masks = class_masks(self._scores, setting.k)
-        predictions = torch.cat([shard.predictions(masks, setting.noise, setting.tau) for shard in self._shards])
-        labels = torch.cat([shard.labels for shard in self._shards])
-        base = torch.cat([shard.base_predictions for shard in self._shards]) == labels
+        predictions = torch.cat([shard.predictions(masks, setting.noise, setting.tau) for shard in self.shards])
+        labels = torch.cat([shard.labels for shard in self.shards])
+        base = torch.cat([shard.base_predictions for shard in self.shards]) == labels
         right = predictions == labels
         return Measurement(
             images=self._counts(labels),

@@ -17,8 +17,7 @@ from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.identity import derive_seed, unit_key
 from igd_ray.threat import ThreatModel
 from igd_ray.units.base import Passes, Rows, Shard
-from igd_ray.units.judged import TABLE, JudgedUnit, Judgement, base_passes
-from igd_ray.units.outcomes import outcome_rows
+from igd_ray.units.judged import TABLE, JudgedUnit, Judgement, base_passes, outcome_rows
 from igd_ray.units.points import Points, SavePoints, point_rows, read_points
 from igd_ray.units.replica import Context
 
@@ -86,7 +85,7 @@ class AttackUnit(JudgedUnit):
 
     @property
     def seed_key(self) -> str:
-        """The key, but for which points are saved and how often they are judged."""
+        """The key of this unit with all points saved and judged once: neither may change the attack's seed."""
         return replace(self, save_points="all", judge_draws=1).key
 
     @property
@@ -275,7 +274,7 @@ class TransferUnit(JudgedUnit):
 
     @property
     def seed_key(self) -> str:
-        """The key, but for the number of draws."""
+        """The key of this unit with one draw, as the number of draws may not change the seed."""
         return replace(self, judge_draws=1).key
 
     @property

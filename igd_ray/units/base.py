@@ -1,11 +1,11 @@
-"""A unit of work: a key, what it computes, and the rows it commits."""
+"""A unit of work: a key, what it computes, and the rows it commits; and the arithmetic that makes rows repeatable."""
 
 import socket
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
@@ -15,10 +15,14 @@ from igd_ray.catalog import SCHEMAS, Catalog
 from igd_ray.data import LabeledImages
 from igd_ray.errors import first_line
 from igd_ray.identity import content_hash
-from igd_ray.models.exits import exiting_file, exits_raised
+from igd_ray.models.foreign import exiting_file, exits_raised
 from igd_ray.units.replica import Context
 
 Rows = Sequence[Mapping[str, object]]
+
+# Kernels may sum in another order with more threads, and the numbers would then depend on the machine. Parallelism
+# comes from more workers.
+THREADS = 1
 
 
 @dataclass(frozen=True)
@@ -119,12 +123,12 @@ class Unit(ABC):
         return ()
 
     def most_passes(self, num_classes: int) -> Passes:
-        """Return upper bounds of its passes, for a model of `num_classes`; by default one forward pass an image."""
+        """Return upper bounds of its passes, for a model of `num_classes`; by default one forward pass per image."""
         return Passes(len(self.shard.ids), 0)
 
     @property
     def most_repeated_passes(self) -> Passes:
-        """Return an upper bound of passes on top of `most_passes`, where chance has an attack repeated."""
+        """Return an upper bound of further passes: of attacks that are repeated because noise spoils them."""
         return Passes(0, 0)
 
     @property
@@ -220,3 +224,19 @@ def is_out_of_memory(error: Exception) -> bool:
 def host_name() -> str:
     """Return this machine's name, for the record."""
     return socket.gethostname()
+
+
+@contextmanager
+def reproducible() -> Iterator[None]:
+    """While open, PyTorch computes with one thread per worker and full float32 precision, on a GPU too."""
+    threads, tf32 = torch.get_num_threads(), torch.backends.cuda.matmul.allow_tf32
+    cudnn = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic
+    torch.set_num_threads(THREADS)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = cudnn

@@ -3,6 +3,7 @@
 An evaluation stores these verdicts, and `igd verify` computes them again from stored points: both by `Judgement`.
 """
 
+import json
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Self
@@ -17,7 +18,7 @@ from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.identity import content_hash, derive_seed
 from igd_ray.judging import Verdict, judge
 from igd_ray.threat import ThreatModel
-from igd_ray.units.base import Passes, Shard, Unit
+from igd_ray.units.base import Passes, Rows, Shard, Unit, host_name
 from igd_ray.units.points import Points, SavePoints
 from igd_ray.units.ranking import read_ranking
 from igd_ray.units.replica import Context
@@ -59,7 +60,7 @@ class JudgedUnit(Unit):
     @property
     @abstractmethod
     def seed_key(self) -> str:
-        """What its seeds derive from: the key, but for what changes neither attack nor noise."""
+        """What its seeds derive from: its key, without the settings that change neither attack nor noise."""
 
     @property
     @abstractmethod
@@ -275,3 +276,47 @@ def standing_rows(context: Context, after: Sequence[str], shard: Shard, device: 
         statuses = zip(table["image_id"].to_pylist(), table["status"].to_pylist(), strict=True)
         standing &= {image_id for image_id, status in statuses if status == "robust"}
     return torch.tensor([row for row, image_id in enumerate(shard.ids) if image_id in standing], device=device).long()
+
+
+def outcome_rows(
+    judgement: Judgement, context: Context, *, seconds: float, stages: Sequence[str | None] | None = None
+) -> Rows:
+    """Return one row per image for the table `outcomes`.
+
+    Args:
+        judgement: the verdicts, and what they cost.
+        context: where they were computed.
+        seconds: for the whole shard.
+        stages: for each image the stage of the attack that broke it; by default none is known.
+    """
+    unit, tally = judgement.unit, judgement.tally
+    defense = unit.defense
+    shared = {
+        **judged_facts(unit),
+        "model": context.setup.source(defense.model_id).label,
+        "dataset": context.setup.images[unit.shard.images].dataset,
+        "defense": defense.label,
+        "k": defense.k,
+        "sigma": defense.sigma,
+        "tau": defense.tau,
+        "draws": defense.draws,
+        "layer": defense.layer.name if defense.layer else None,
+        "defense_arguments": json.dumps(dict(defense.arguments), sort_keys=True),
+        "ranking_id": defense.ranking_id,
+        "attack": unit.attack.label,
+        "seed": unit.attack_seed_used,
+        "host": host_name(),
+        "attempt": 1,
+        "seconds": seconds / len(unit.shard.ids),
+    }
+    return [
+        {
+            **shared,
+            **verdict,
+            "stage": stages[index] if stages is not None and verdict["status"] == "broken" else None,
+            "queries": int(tally.queries[index]),
+            "forwards": int(tally.forwards[index]),
+            "backwards": int(tally.backwards[index]),
+        }
+        for index, verdict in enumerate(judgement.verdicts())
+    ]

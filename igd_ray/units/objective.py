@@ -17,8 +17,8 @@ from igd_ray.models import Layer
 from igd_ray.models.anatomy.cutting import Prefix, SplitModel
 from igd_ray.models.anatomy.layers import classifier
 from igd_ray.search import CachedObjective, CleanAccuracy, Measurement, Noise, Sampler, Setting, Trial
+from igd_ray.units.base import reproducible
 from igd_ray.units.replica import ModelSource
-from igd_ray.units.threads import reproducible
 
 Array = np.ndarray[Any, Any]
 Record = Callable[[Trial], None]

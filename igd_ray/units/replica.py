@@ -128,7 +128,7 @@ class ImageArrays:
         pixels: float32 [n, C, H, W] in [0, 1]; uint8 where that loses nothing.
         labels: int64 [n].
         ids: n stable strings.
-        class_names: one a class.
+        class_names: one per class.
         dataset: the data's spec.
     """
 
@@ -281,5 +281,5 @@ class Context:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """One name a class."""
+        """One name per class."""
         return next(iter(self.setup.images.values())).class_names

@@ -1,6 +1,6 @@
-"""Commands of `igd`, one file a verb."""
+"""Commands of `igd`, one file per verb."""
 
-# One module a verb in this folder; imported when asked for, so that `igd sql` does not wait for PyTorch.
+# One module per verb in this folder; imported when asked for, so that `igd sql` does not wait for PyTorch.
 VERBS = {
     "demo": "rank, search, attack and report on the embedded model, in minutes",
     "rank": "rank a layer's neurons for every class",

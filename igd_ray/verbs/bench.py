@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure, and print one row a number of actors, or a process."""
+    """Measure, and print one row per number of actors, or per process."""
     not_settings = ("what", "catalog", "runs", "rounds")
     given = {name: value for name, value in given_settings(arguments).items() if name not in not_settings}
     if arguments.what == "catalog":

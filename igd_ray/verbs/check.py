@@ -1,4 +1,4 @@
-"""`igd check`: does a model, a defense, an attack or a ranking of your own keep what it owes to an evaluation?"""
+"""`igd check`: does a model, a defense, an attack or a ranking of your own behave as an evaluation expects?"""
 
 import argparse
 from collections.abc import Sequence
@@ -14,11 +14,12 @@ from igd_ray.config import EvaluateSettings, RankSettings, load_settings
 from igd_ray.contracts import look_at_attack, look_at_model, look_at_ranking
 from igd_ray.contracts.attack import StandIn
 from igd_ray.errors import InputError
+from igd_ray.models.foreign import contained
 from igd_ray.models.sources import import_sources
 from igd_ray.planning.defenses import contract_of, needed_defenses
 from igd_ray.planning.rankings import make_ranking, models_of, probe_examples
 from igd_ray.planning.workspace import Workspace
-from igd_ray.properties import BrokenContractError, Property, contained
+from igd_ray.properties import Property
 from igd_ray.ranking import RANKINGS, Ranking
 from igd_ray.verbs.flags import add_defense_arguments, add_method_arguments, add_workspace_flags, given_settings
 from igd_ray.verbs.output import show
@@ -127,7 +128,7 @@ def _named(entry: str) -> Any:
             return None
         with contained():
             return getattr(import_sources(path), name, None)
-    except (BrokenContractError, OSError, ValueError):  # the last two of what can be no path
+    except (InputError, OSError, ValueError):  # the last two of what cannot be a path
         return None
 
 

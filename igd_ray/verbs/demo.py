@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--executor", choices=["ray", "local"], help=f"actors, or this process (default: {EXECUTOR}, else ray)"
     )
-    parser.add_argument("--actors", type=int, help="model replicas (default: one a GPU, or one a CPU)")
+    parser.add_argument("--actors", type=int, help="model replicas (default: one per GPU, or one per CPU)")
     parser.add_argument("--json", action="store_true", default=False, help="print the result as JSON")
 
 

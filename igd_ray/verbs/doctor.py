@@ -242,7 +242,7 @@ def _is_on_loopback(address: str) -> bool:
     """Tell whether `address` is a URL or HOST:PORT of the loopback; "auto" and what cannot be read are not."""
     try:
         parts = _split(address)
-        _ = parts.port  # raises if it is no number
+        _ = parts.port  # raises if it is not a number
     except ValueError:
         return False
     return parts.hostname in LOOPBACKS

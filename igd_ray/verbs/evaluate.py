@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from igd_ray.attacks.registry import known_attacks
+from igd_ray.attacks.registry import REGISTERED
 from igd_ray.catalog import Catalog, ask, run_query
 from igd_ray.config import EvaluateSettings, load_settings
 from igd_ray.defenses.specs import known_defenses
@@ -16,6 +16,7 @@ from igd_ray.execution.session import Session
 from igd_ray.execution.until_decided import evaluate_until_decided
 from igd_ray.planning.evaluation import EvaluationPlan, plan_evaluation
 from igd_ray.planning.workspace import Workspace
+from igd_ray.protocol import attack_order
 from igd_ray.report.accuracy import accuracy_rows, accuracy_tables, remarks
 from igd_ray.report.results import find_run, read_results
 from igd_ray.report.terminal import print_table
@@ -37,6 +38,7 @@ from igd_ray.verbs.output import show
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
+    labels = ", ".join(sorted(REGISTERED, key=attack_order))
     parser.add_argument(
         "--defenses",
         help=f"with commas: {', '.join(known_defenses())}; K a number of neurons; NAME=FILE.py:factory is your own "
@@ -44,8 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--attacks",
-        help=f"with commas: iwwc (the worst case's nine), audit (the adaptive ones), {', '.join(known_attacks())}; "
-        "-N for another budget; NAME=FILE.py:Attack is your own, NAME@DEFENSE=FILE.py:Attack for one defense; "
+        help=f"with commas: iwwc (the worst case's nine), audit (the adaptive ones), clean, {labels}; tr-NAME for "
+        "points computed on the base model; NAME-N for another budget; NAME=FILE.py:Attack is your own, "
+        "NAME@DEFENSE=FILE.py:Attack for one defense; "
         "tr-ATTACK@FILE.py:factory computes its points on another model "
         "(default: aa,tr-apgd-ce)",
     )
@@ -58,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mode",
         choices=["full", "cascade"],
-        help="every attack on every image, or the cheapest first and the others on what it left standing: a worst "
+        help="every attack on every image, or the cheapest first and the others on what it left robust: a worst "
         "case by the same rule for less work (attacks on the base model, which later runs reuse, are always full; "
         "default: full)",
     )
@@ -80,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_method_arguments(parser)
     parser.add_argument("--ranking", metavar="ID", help="use these rankings, with commas, instead of computing them")
     parser.add_argument("--from-search", metavar="ID", help="add the defenses that these searches chose, with commas")
-    parser.add_argument("--shard-size", type=int, help="images a unit, attacked as one batch (default: 64)")
+    parser.add_argument("--shard-size", type=int, help="images per unit, attacked as one batch (default: 64)")
     parser.add_argument("--attack-seed", type=int, help="one seed for every attack, to repeat a published run")
     parser.add_argument("--judge-draws", type=int, help="fresh evaluations of each point (default: 1)")
     add_workspace_flags(parser)
@@ -100,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
     gates.require_asked([defense.label for defense in plan.needed.defenses])
     if arguments.dry_run:
         units = [*plan.needed.units, *plan.units]
-        show_costs(workspace, units, naive=plan.naive, first=plan.first_look, as_json=arguments.json)
+        show_costs(workspace, units, naive=plan.naive(), first=plan.first_look, as_json=arguments.json)
         return 0
     with Session(workspace, executor) as session:
         summary = evaluate(session, plan)
@@ -155,7 +158,7 @@ def require_worst_case(catalog: Catalog, run_id: str) -> None:
 
 
 def show_accuracy(catalog: Catalog, run_id: str, *, as_json: bool) -> None:
-    """Print one row a defense: clean, each attack, worst case with its interval, and the gain over `none`.
+    """Print one row per defense: clean, each attack, worst case with its interval, and the gain over `none`.
 
     Then which attack broke each defense that falls; after an audit, what it leaves of each gain, and what each of its
     attacks found.

@@ -48,7 +48,7 @@ def add_workspace_flags(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--probe-n", type=int, help="training images that rank neurons (default: at most 10000)")
     model.add_argument("--search-n", type=int, help="images that choose k (default: at most 2000)")
     model.add_argument("--search-split", help="where those come from (default: train, apart from the probe images)")
-    model.add_argument("--classes", metavar="FILE", help="class names, one a line; or cifar10, cifar100")
+    model.add_argument("--classes", metavar="FILE", help="class names, one per line; or cifar10, cifar100")
     model.add_argument("--layer", help="penultimate, or a module's path such as layer3 (default: penultimate)")
     model.add_argument(
         "--clip", help="demo, NAME/PRETRAINED or a JSON config (default: demo for digits, else ViT-B-16/openai)"
@@ -56,7 +56,7 @@ def add_workspace_flags(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--every-class", action="store_true", help="LO-IR: every class's logit on every image")
     model.add_argument("--signed", action="store_true", help="LO-IR: signed instead of absolute changes")
     model.add_argument("--similarity", help="CD-IR: soft-wpmi, wpmi or rank-reorder (default: soft-wpmi)")
-    model.add_argument("--prompts", metavar="FILE", help="CD-IR: prompts, one a class and line (default: class names)")
+    model.add_argument("--prompts", metavar="FILE", help="CD-IR: prompts, one line per class (default: class names)")
     model.add_argument(
         "--prompt-template", action="append", metavar="TEXT", help='CD-IR: such as "a photo of a {}."; may be repeated'
     )
@@ -67,7 +67,7 @@ def add_workspace_flags(parser: argparse.ArgumentParser) -> None:
     running.add_argument(
         "--executor", choices=["ray", "local"], help=f"actors, or this process (default: {EXECUTOR}, else ray)"
     )
-    running.add_argument("--actors", type=int, help="model replicas (default: one a GPU, or one a CPU)")
+    running.add_argument("--actors", type=int, help="model replicas (default: one per GPU, or one per CPU)")
     running.add_argument("--device", choices=["auto", "cpu", "cuda"], help="default: auto")
     running.add_argument(
         "--unit-timeout", type=float, metavar="SECONDS", help="take a unit for hung after this long (default: 6 hours)"
@@ -141,7 +141,7 @@ def add_moved_flags(parser: argparse.ArgumentParser, title: str, names: Iterable
         group.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, help=f"{meaning} (default: the run's)")
 
 
-NOT_SETTINGS = ("verb", "run", "config", "json", "dry_run", "trained", "show", "top", "gate", "junit")
+NOT_SETTINGS = ("verb", "run", "config", "json", "dry_run", "show", "top", "gate", "junit")
 
 
 def given_settings(arguments: argparse.Namespace) -> dict[str, object]:

@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     space.add_argument("--taus", help="with commas, or LOW:HIGH:COUNT by equal factors (default: --tau)")
     space.add_argument("--draw-counts", help="numbers of noise draws, with commas (default: --draws)")
     space.add_argument("--ks", help="LOW:HIGH, or numbers with commas (default: 1 to all neurons)")
-    space.add_argument("--k-mode", choices=["shared", "per-class"], help="one k, or one a class (default: shared)")
+    space.add_argument("--k-mode", choices=["shared", "per-class"], help="one k, or one per class (default: shared)")
     space.add_argument(
         "--sampler", choices=["bisection", "grid", "random", "optuna"], help="default: bisection; optuna if installed"
     )

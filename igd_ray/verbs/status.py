@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print one row a run, and why units were given up."""
+    """Print one row per run, and why units were given up."""
     catalog = Catalog(arguments.catalog)
     catalog.check()
 

@@ -113,6 +113,7 @@ def stage(verb: str, words: list[str], folder: Path) -> list[str]:
         values = _take_along(values, folder)
         (folder / "settings.yaml").write_text(yaml.safe_dump(values))
         flags.append("--config=settings.yaml")
+        flags += [arguments.trained] if verb == "train" else []
     _require_absolute("--catalog", str(values.get("catalog", "results")))
     _copy_code(folder)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

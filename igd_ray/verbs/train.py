@@ -3,7 +3,8 @@
 import argparse
 
 from igd_ray.config import TrainSettings, load_settings
-from igd_ray.defenses.specs import defense_arguments
+from igd_ray.defenses.registry import KINDS, checked_arguments
+from igd_ray.defenses.specs import given_arguments
 from igd_ray.execution.run import commit_stages
 from igd_ray.execution.session import Session
 from igd_ray.planning.training import plan_sodef, training_table
@@ -16,7 +17,8 @@ from igd_ray.verbs.output import show
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    parser.add_argument("trained", choices=["sodef"], help="sodef: its ODE block, on the base model's frozen features")
+    trained = [name for name, kind in KINDS.items() if kind.is_trained]
+    parser.add_argument("trained", choices=trained, help="sodef: its ODE block, on the base model's frozen features")
     add_defense_arguments(parser)
     add_workspace_flags(parser)
     add_dry_run(parser)
@@ -27,7 +29,8 @@ def run(arguments: argparse.Namespace) -> int:
     settings = load_settings(TrainSettings, file=arguments.config, given=given_settings(arguments))
     executor = executor_for(settings)
     workspace = Workspace(settings)
-    plan = plan_sodef(workspace, defense_arguments(settings.defense_arg)["sodef"])
+    given = given_arguments(settings.defense_arg)
+    plan = plan_sodef(workspace, checked_arguments(KINDS[settings.trained], given.get(settings.trained, {})))
     if arguments.dry_run:
         show_costs(workspace, plan.units, as_json=arguments.json)
         return 0

@@ -23,7 +23,7 @@ from igd_ray.verification.stored_runs import (
 )
 from igd_ray.verification.verdicts import UnitCheck, verify_cells
 
-# Failing images that are printed one a line; --json lists all.
+# Failing images that are printed one per line; --json lists all.
 MOST_LINES = 20
 
 
@@ -97,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def verify_files(catalog: Catalog, *, as_json: bool) -> None:
-    """Print what is wrong with files of the catalog, one a line.
+    """Print what is wrong with files of the catalog, one per line.
 
     Raises:
         IgdError: if anything is.

@@ -134,7 +134,7 @@ def _check(listed: Sequence[Row], arguments: argparse.Namespace) -> int:
 
 
 class _Partial:
-    """The table that a check writes, and beside it, until it is whole, the rows found so far, one a line."""
+    """The table that a check writes, and beside it, until it is whole, the rows found so far, one per line."""
 
     def __init__(self, output: Path) -> None:
         if not output.parent.is_dir():

@@ -11,10 +11,9 @@ from igd_ray.identity import derive_seed
 from igd_ray.judging import judge
 from igd_ray.planning.evaluation import Cell
 from igd_ray.planning.workspace import Workspace
-from igd_ray.units.base import UnitReport, is_out_of_memory
+from igd_ray.units.base import UnitReport, is_out_of_memory, reproducible
 from igd_ray.units.judged import JudgedUnit, Judgement
 from igd_ray.units.replica import Context
-from igd_ray.units.threads import reproducible
 from igd_ray.verification.verdicts import judged_parts, points_of
 
 

@@ -61,7 +61,7 @@ def settings_of(run: StoredRun, given: Mapping[str, object]) -> EvaluateSettings
     """Return the settings of `run`, overridden by those `given` here: where model, data and catalog are now.
 
     Raises:
-        InputError: if what is stored is no settings, or would run code that nobody named here.
+        InputError: if what is stored are not settings, or they would run code that this command line does not name.
     """
     stored = recorded_settings(run, EvaluateSettings)
     defenses = stored.get("defenses")
@@ -100,14 +100,14 @@ def recorded_settings(run: StoredRun, kind: type[WorkspaceSettings]) -> dict[str
     """Return the settings of `run` that differ from the defaults of `kind`: some settings go only with certain others.
 
     Raises:
-        InputError: if what is stored is no JSON object.
+        InputError: if what is stored is not a JSON object.
     """
     try:
         stored = json.loads(run.config)
     except (ValueError, RecursionError):
         stored = None
     if not isinstance(stored, dict):
-        raise InputError(f"the settings stored with run {run.run_id!r} are no JSON object; the catalog is damaged")
+        raise InputError(f"the settings stored with run {run.run_id!r} are not a JSON object; the catalog is damaged")
     defaults = kind().model_dump(mode="json")
     return {name: value for name, value in stored.items() if name not in defaults or value != defaults[name]}
 

@@ -17,11 +17,10 @@ from igd_ray.execution.progress import Progress
 from igd_ray.planning.evaluation import Cell
 from igd_ray.planning.workspace import Workspace
 from igd_ray.threat import DISTANCE_TOLERANCE, ThreatModel
-from igd_ray.units.base import UnitReport, is_out_of_memory
+from igd_ray.units.base import UnitReport, is_out_of_memory, reproducible
 from igd_ray.units.judged import JudgedUnit, Judgement, judged_facts
 from igd_ray.units.points import Points, read_points
 from igd_ray.units.replica import Context
-from igd_ray.units.threads import reproducible
 
 # Sums of squares are rounded in another order on another processor.
 RELATIVE_DISTANCE_TOLERANCE = 1e-5
@@ -38,7 +37,7 @@ class Failure:
         image_id: the image.
         reason: what is stored and what is found now, for people.
         margin: the smallest difference of the top two logits over the evaluations that decide; None where the answer
-            is no matter of logits. A margin near 0 may flip on another processor.
+            does not depend on logits. A margin near 0 may flip on another processor.
     """
 
     image_id: str
@@ -246,7 +245,7 @@ def points_of(unit: JudgedUnit, context: Context, images: Tensor) -> Points:
     """Return the stored points that `unit` judged, in the order in which it did.
 
     Raises:
-        IgdError: if one is no image.
+        IgdError: if one is not an image.
     """
     key = unit.points_unit.key
     try:
@@ -257,7 +256,9 @@ def points_of(unit: JudgedUnit, context: Context, images: Tensor) -> Points:
         if isinstance(error, RuntimeError) and is_out_of_memory(error):
             raise
         shape = "×".join(str(size) for size in images.shape[1:])
-        raise IgdError(f"unit {key[:12]} stores a point that is no image of {shape}: {first_line(error)}") from error
+        raise IgdError(
+            f"unit {key[:12]} stores a point that is not an image of {shape}: {first_line(error)}"
+        ) from error
     if unit.is_transfer or unit.attack.algorithm is None:
         return points
     # Under this name the unit judged its first points, also where it found none for any image.

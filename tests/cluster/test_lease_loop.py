@@ -16,8 +16,7 @@ from igd_ray.cluster.leases import MOST_CRASHES, MOST_LOSSES, Died, Event, Lease
 from igd_ray.cluster.simulated import LoopCost, loop_cost
 from igd_ray.errors import IgdError
 from igd_ray.execution.attempts import AttemptLog
-from igd_ray.execution.halving import Halving
-from igd_ray.execution.queue import SOURCE_FAILED
+from igd_ray.execution.queue import SOURCE_FAILED, Halving
 from igd_ray.units.base import Shard, Unit, UnitReport
 
 

@@ -84,7 +84,7 @@ def test_a_ray_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch, 
 
     monkeypatch.setenv("RAY_ADDRESS", address)
     monkeypatch.setattr("ray.init", init)
-    monkeypatch.setattr("igd_ray.cluster.session._require_listener", lambda _address: None)
+    monkeypatch.setattr("igd_ray.cluster.session.require_listener", lambda _address: None)
     with pytest.raises(IgdError) as error, ray_session():
         pass
     assert advice in str(error.value)

@@ -88,7 +88,7 @@ def test_every_process_reads_the_caches_where_ray_keeps_them(session: None, tmp_
     @ray.remote(num_cpus=0)
     def is_shared(given: ObjectiveSource) -> list[bool]:
         objective = given.build()
-        activations = objective._shards[0]._activations
+        activations = objective.shards[0].activations
         # Not its own memory and not to be written, and the tensor over it is no copy.
         array = given.shards[0].activations
         return [array.flags.owndata, array.flags.writeable, activations.data_ptr() == array.ctypes.data]

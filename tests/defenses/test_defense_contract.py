@@ -38,7 +38,7 @@ class Case(NamedTuple):
     Attributes:
         name: the test's id.
         build: from a base model, example images and a generator.
-        passes: forward passes a query, inner backward passes a query, backward passes a gradient, counted by hand.
+        passes: forward and inner backward passes per query, and backward passes per gradient, counted by hand.
         random: whether two calls may differ.
         exact: whether the gradient is the derivative; the hedge passes a projection straight through.
     """

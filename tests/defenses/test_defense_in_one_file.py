@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from igd_ray.catalog import Catalog
-from igd_ray.defenses.registry import KINDS, register
+from igd_ray.defenses.registry import KINDS, default_arguments, register
 from igd_ray.defenses.specs import defense_arguments, known_defenses, parse_defense
 from igd_ray.errors import InputError
 from igd_ray.planning.cost import costs
@@ -35,7 +35,7 @@ def _registered() -> Iterator[None]:
 def test_its_label_and_arguments_are_known() -> None:
     assert "quantised" in known_defenses()
     assert parse_defense("quantised").kind == "quantised"
-    assert defense_arguments({})["quantised"] == {"levels": 4}
+    assert default_arguments(KINDS["quantised"].arguments) == {"levels": 4}
     with pytest.raises(InputError, match="levels must be at least 2, not 1"):
         defense_arguments({"quantised.levels": 1})
     with pytest.raises(InputError, match=r"quantised\.levels: expected a whole number, such as 4, not 2\.5"):

@@ -17,7 +17,7 @@ ON_RAY = "igd_ray.cluster"
 # Modules of which every public function has an example.
 WITH_EXAMPLES = ("igd_ray.statistics", "igd_ray.threat", "igd_ray.identity")
 
-# The functions and classes of rankings, defenses and search that compute the equations of the method.
+# The functions and classes of rankings, defenses, attacks and search that compute the equations of the method.
 MATHEMATICS = {
     "igd_ray.ranking.clip_dissect": {"soft_wpmi", "wpmi", "rank_reorder"},
     "igd_ray.ranking.leave_one_out": {"leave_one_out_sums"},
@@ -38,6 +38,9 @@ MATHEMATICS = {
         "nearest_orthonormal",
         "distant_rows",
     },
+    "igd_ray.attacks.adaptive.objective": {"image_losses"},
+    "igd_ray.attacks.pgd": {"steepest", "project"},
+    "igd_ray.judging": {"predicted_classes", "Verdict"},
     "igd_ray.search.bisection": {"Bisection"},
     "igd_ray.search.samplers": {"grid"},
     "igd_ray.search.space": {"Measurement"},

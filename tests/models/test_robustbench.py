@@ -418,7 +418,7 @@ def test_a_model_that_cannot_be_built_says_why(monkeypatch: pytest.MonkeyPatch) 
     def fail(entry: Entry) -> nn.Module:
         raise RuntimeError("no such operator\nat all")
 
-    monkeypatch.setattr("igd_ray.models.zoo._built", fail)
+    monkeypatch.setattr("igd_ray.models.zoo.constructed", fail)
     with pytest.raises(
         InputError, match=r"cifar10/Linf/Wong2020Fast cannot be built here \(RuntimeError: no such op\w+\)"
     ):

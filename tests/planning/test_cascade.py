@@ -1,4 +1,4 @@
-"""The cascade: the cheapest attack first, every other one on what it left standing; and what that costs, counted."""
+"""The cascade: the cheapest attack first, every other one on what it left robust; and what that costs, counted."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -284,7 +284,7 @@ def test_the_cascade_takes_at_most_half_of_the_passes_of_separate_runs(
     counted = cascade.run()
     assert_counted_recorded_and_bounded(cascade, counted)
     separate = prepare(tmp_path / "separate", **changes)
-    naive = [unit for unit in separate.plan.naive if isinstance(unit, AttackUnit | TransferUnit)]
+    naive = [unit for unit in separate.plan.naive() if isinstance(unit, AttackUnit | TransferUnit)]
     # Of each defense nine attacks, of the six transfers also the attack on the base model; on that itself three of the
     # nine are others of them.
     assert len(naive) == 2 * (9 + 6) + 6

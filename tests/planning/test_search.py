@@ -52,7 +52,7 @@ def predictions(session: Session, plan: SearchPlan, setting: Setting) -> torch.T
     """The predictions of every shard from caches."""
     objective = load_objective(session.workspace.catalog, plan, session.workspace.source).build()
     masks = class_masks(read_ranking(session.workspace.catalog, plan.ranking.ranking_id), setting.k)
-    return torch.cat([shard.predictions(masks, setting.noise, setting.tau) for shard in objective._shards])
+    return torch.cat([shard.predictions(masks, setting.noise, setting.tau) for shard in objective.shards])
 
 
 def defended(session: Session, plan: SearchPlan, setting: Setting) -> torch.Tensor:

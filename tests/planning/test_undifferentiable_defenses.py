@@ -65,7 +65,7 @@ def test_bpda_breaks_what_gradients_do_not_see(tmp_path: Path) -> None:
 def test_a_run_without_it_says_so(tmp_path: Path) -> None:
     run_evaluation(tmp_path / "results", defenses=f"none,jpeg={JPEG}", attacks="apgd-ce-2", n=8)
     (notes,) = run_query(Catalog(tmp_path / "results"), "SELECT notes FROM runs")["notes"].to_pylist()
-    assert "not measured: audit-bpda on jpeg, whose own gradients are of no use to attacks" in notes
+    assert "not measured: audit-bpda on jpeg, whose own gradients are useless to attacks" in notes
 
 
 @pytest.mark.slow

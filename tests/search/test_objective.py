@@ -70,8 +70,8 @@ def test_measured_beside_the_base_model_class_by_class(model, objective) -> None
     half = slice(0, 37), slice(37, 80)
     parts = [
         CachedObjective(
-            objective._activations[part],
-            {FIRST: objective._first_logits[FIRST][part]},
+            objective.activations[part],
+            {FIRST: objective.first_logits[FIRST][part]},
             model(DIGITS.images[part]).detach(),
             DIGITS.labels[part],
             model.linear,

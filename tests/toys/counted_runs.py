@@ -10,10 +10,9 @@ from igd_ray.execution.queue import ReadyQueue
 from igd_ray.models.demo import WEIGHTS_FILE
 from igd_ray.planning.evaluation import EvaluationPlan, plan_evaluation
 from igd_ray.units.attack import AttackUnit, TransferUnit
-from igd_ray.units.base import execute, is_done
+from igd_ray.units.base import execute, is_done, reproducible
 from igd_ray.units.judged import JudgedUnit
 from igd_ray.units.replica import Context, ImageArrays, WorkerSetup
-from igd_ray.units.threads import reproducible
 from tests.toys.counting import PassCounter
 from tests.toys.runs import settings_for
 from tests.toys.sessions import session_for

@@ -329,7 +329,7 @@ OWN: list[tuple[str, str]] = [
     ("train", "the following arguments are required: defense"),
     ("train hedge", "invalid choice: 'hedge'"),
     ("train sodef --layer layer3", "its layer is penultimate, not 'layer3'"),
-    ("train sodef --defense-arg hedge.steps=3", "SODEF is trained, which does not take it"),
+    ("train sodef --defense-arg hedge.steps=3", "sodef does not take it"),
     ("train sodef --defense-arg sodef.steps=0", "steps"),
     ("train sodef --defense-arg sodef.dimensions={digits}", "sodef.dimensions"),
     ("train sodef --defense-arg sodef.time=-1", "time"),

@@ -65,7 +65,7 @@ def parquet(path: Path, labels: list[int]) -> None:
 
 def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str], folder: Path) -> str:
     """Run `igd`, check that it refuses in one line and writes nothing, and return the line."""
-    before = sorted(folder.rglob("*"))
+    before = sorted(path for path in folder.rglob("*") if "__pycache__" not in path.parts)
     code = main(arguments)
     captured = capsys.readouterr()
     assert code == 2, captured.err

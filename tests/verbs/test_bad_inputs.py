@@ -90,7 +90,7 @@ def test_bad_input(
     words = arguments(row)
     if words[0].startswith("RAY_ADDRESS="):
         monkeypatch.setenv(*words.pop(0).split("="))
-    before = sorted(folder.rglob("*"))
+    before = sorted(path for path in folder.rglob("*") if "__pycache__" not in path.parts)
     code = main(words)
     captured = capsys.readouterr()
     lines = captured.err.splitlines()

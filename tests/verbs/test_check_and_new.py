@@ -69,12 +69,12 @@ def test_each_property_says_what_was_found(capsys: pytest.CaptureFixture[str]) -
     assert jpeg["gradient"]["found"] == (
         "none: something in it stops gradients; the identity stands in for it in audit-bpda"
     )
-    assert jpeg["passes"]["found"].startswith("1 forward and 0 backward passes a query, 0 backward a gradient")
+    assert jpeg["passes"]["found"].startswith("1 forward and 0 backward passes per query, 0 backward per gradient")
     resizing = checked(capsys, f"{OWN / 'resizing.py'}:factory")
     assert resizing["randomness"]["found"].startswith("random: two seeds differ by")
     assert resizing["gradient"]["result"] == "ok"
     two = checked(capsys, f"mine={OWN / 'two_passes.py'}:factory")
-    assert two["passes"]["found"].startswith("2 forward and 0 backward passes a query, 2 backward a gradient")
+    assert two["passes"]["found"].startswith("2 forward and 0 backward passes per query, 2 backward per gradient")
     assert two["two passes"]["found"].startswith("offered; taken one by one they differ by 0")
 
 

@@ -32,6 +32,10 @@ def test_code_and_named_files_go_along_and_nothing_else(tmp_path: Path, monkeypa
     assert list(folder.rglob("views/*.sql")), "the views go along"
 
 
+def test_a_training_says_what_is_trained(tmp_path: Path) -> None:
+    assert stage("train", ["sodef", "--catalog", "/shared/results"], tmp_path) == ["--config=settings.yaml", "sodef"]
+
+
 @pytest.mark.parametrize(("weights", "copied"), [("net.pt#model_ema", True), ("own", False)])
 def test_a_part_of_a_checkpoint_and_the_factory_s_own_weights_stay_what_they_are(
     weights: str, copied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

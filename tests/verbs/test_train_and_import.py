@@ -77,7 +77,7 @@ def test_an_imported_ranking_serves_an_evaluation(tmp_path: Path, capsys: pytest
             "--signed is an option of loir rankings",
         ),
         (["rank", "--method", "loir", "--similarity", "wpmi"], "--similarity is an option of cdir rankings"),
-        (["train", "sodef", "--defense-arg", "hedge.steps=3"], "hedge.steps: SODEF is trained"),
+        (["train", "sodef", "--defense-arg", "hedge.steps=3"], "hedge.steps: sodef does not take it"),
         (["train", "sodef", "--layer", "layer2"], "its layer is penultimate, not 'layer2'"),
         (["train", "sodef", "--probe-n", "5"], "the probe set has no image of 5 of 10 classes"),
         (["evaluate", "--defenses", "hedge", "--defense-arg", "hedge.steps=-1"], "steps must be at least 0, not -1"),

@@ -40,7 +40,7 @@ def build(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], nn.Module]]
     """Check a model in place of an entry's."""
 
     def check(factory: Callable[[], nn.Module]) -> ZooFinding:
-        monkeypatch.setattr("igd_ray.models.zoo._built", lambda entry: factory())
+        monkeypatch.setattr("igd_ray.models.zoo.constructed", lambda entry: factory())
         return check_entry(ENTRY)
 
     return check
@@ -189,7 +189,7 @@ def test_one_model_is_in_memory_at_a_time(monkeypatch: pytest.MonkeyPatch) -> No
         assert len(alive) == 1
         return model
 
-    monkeypatch.setattr("igd_ray.models.zoo._built", built)
+    monkeypatch.setattr("igd_ray.models.zoo.constructed", built)
     findings = [finding for finding, _ in check_entries([ENTRY] * 3)]
     assert all(finding.supported for finding in findings)
     assert alive == []

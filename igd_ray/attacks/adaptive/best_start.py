@@ -1,4 +1,4 @@
-"""APGD from the best point of those that other attacks left: one more round."""
+"""APGD once more, for each image from the best of the points that other attacks ended at."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,11 +8,9 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from igd_ray.attacks.adaptive.objective import mean_margins
+from igd_ray.attacks.adaptive.objective import Task, mean_margins
 from igd_ray.attacks.adaptive.warm_start import TRANSFER, WarmStartedAttack
-from igd_ray.attacks.counting import CountedTarget
 from igd_ray.attacks.registry import AUDIT_EOT, register
-from igd_ray.threat import ThreatModel
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,30 +33,21 @@ class BestStartAPGD(WarmStartedAttack):
         """At each source's point, `eot` times."""
         return len(self.sources) * self.eot
 
-    def run(
-        self,
-        number: int,
-        target: CountedTarget,
-        images: Tensor,
-        labels: Tensor,
-        rows: Tensor,
-        threat: ThreatModel,
-        seed: int,
-    ) -> tuple[Tensor, Tensor]:
+    def run(self, task: Task) -> tuple[Tensor, Tensor]:
         """Choose the starts, then climb."""
-        best = images.clone()
-        highest = torch.full((len(images),), -torch.inf, device=images.device)
-        exists = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        best = task.images.clone()
+        highest = torch.full((len(best),), -torch.inf, device=best.device)
+        exists = torch.zeros(len(best), dtype=torch.bool, device=best.device)
         for source in self.sources:
-            points, there = self.start(source, rows)
+            points, there = self.start(source, task.rows)
             if not there.any():
                 continue
             margins = torch.full_like(highest, -torch.inf)
-            margins[there] = mean_margins(target, points[there], labels[there], self.eot).to(margins)
+            margins[there] = mean_margins(task.target, points[there], task.labels[there], self.eot).to(margins)
             better = margins > highest
             best[better], highest[better] = points[better], margins[better]
             exists |= better
-        return self.climb_from(best, exists, target, images, labels, threat, seed)
+        return self.climb_from(best, exists, task)
 
 
 register(

@@ -1,4 +1,4 @@
-"""BPDA: gradients of a stand-in for a target whose own gradients are of no use."""
+"""BPDA: gradients of a stand-in for a target whose own gradients mislead or vanish."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from igd_ray.attacks.adaptive.objective import ObjectiveAPGD, image_losses
+from igd_ray.attacks.adaptive.objective import ObjectiveAPGD, Task, image_losses
 from igd_ray.attacks.counting import CountedTarget
 from igd_ray.attacks.registry import AUDIT_EOT, register
 from igd_ray.threat import ThreatModel
@@ -33,24 +33,10 @@ class BpdaAPGD(ObjectiveAPGD):
         """Check that the target offers a stand-in."""
         target.surrogate()
 
-    def run(
-        self,
-        number: int,
-        target: CountedTarget,
-        images: Tensor,
-        labels: Tensor,
-        rows: Tensor,
-        threat: ThreatModel,
-        seed: int,
-    ) -> tuple[Tensor, Tensor]:
-        """Climb the loss along the stand-in's gradient."""
-        surrogate = target.surrogate()
-
-        def objective(points: Tensor) -> tuple[Tensor, Tensor]:
-            logits = surrogate(points)
-            return logits, image_losses(self.loss, logits, labels)
-
-        return self.climb(objective, images, labels, threat, seed)
+    def objective(self, task: Task, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the stand-in's logits, which are the target's, and their losses."""
+        logits = task.target.surrogate()(points)
+        return logits, image_losses(self.loss, logits, task.labels)
 
 
 register(

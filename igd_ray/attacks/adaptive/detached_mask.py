@@ -7,11 +7,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from igd_ray.attacks.adaptive.objective import TwoPassAttack, image_losses
+from igd_ray.attacks.adaptive.objective import Task, TwoPassAttack, image_losses
 from igd_ray.attacks.counting import CountedTarget
 from igd_ray.attacks.registry import AUDIT_EOT, register
 from igd_ray.errors import InputError, did_you_mean
-from igd_ray.threat import ThreatModel
 
 CONSTANT, IDENTITY = "constant", "identity"
 
@@ -43,23 +42,10 @@ class DetachedMaskAPGD(TwoPassAttack):
                 f"backward must be one of {', '.join(known)}, not {self.backward!r}{did_you_mean(self.backward, known)}"
             )
 
-    def run(
-        self,
-        number: int,
-        target: CountedTarget,
-        images: Tensor,
-        labels: Tensor,
-        rows: Tensor,
-        threat: ThreatModel,
-        seed: int,
-    ) -> tuple[Tensor, Tensor]:
-        """Climb the loss of the defense's logits along the replaced gradient."""
-
-        def objective(points: Tensor) -> tuple[Tensor, Tensor]:
-            logits = self.logits(target, points)
-            return logits, image_losses(self.loss, logits, labels)
-
-        return self.climb(objective, images, labels, threat, seed)
+    def objective(self, task: Task, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the defense's logits, with the replaced gradient, and their losses."""
+        logits = self.logits(task.target, points)
+        return logits, image_losses(self.loss, logits, task.labels)
 
     def logits(self, target: CountedTarget, points: Tensor) -> Tensor:
         """Return the defense's logits [n, C] at `points`, with the replaced gradient."""

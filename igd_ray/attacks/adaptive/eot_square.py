@@ -13,7 +13,7 @@ from igd_ray.attacks.base import QUERY, UNSTATED, Attack, Points
 from igd_ray.attacks.counting import CountedTarget
 from igd_ray.attacks.pyautoattack import NORM_NAMES, forked_generators, moved_points
 from igd_ray.attacks.registry import AUDIT_EOT, register
-from igd_ray.models.anatomy.prediction import predicted_classes
+from igd_ray.judging import predicted_classes
 from igd_ray.threat import ThreatModel
 
 
@@ -27,8 +27,8 @@ class EoTSquare(Attack):
     over transformation (Athalye et al., ICML 2018).
 
     Args:
-        queries: the most points an image that are asked for, besides the start; each costs `eot` queries.
-        eot: answers averaged a point.
+        queries: how many points per image are tried at most, besides the start; each costs `eot` queries.
+        eot: answers averaged per point.
     """
 
     name: ClassVar[str] = "square-eot"

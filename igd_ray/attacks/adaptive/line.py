@@ -1,16 +1,15 @@
 """APGD over the straight line between two points, such as a transfer point and a white-box point."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from igd_ray.attacks.adaptive.objective import image_losses, mean_margins
+from igd_ray.attacks.adaptive.objective import Task, mean_margins
 from igd_ray.attacks.adaptive.warm_start import TRANSFER, WHITE_BOX, WarmStartedAttack
-from igd_ray.attacks.counting import CountedTarget
 from igd_ray.attacks.registry import AUDIT_EOT, register
 from igd_ray.errors import InputError
 from igd_ray.threat import Norm, ThreatModel
@@ -51,44 +50,34 @@ class LineAPGD(WarmStartedAttack):
         """At the evenly spaced points, `eot` times."""
         return LOOKS * self.eot
 
-    def run(
-        self,
-        number: int,
-        target: CountedTarget,
-        images: Tensor,
-        labels: Tensor,
-        rows: Tensor,
-        threat: ThreatModel,
-        seed: int,
-    ) -> tuple[Tensor, Tensor]:
+    def run(self, task: Task) -> tuple[Tensor, Tensor]:
         """Look at the line, then climb along it."""
-        ends = [self.start(source, rows) for source in self.sources]
-        whole = images, labels
+        ends = [self.start(source, task.rows) for source in self.sources]
         lined = ends[0][1] | ends[1][1]
-        images, labels = images[lined], labels[lined]
-        first, last = (torch.where(exists[:, None, None, None], points, whole[0])[lined] for points, exists in ends)
-        adversarial, fooled = whole[0].clone(), torch.zeros_like(lined)
-        if len(images) == 0:
+        first, last = (torch.where(exists[:, None, None, None], points, task.images)[lined] for points, exists in ends)
+        adversarial, fooled = task.images.clone(), torch.zeros_like(lined)
+        if len(first) == 0:
             return adversarial, fooled
+        labels = task.labels[lined]
 
         def between(position: Tensor) -> Tensor:
             return torch.lerp(first, last, position.expand_as(first)).clamp(0, 1)
 
-        def objective(position: Tensor) -> tuple[Tensor, Tensor]:
-            logits = target(between(position))
-            return logits, image_losses(self.loss, logits, labels)
-
         # The numbers t are images of one pixel, in the ball of radius 1/2 around 1/2.
-        middle = torch.full((len(images), 1, 1, 1), 0.5, device=images.device)
-        places = torch.linspace(0, 1, LOOKS, device=images.device)
+        middle = torch.full((len(first), 1, 1, 1), 0.5, device=first.device)
+        places = torch.linspace(0, 1, LOOKS, device=first.device)
         margins = torch.stack(
             [
-                mean_margins(target, between(torch.full_like(middle, place)), labels, self.eot)
+                mean_margins(task.target, between(torch.full_like(middle, place)), labels, self.eot)
                 for place in places.tolist()
             ]
         )
-        start = places[margins.argmax(dim=0)].view_as(middle)
-        position, broken = self.climb(objective, middle, labels, ThreatModel(Norm.LINF, 0.5), seed, start=start)
+        on_line = replace(task, images=middle, labels=labels, threat=ThreatModel(Norm.LINF, 0.5))
+        position, broken = self.climb(
+            lambda position: self.objective(on_line, between(position)),
+            on_line,
+            start=places[margins.argmax(dim=0)].view_as(middle),
+        )
         adversarial[lined], fooled[lined] = between(position), broken
         return adversarial, fooled
 

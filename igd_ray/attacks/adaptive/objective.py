@@ -1,8 +1,8 @@
 """What the adaptive attacks share: APGD's steps (Croce & Hein, ICML 2020) on an objective of their own."""
 
-from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from typing import ClassVar, Self, final
 
 import torch
@@ -22,16 +22,41 @@ from igd_ray.attacks.pyautoattack import (
     wrong_logits,
 )
 from igd_ray.errors import InputError
-from igd_ray.models.anatomy.prediction import predicted_classes
+from igd_ray.judging import predicted_classes
 from igd_ray.threat import Norm, ThreatModel
 
 # Points [n, C, H, W] to the logits [n, classes] that decide whether one is misclassified, and the losses [n] to climb.
 Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
+@dataclass(frozen=True)
+class Task:
+    """What one run of an attack works on: the images that no earlier run broke.
+
+    Attributes:
+        number: of the run, from 0.
+        target: what is attacked.
+        images: the centres of the balls, [n, C, H, W].
+        labels: the classes that are not to be answered, int64 [n].
+        rows: the places of the images in the batch that is attacked, int64 [n].
+        threat: the norm and epsilon.
+        seed: decides all randomness.
+    """
+
+    number: int
+    target: CountedTarget
+    images: Tensor
+    labels: Tensor
+    rows: Tensor
+    threat: ThreatModel
+    seed: int
+
+
 @dataclass(frozen=True, repr=False)
 class ObjectiveAPGD(Attack):
-    """Runs of APGD, each on an objective of the subclass, on the images that the target gets right.
+    """Runs of APGD on the images that the target gets right, each on an objective of the subclass.
+
+    A subclass gives `objective`, or `run` where its runs differ from each other or start somewhere.
 
     The later runs are for the images that no earlier run broke. The point of an image is the last misclassified
     iterate of the run that broke it; otherwise the iterate of highest loss of its first run, so that a randomised
@@ -39,8 +64,8 @@ class ObjectiveAPGD(Attack):
 
     Args:
         loss: "ce", "cw" or "dlr", as in `APGD`.
-        steps: gradient steps a run.
-        eot: gradients averaged a step, for a randomised target (expectation over transformation).
+        steps: gradient steps per run.
+        eot: gradients averaged per step, for a randomised target (expectation over transformation).
     """
 
     # What one gradient of the objective costs: queries, and gradients of logits.
@@ -75,7 +100,7 @@ class ObjectiveAPGD(Attack):
         return 0
 
     def most_passes(self, num_classes: int) -> tuple[int, int]:
-        """The look at the number of classes and at the image, then a start and `steps` steps a run."""
+        """The look at the number of classes and at the image, then a start and `steps` steps per run."""
         climbs = self.runs * (self.steps + 1) * self.eot
         queries, gradients = self.cost
         return 2 + self.guard_passes + self.runs * self.looks + climbs * queries, climbs * gradients
@@ -98,7 +123,7 @@ class ObjectiveAPGD(Attack):
             rows = correct.nonzero().flatten()
             if len(rows) == 0:
                 break
-            points, fooled = self.run(number, target, images[rows], labels[rows], rows, threat, seed)
+            points, fooled = self.run(Task(number, target, images[rows], labels[rows], rows, threat, seed))
             chosen = fooled | (number == 0)
             adversarial[rows[chosen]] = points[chosen]
             correct[rows[fooled]] = False
@@ -111,54 +136,42 @@ class ObjectiveAPGD(Attack):
             InputError: saying what is missing.
         """
 
-    @abstractmethod
-    def run(
-        self,
-        number: int,
-        target: CountedTarget,
-        images: Tensor,
-        labels: Tensor,
-        rows: Tensor,
-        threat: ThreatModel,
-        seed: int,
-    ) -> tuple[Tensor, Tensor]:
-        """Return run `number`'s points and whether some iterate was misclassified, bool [n].
+    def run(self, task: Task) -> tuple[Tensor, Tensor]:
+        """Return the points of one run, and whether some iterate was misclassified, bool [n]."""
+        return self.climb(partial(self.objective, task), task)
+
+    def objective(self, task: Task, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits that decide whether one of `points` is misclassified, and the losses to climb.
+
+        By default these are the target's logits, and the losses of these.
 
         Args:
-            number: counts from 0.
-            target: the target.
-            images, labels: those still correct.
-            rows: their places in the batch, int64 [n].
-            threat: the norm and epsilon.
-            seed: decides all randomness.
-        """
+            task: what the run works on.
+            points: [n, C, H, W].
 
-    def climb(
-        self,
-        objective: Objective,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        seed: int,
-        *,
-        start: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Climb `objective` by APGD within `threat` around `images` [n, C, H, W].
+        Returns:
+            Logits [n, classes] and losses [n].
+        """
+        logits = task.target(points)
+        return logits, image_losses(self.loss, logits, task.labels)
+
+    def climb(self, objective: Objective, task: Task, *, start: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Climb `objective` by APGD in the balls around the task's images.
 
         Args:
             objective: see `Objective`.
-            images, labels: the centres of the balls, and the classes that are not to be answered.
-            threat: the norm and epsilon.
-            seed: of the random start.
+            task: what the run works on.
             start: where to start, [n, C, H, W] in the balls; a random point (pyautoattack's) by default.
 
         Returns:
             The last misclassified iterate or, without one, that of highest loss, and which of them it is, bool [n].
         """
-        attack = _LossAPGD(objective, images, threat, self.steps, self.eot, self.collapsed_eot)
-        with forked_generators(images.device):
-            torch.random.manual_seed(seed)
-            highest, correct, _, misclassified = attack.attack_single_run(images.clone(), labels, x_init=start)
+        attack = _LossAPGD(objective, task.images, task.threat, self.steps, self.eot, self.collapsed_eot)
+        with forked_generators(task.images.device):
+            torch.random.manual_seed(task.seed)
+            highest, correct, _, misclassified = attack.attack_single_run(
+                task.images.clone(), task.labels, x_init=start
+            )
         fooled = ~correct.bool()
         return torch.where(fooled[:, None, None, None], misclassified, highest).detach(), fooled
 
@@ -215,6 +228,10 @@ def image_losses(name: str, logits: Tensor, labels: Tensor) -> Tensor:
 
     "ce" is the cross-entropy, "cw" is −(z_y − max_{j≠y} z_j), and "dlr" divides that by
     z_π1 − z_π3, π sorting z in descending order.
+
+    >>> logits, labels = torch.tensor([[3.0, 1.0, -1.0]]), torch.tensor([0])
+    >>> [round(image_losses(name, logits, labels).item(), 4) for name in ("ce", "cw", "dlr")]
+    [0.1429, -2.0, -0.5]
     """
     if name == "ce":
         return cross_entropy(logits, labels, reduction="none")

@@ -8,11 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from igd_ray.attacks.adaptive.objective import TwoPassAttack, image_losses
-from igd_ray.attacks.counting import CountedTarget
+from igd_ray.attacks.adaptive.objective import Task, TwoPassAttack, image_losses
 from igd_ray.attacks.pyautoattack import wrong_logits
 from igd_ray.attacks.registry import register
-from igd_ray.threat import ThreatModel
 
 
 @dataclass(frozen=True, repr=False)
@@ -44,30 +42,21 @@ class OracleMaskAPGD(TwoPassAttack):
         """At the clean image, for the runner-up."""
         return 1
 
-    def run(
-        self,
-        number: int,
-        target: CountedTarget,
-        images: Tensor,
-        labels: Tensor,
-        rows: Tensor,
-        threat: ThreatModel,
-        seed: int,
-    ) -> tuple[Tensor, Tensor]:
+    def run(self, task: Task) -> tuple[Tensor, Tensor]:
         """Climb under the mask of the true class (run 0) or of the runner-up (run 1)."""
+        target, classes = task.target, task.labels
         passes = target.two_pass()
-        classes = labels
-        if number == 1:
+        if task.number == 1:
             with torch.no_grad():
-                classes = wrong_logits(target(images), labels).argmax(dim=1)
-        weights = one_hot(classes, target.num_classes(images)).to(images)
+                classes = wrong_logits(target(task.images), task.labels).argmax(dim=1)
+        weights = one_hot(classes, target.num_classes(task.images)).to(task.images)
 
         def objective(points: Tensor) -> tuple[Tensor, Tensor]:
             with torch.no_grad():
                 answer = target(points)
-            return answer, image_losses(self.loss, passes.masked_logits(points, weights), labels)
+            return answer, image_losses(self.loss, passes.masked_logits(points, weights), task.labels)
 
-        return self.climb(objective, images, labels, threat, seed)
+        return self.climb(objective, task)
 
 
 register(

@@ -1,4 +1,4 @@
-"""What a target may offer to adaptive attacks where its own gradients are of no use: those of a stand-in.
+"""What a target with useless gradients may offer to adaptive attacks: the gradients of a stand-in.
 
 Where a step passes no gradients on, an attack replaces it in the backward pass by one that does (backward pass
 differentiable approximation: Athalye, Carlini & Wagner, ICML 2018).

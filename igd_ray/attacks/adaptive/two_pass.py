@@ -14,7 +14,7 @@ class TwoPass(Protocol):
     """A target whose logits are `masked_logits(x, pseudo_labels(first_logits(x)))`, for images x [B, channels, H, W].
 
     Attributes:
-        draws: forward passes of the base model that `first_logits` costs an image; `masked_logits` costs one.
+        draws: forward passes of the base model per image that `first_logits` costs; `masked_logits` costs one.
     """
 
     draws: int

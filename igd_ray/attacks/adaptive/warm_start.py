@@ -12,13 +12,13 @@ from typing import ClassVar, Self
 import torch
 from torch import Generator, Tensor
 
-from igd_ray.attacks.adaptive.objective import ObjectiveAPGD, image_losses
-from igd_ray.attacks.base import GivenPoints, check_given
+from igd_ray.attacks.adaptive.objective import ObjectiveAPGD, Task
+from igd_ray.attacks.base import GivenPoints
 from igd_ray.attacks.counting import CountedTarget
 from igd_ray.attacks.pgd import random_points
 from igd_ray.attacks.registry import AUDIT_EOT, register
 from igd_ray.errors import InputError
-from igd_ray.threat import ThreatModel
+from igd_ray.threat import ThreatModel, check_given
 
 # Points that a planner always has: of a transfer, and of an attack on both passes of the defense.
 TRANSFER, WHITE_BOX = "transfer", "white-box"
@@ -88,25 +88,11 @@ class WarmStartedAttack(ObjectiveAPGD):
         points, exists = self._starts[source]
         return points.to(rows.device)[rows], exists.to(rows.device)[rows]
 
-    def climb_from(
-        self,
-        points: Tensor,
-        exists: Tensor,
-        target: CountedTarget,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        seed: int,
-    ) -> tuple[Tensor, Tensor]:
-        """Climb the loss of the target's logits from `points`, from random ones where none exists."""
-
-        def objective(points: Tensor) -> tuple[Tensor, Tensor]:
-            logits = target(points)
-            return logits, image_losses(self.loss, logits, labels)
-
-        instead = random_points(images, threat, Generator().manual_seed(seed))
+    def climb_from(self, points: Tensor, exists: Tensor, task: Task) -> tuple[Tensor, Tensor]:
+        """Climb the objective from `points`, from random ones where none exists."""
+        instead = random_points(task.images, task.threat, Generator().manual_seed(task.seed))
         start = torch.where(exists[:, None, None, None], points, instead)
-        return self.climb(objective, images, labels, threat, seed, start=start)
+        return self.climb(partial(self.objective, task), task, start=start)
 
 
 @dataclass(frozen=True, repr=False)
@@ -126,19 +112,9 @@ class WarmStartedAPGD(WarmStartedAttack):
         """One for each source."""
         return len(self.sources)
 
-    def run(
-        self,
-        number: int,
-        target: CountedTarget,
-        images: Tensor,
-        labels: Tensor,
-        rows: Tensor,
-        threat: ThreatModel,
-        seed: int,
-    ) -> tuple[Tensor, Tensor]:
+    def run(self, task: Task) -> tuple[Tensor, Tensor]:
         """Climb from the points of one source."""
-        points, exists = self.start(self.sources[number], rows)
-        return self.climb_from(points, exists, target, images, labels, threat, seed)
+        return self.climb_from(*self.start(self.sources[task.number], task.rows), task)
 
 
 register(

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from igd_ray.data.decoding import decode_image, stack_images
-from igd_ray.data.identifiers import row_id
-from igd_ray.data.images import LabeledImages
+from igd_ray.data.images import LabeledImages, row_id
 from igd_ray.data.parquet.labels import (
     is_text,
     names_in_metadata,

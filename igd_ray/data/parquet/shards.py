@@ -32,8 +32,8 @@ def files_of_split(request: Request) -> list[Path]:
     """Return the files that hold the split, in the order of their rows.
 
     The location is a file, several with commas, a pattern with ``*``, ``?`` or ``[…]``, or a folder of shards, in
-    which a file's name or folder says its split. ``{split}`` in it is replaced by the split. Of a single file without
-    it, the sibling of the split's name is taken.
+    which a file's name or folder says its split. ``{split}`` in it is replaced by the split. Where a single file is
+    named that is of another split, the file beside it is taken whose name says the split.
 
     Raises:
         InputError: if there is no such file, the split is not among them, or a shard of a numbered set is missing.

@@ -110,7 +110,7 @@ class SplitModel:
         return Prefix(activation[0], logits, images, outputs)
 
     def trimmed(self, prefix: Prefix) -> Prefix:
-        """Return `prefix` with what the suffix reads of every image, and of the first image alone what it does not.
+        """Return `prefix`, cut down to the first image wherever the suffix does not read the others.
 
         The suffix gives the same for both; of a model that runs with nothing less, everything is kept.
         """

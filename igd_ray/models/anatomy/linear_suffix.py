@@ -86,7 +86,7 @@ def linear_changes(split: SplitModel, prefix: Prefix, classes: Iterable[Tensor])
 
 
 def linear_weight(model: nn.Module, layer: Layer) -> Tensor | None:
-    """Return the weight [C, N] of the classifier at the penultimate layer, if it does compute W a + b."""
+    """Return W, [C, N], if the classifier computes W a + b from the penultimate layer's activation a; else None."""
     head = classifier(model, layer)
     # A subclass, or a forward of its own, may normalise its input or its weights.
     computes = getattr(getattr(head, "forward", None), "__func__", None)

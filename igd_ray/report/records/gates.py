@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 from xml.etree import ElementTree
 
 from igd_ray.errors import InputError, did_you_mean
+from igd_ray.protocol import NONE
 from igd_ray.report.results import Results
 from igd_ray.report.tables import Row
 from igd_ray.statistics import Comparison
@@ -17,8 +18,6 @@ METRICS = {"gain": -1.0, "worst_case": 0.0, "clean": 0.0}
 GRAMMAR = "[DEFENSE:] METRIC >= NUMBER"
 
 _GATE = re.compile(r"(?:(?P<defense>[^\s:]+)\s*:)?\s*(?P<metric>\w+)\s*>=\s*(?P<threshold>\S+)")
-
-NONE = "none"
 
 
 class Gate(NamedTuple):

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from igd_ray.protocol import NONE
 from igd_ray.report.results import Results
 from igd_ray.report.tables import number, pixel_fraction
 
@@ -37,7 +38,7 @@ def leaderboard_entry(results: Results, defense: str) -> dict[str, Any]:
     attacks = [attack for attack in results.planned.get(defense, []) if attack != CLEAN]
     return {
         "link": None,
-        "name": run["model"] if defense == "none" else f"{defense} on {run['model']}",
+        "name": run["model"] if defense == NONE else f"{defense} on {run['model']}",
         "authors": None,
         "additional_data": None,
         "number_forward_passes": None,

@@ -120,7 +120,7 @@ class StoredPointsCheckUnit(Unit):
             broken = _broken(context, part).to(images.device)
             for points, exists in read_points(context, part.points, part.shard, images).values():
                 stored.append(measure_stored_points(points[exists], images[exists], self.threat))
-                # What is no image at all is a finding of the first kind, and nothing to ask a model for.
+                # Rows that are not images are a finding of the first kind; a model cannot be asked about them.
                 asked = exists & broken & torch.isfinite(points).flatten(1).all(dim=1)
                 rounded.append(measure_rounding(target, points[asked], labels[asked]))
         model = context.setup.model.label

@@ -267,13 +267,13 @@ def objective_of(attack: Attack, monkeypatch, defense: nn.Module, images, labels
     """Return what a run of `attack` climbs on `images`, all attacked: points to logits and losses."""
     climbed = []
 
-    def keep(_self, objective, images, *_args, **_settings):
+    def keep(_self, objective, task, **_settings):
         climbed.append(objective)
-        return images, torch.zeros(len(images), dtype=torch.bool)
+        return task.images, torch.zeros(len(task.images), dtype=torch.bool)
 
     monkeypatch.setattr(objective.ObjectiveAPGD, "climb", keep)
     rows = torch.arange(len(images))
-    attack.run(run_number, CountedTarget(defense), images, labels, rows, threat, 0)
+    attack.run(objective.Task(run_number, CountedTarget(defense), images, labels, rows, threat, 0))
     return climbed[0]
 
 

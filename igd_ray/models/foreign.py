@@ -1,14 +1,15 @@
-"""Exits in somebody's code: an error of that code, not the end of this process."""
+"""Somebody's code: whatever it does wrong, exits and prints included, becomes one line that names it."""
 
+import io
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from traceback import walk_tb
 from typing import NoReturn
 
-from igd_ray.errors import InputError
+from igd_ray.errors import InputError, first_line
 from igd_ray.models.sources import is_of_a_file
 
 
@@ -61,3 +62,28 @@ def exiting_file(error: SystemExit) -> str | None:
         return None
     files = [frame.f_code.co_filename for frame in frames if is_of_a_file(str(frame.f_globals.get("__name__")))]
     return Path(files[-1]).name if files else None
+
+
+@contextmanager
+def contained(what: str = "") -> Iterator[None]:
+    """Turn whatever somebody's code does wrong, other than to compute wrong values, into one line about it.
+
+    Args:
+        what: the code that runs, for the message; none where the caller names it.
+
+    Raises:
+        InputError: if it raises, exits or prints.
+    """
+    printed = io.StringIO()
+    try:
+        with redirect_stdout(printed), exits_refused(what or "it"):
+            yield
+    except InputError:
+        raise
+    except Exception as error:  # somebody's code may fail in any way
+        raise InputError(f"{f'{what}: ' if what else ''}{type(error).__name__}: {first_line(error)}") from error
+    if text := printed.getvalue().strip():
+        raise InputError(
+            f"{what or 'it'} prints {text.splitlines()[0][:80]!r} among igd's results; remove it, or print to "
+            "sys.stderr"
+        )
