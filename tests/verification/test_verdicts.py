@@ -406,10 +406,10 @@ def test_the_settings_of_a_run_are_those_it_was_given(finished: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ("", "no JSON object"),
-        ("[1]", "no JSON object"),
-        ('{"n": ', "no JSON object"),
-        ("[" * 100_000, "no JSON object"),
+        ("", "not a JSON object"),
+        ("[1]", "not a JSON object"),
+        ('{"n": ', "not a JSON object"),
+        ("[" * 100_000, "not a JSON object"),
         ('{"modell": "demo"}', "unknown setting 'modell'"),
         ('{"n": -1}', "n: input should be greater than or equal to 1"),
         ('{"attacks": ["apgd-ce-5", 7]}', "cannot be used here"),
