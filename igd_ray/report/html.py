@@ -27,7 +27,8 @@ from igd_ray.report.preparation.gallery import Pictures, Pixels, pictures
 from igd_ray.report.preparation.neurons import neurons
 from igd_ray.report.preparation.rankings import rankings
 from igd_ray.report.preparation.searches import search_figures, search_table
-from igd_ray.report.results import MOST_FIGURES, Preparation, Results, Rows, find_run, read_preparation, read_results
+from igd_ray.report.preparation.stored import MOST_FIGURES, Preparation, read_preparation
+from igd_ray.report.results import Results, Rows, find_run, read_results
 from igd_ray.report.tables import DASH, Row, Share, pixel_fraction, signed
 
 # Finds images of a run by their ids.

@@ -3,7 +3,6 @@
 import argparse
 
 from igd_ray.config import EvaluateSettings, SearchSettings, load_settings
-from igd_ray.environment import CATALOG, EXECUTOR
 from igd_ray.errors import IgdError
 from igd_ray.execution.run import require_all
 from igd_ray.execution.session import Session
@@ -12,6 +11,7 @@ from igd_ray.planning.search import plan_searches
 from igd_ray.planning.workspace import Workspace
 from igd_ray.protocol import NINE_ATTACKS
 from igd_ray.report.html import write_report
+from igd_ray.values.environment import CATALOG, EXECUTOR
 from igd_ray.verbs.clean_images import clean_images
 from igd_ray.verbs.evaluate import evaluate, require_worst_case, show_accuracy
 from igd_ray.verbs.executors import executor_for

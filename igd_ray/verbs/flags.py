@@ -3,8 +3,8 @@
 import argparse
 from collections.abc import Iterable, Mapping
 
-from igd_ray.environment import CATALOG, EXECUTOR, environment_settings
 from igd_ray.errors import InputError, first_line
+from igd_ray.values.environment import CATALOG, EXECUTOR, environment_settings
 
 
 def add_catalog_flag(parser: argparse.ArgumentParser) -> None:
@@ -165,7 +165,7 @@ def given_settings(arguments: argparse.Namespace) -> dict[str, object]:
 def _argument(text: str, flag: str, example: str) -> tuple[str, object]:
     import yaml
 
-    from igd_ray.plain_yaml import plain_value
+    from igd_ray.values.plain_yaml import plain_value
 
     name, equals, value = text.partition("=")
     if not name or not equals:

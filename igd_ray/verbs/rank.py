@@ -15,7 +15,8 @@ from igd_ray.planning.rankings import RankingPlan, import_ranking, plan_ranking
 from igd_ray.planning.workspace import Workspace
 from igd_ray.ranking import RANKINGS
 from igd_ray.report.preparation.neurons import labels_of, neuron_table
-from igd_ray.report.results import TOP, Rows, read_neurons
+from igd_ray.report.preparation.stored import TOP, read_neurons
+from igd_ray.report.results import Rows
 from igd_ray.report.terminal import print_table
 from igd_ray.verbs.dry_run import show_costs
 from igd_ray.verbs.executors import executor_for

@@ -13,7 +13,7 @@ from igd_ray.planning.search import SearchPlan, SearchResult, finish_search, pla
 from igd_ray.planning.search.own import plan_own_search
 from igd_ray.planning.workspace import Workspace
 from igd_ray.ranking import RANKINGS
-from igd_ray.report.results import read_search
+from igd_ray.report.preparation.stored import read_search
 from igd_ray.search import Trial, best_trials, most_accurate
 from igd_ray.units.base import Unit
 from igd_ray.verbs.dry_run import show_costs

@@ -10,7 +10,7 @@ from igd_ray.catalog import Catalog, ask
 from igd_ray.cli import main
 from igd_ray.report.html import write_report
 from igd_ray.report.preparation.neurons import labels_of, neuron_table
-from igd_ray.report.results import read_neurons
+from igd_ray.report.preparation.stored import read_neurons
 from tests.toys.catalog_rows import add_outcomes, add_plan, add_run, row
 
 # Of each ranking and class, the scores of three neurons.

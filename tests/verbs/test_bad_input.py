@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 
 from igd_ray.catalog.schemas import SCHEMA_VERSION
 from igd_ray.cli import main
-from igd_ray.config import LOADER_ARGUMENTS, EvaluateSettings, load_settings
+from igd_ray.config import EvaluateSettings, load_settings
+from igd_ray.config.base import LOADER_ARGUMENTS
 from igd_ray.models import load_model
 
 MODEL_FILE = """

@@ -28,7 +28,7 @@ from igd_ray.config import EvaluateSettings, SearchSettings, load_settings
 from igd_ray.data import load_images
 from igd_ray.errors import IgdError
 from igd_ray.models.checkpoints import read_checkpoint, state_in
-from igd_ray.plain_yaml import plain_value
+from igd_ray.values.plain_yaml import plain_value
 from igd_ray.verbs.help import Parser
 from tests.data.encoded import png
 from tests.verbs.bad_inputs import OWN, SHARED

@@ -131,7 +131,12 @@ def test_a_pixel_moved_beyond_epsilon_is_found_where_the_point_is_and_where_it_i
 
 @pytest.mark.parametrize(
     ("pixel", "reason"),
-    [(math.nan, "holds NaN or infinity"), (-0.001, "outside [0, 1]"), (1e38, "outside [0, 1]"), (None, "not an image of")],
+    [
+        (math.nan, "holds NaN or infinity"),
+        (-0.001, "outside [0, 1]"),
+        (1e38, "outside [0, 1]"),
+        (None, "not an image of"),
+    ],
 )
 def test_a_point_that_is_no_image_is_found(catalog: Path, pixel: float | None, reason: str) -> None:
     unit, outcome = a_verdict(catalog, "loir-8", "apgd-ce-5", "broken")

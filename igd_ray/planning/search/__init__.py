@@ -189,12 +189,8 @@ def plan_search(workspace: Workspace[SearchSettings], ranking: RankingPlan) -> S
                 f"a k for each class needs search images of every class, but there are none of "
                 f"{', '.join(lacking[:5])}; raise --search-n"
             )
-    space = SearchSpace(
-        ks,
-        settings.sigma_values,
-        settings.taus or (settings.tau,),
-        settings.draw_counts or (settings.draws,),
-    )
+    taus, draw_counts = settings.taus or (settings.tau,), settings.draw_counts or (settings.draws,)
+    space = SearchSpace(ks, settings.sigma_values, taus, draw_counts)
     return SearchPlan(ranking, settings, labels, workspace.shards("search"), space)
 
 

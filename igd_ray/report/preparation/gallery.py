@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from igd_ray.report.figures.images import picture
-from igd_ray.report.results import Preparation
+from igd_ray.report.preparation.stored import Preparation
 from igd_ray.report.tables import Row
 
 # An image, float32 [C, H, W] in [0, 1].

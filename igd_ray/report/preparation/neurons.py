@@ -4,7 +4,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from igd_ray.report.results import Preparation, Rows
+from igd_ray.report.preparation.stored import Preparation
+from igd_ray.report.results import Rows
 from igd_ray.report.tables import Column, Row, Table
 
 
@@ -37,7 +38,7 @@ def neuron_table(labels: Mapping[str, str], rows: Rows) -> Table:
 
     Args:
         labels: of rankings, by their ids, in the order of the columns.
-        rows: of `results.read_neurons`.
+        rows: of `stored.read_neurons`.
     """
     places = {ranking_id: place for place, ranking_id in enumerate(labels)}
     shown = []

@@ -6,7 +6,8 @@ import numpy as np
 from markupsafe import Markup
 
 from igd_ray.report.figures.images import score_map
-from igd_ray.report.results import MOST_CLASSES, MOST_NEURONS, Preparation, Rows
+from igd_ray.report.preparation.stored import MOST_CLASSES, MOST_NEURONS, Preparation
+from igd_ray.report.results import Rows
 from igd_ray.report.tables import Row
 
 

@@ -7,7 +7,8 @@ from markupsafe import Markup
 from igd_ray.catalog.files import write_whole
 from igd_ray.report.figures.search import search_curve
 from igd_ray.report.figures.svg import standalone
-from igd_ray.report.results import Preparation, Rows
+from igd_ray.report.preparation.stored import Preparation
+from igd_ray.report.results import Rows
 from igd_ray.report.tables import Column, Row, Table
 
 

@@ -1,29 +1,21 @@
-"""Typed settings of every verb, from the command line or a YAML file; what cannot be used fails before work starts."""
+"""Settings of the verbs that rank, train, search and evaluate."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
-import pydantic
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
 from igd_ray.attacks.own import check_attack
 from igd_ray.attacks.registry import expand_attacks
-from igd_ray.data.request import SETTINGS as DATA_SETTINGS
-from igd_ray.data.request import with_options
+from igd_ray.config.base import WorkspaceSettings, options_of_others
 from igd_ray.defenses.specs import defense_arguments, defense_names, parse_defense
-from igd_ray.environment import environment_settings
-from igd_ray.errors import InputError, did_you_mean
+from igd_ray.errors import InputError
 from igd_ray.models.anatomy.layers import PENULTIMATE
-from igd_ray.models.demo import DEMO_EPSILON
-from igd_ray.plain_yaml import read_yaml
-from igd_ray.ranking import RANKINGS, ranking_class
-from igd_ray.ranking.clip_dissect import similarity_function
+from igd_ray.ranking import ranking_class
 from igd_ray.ranking.own import register_files, split_method
-from igd_ray.ranking.registry import ranking_options
-from igd_ray.threat import Norm, ThreatModel
-from igd_ray.values import (
+from igd_ray.threat import Norm
+from igd_ray.values.parsing import (
     DRAWS,
     MOST_SHARD_IMAGES,
     MOST_TRIALS,
@@ -34,140 +26,11 @@ from igd_ray.values import (
     Fraction,
     Labels,
     Listed,
-    Texts,
     as_numbers,
     at_commas,
     require_range,
     whole_numbers,
 )
-
-# Epsilon where none is given: what the demo's model was made for, and the paper's for CIFAR.
-EPSILON_BY_DATA = {"digits": DEMO_EPSILON}
-EPSILON = 8 / 255
-
-# Arguments of `load_model` itself, which no factory can be given.
-LOADER_ARGUMENTS = frozenset({"spec", "weights", "output", "device"})
-
-# A value longer than this hides what an error says of it.
-LONGEST_VALUE_IN_ERROR = 200
-
-Settings = TypeVar("Settings", bound="WorkspaceSettings")
-
-
-class WorkspaceSettings(BaseModel):
-    """What every verb that computes has: a model, data, and where and how to run.
-
-    Attributes:
-        model, weights, model_arg: the base model's spec, its weights file ("own" for those that its factory loads)
-            and its factory's arguments.
-        output: which of several outputs of the model holds the logits: a key, or a position from 0.
-        data, split, n: the data spec, and which images are evaluated: the first `n` of `split`, 256 by default.
-        probe_n, search_n, search_split: how many images rank neurons and choose k, and where the latter come from;
-            by default as many as fit, at most 10 000 and 2000, from disjoint parts of the training split.
-        classes: "cifar10", "cifar100" or a file of class names, one per line, in place of the data's own.
-        layer: "penultimate" or a module's path.
-        every_class, signed: LO-IR on every class's logit rather than the true one's; signed rather than absolute.
-        clip, clip_weights: the CLIP model of CD-IR; by default the embedded one for digits, else ViT-B-16/openai.
-        prompts, prompt_template: CD-IR's prompts, from a file with one per class, or from templates with {} for the
-            class; by default the bare class names.
-        similarity: how CD-IR compares activations and classes: soft-wpmi, wpmi or rank-reorder.
-        method_arg: settings of rankings from files, such as "mine.power".
-        norm, eps: the threat model; eps in [0, 1] pixel units.
-        sigma, tau, draws: the first pass's noise and temperature; sigma is eps/2 by default.
-        catalog: the folder of results.
-        seed: every seed derives from it and from what it is used for.
-        executor, actors, device: where units run.
-        unit_timeout: how many seconds a unit may take on a cluster before it is taken for hung.
-        price: of a worker per hour, for what `igd status` says a run costs.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    model: str = "demo"
-    weights: str | None = None
-    model_arg: Arguments = Field(default_factory=dict)
-    output: Annotated[str | None, BeforeValidator(lambda value: value if value is None else str(value))] = None
-    data: str = "digits"
-    split: str = "test"
-    n: int | None = Field(default=None, ge=1)
-    probe_n: int | None = Field(default=None, ge=1)
-    search_n: int | None = Field(default=None, ge=1)
-    search_split: str = "train"
-    classes: str | None = None
-    layer: str = "penultimate"
-    every_class: bool = False
-    signed: bool = False
-    clip: str | None = None
-    clip_weights: str | None = None
-    prompts: str | None = None
-    prompt_template: Texts = ()
-    similarity: str = "soft-wpmi"
-    method_arg: Arguments = Field(default_factory=dict)
-    norm: Annotated[Norm, BeforeValidator(lambda value: Norm.parse(str(value)))] = Norm.LINF
-    eps: Fraction | None = None
-    sigma: Fraction | None = None
-    tau: float = 0.01
-    draws: int = 1
-    catalog: str = Field(default="results", min_length=1)
-    seed: int = Field(default=0, ge=0, lt=2**63)
-    executor: Literal["ray", "local"] = "ray"
-    actors: int | None = Field(default=None, ge=1)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    unit_timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    price: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-
-    @property
-    def threat(self) -> ThreatModel:
-        """The threat model; its epsilon is that of the data where none is given."""
-        epsilon = EPSILON_BY_DATA.get(self.data.partition(":")[0], EPSILON) if self.eps is None else self.eps
-        return ThreatModel(self.norm, epsilon)
-
-    @property
-    def noise(self) -> float:
-        """σ, in [0, 1] pixel units.
-
-        Raises:
-            InputError: if it is not given and the norm is not linf: half of eps would say nothing about pixels.
-        """
-        if self.sigma is not None:
-            require_range("sigma", self.sigma, SIGMA, " in [0, 1] pixel units")
-            return self.sigma
-        if self.norm is not Norm.LINF:
-            raise InputError(f"with --norm {self.norm.value} give --sigma, in [0, 1] pixel units; eps/2 is for linf")
-        return self.threat.epsilon / 2
-
-    def check(self) -> None:
-        """Check what needs no model and no data.
-
-        Raises:
-            InputError: for the first setting that cannot be used.
-        """
-        _ = self.threat
-        require_range("tau", self.tau, TAU)
-        require_range("draws", self.draws, DRAWS)
-        if "similarity" in self.model_fields_set:
-            similarity_function(self.similarity)
-        taken = sorted(LOADER_ARGUMENTS & set(self.model_arg))
-        if taken:
-            raise InputError(
-                f"--model-arg {taken[0]}: a factory cannot have an argument of that name, which is one of loading; "
-                "use --model, --weights, --output or --device, or rename it"
-            )
-        if self.executor == "local" and self.actors is not None:
-            raise InputError("--actors is for --executor ray; the local executor runs in this process")
-
-    @property
-    def in_random_order(self) -> bool:
-        """Whether the evaluated images are taken in a random order, rather than in their split's."""
-        return False
-
-
-def _options_of_others(settings: WorkspaceSettings, methods: Collection[str | None]) -> Iterator[tuple[str, str]]:
-    """Yield the given options, as flags, of rankings by other methods than `methods`, each after its method."""
-    used = {option for method in methods if method is not None for option in ranking_options(method)}
-    for method in RANKINGS:
-        for option in sorted(ranking_options(method) & settings.model_fields_set - used):
-            yield method, "--" + option.replace("_", "-")
 
 
 class RankSettings(WorkspaceSettings):
@@ -191,7 +54,7 @@ class RankSettings(WorkspaceSettings):
         for name in self.methods:
             ranking_class(name)
         computed = () if "import_from" in self.model_fields_set else self.methods
-        for method, flag in _options_of_others(self, computed):
+        for method, flag in options_of_others(self, computed):
             raise InputError(f"{flag} is an option of {method} rankings that are computed here; leave it out")
 
 
@@ -389,7 +252,7 @@ class EvaluateSettings(WorkspaceSettings):
                 raise InputError(f"--defense-arg {name}: no defense of the run takes it; add {kind} to --defenses")
         # Rankings that exist already, and those of searches, come by their ids.
         if not self.ranking and not self.from_search:
-            for method, flag in _options_of_others(self, {label.method for label in labels}):
+            for method, flag in options_of_others(self, {label.method for label in labels}):
                 raise InputError(
                     f"{flag} is an option of {method} rankings, which no defense of the run uses; "
                     f"add {method}-K to --defenses, or leave it out"
@@ -398,32 +261,3 @@ class EvaluateSettings(WorkspaceSettings):
         if self.from_search and ignored and not noisy:
             names = ", ".join(f"--{name}" for name in sorted(ignored))
             raise InputError(f"a search has chosen σ, τ and draws; leave {names} out, or search again with them")
-
-
-def load_settings(kind: type[Settings], *, file: str | Path | None, given: dict[str, object]) -> Settings:
-    """Return settings from the environment, overridden by a YAML `file`, if any, and by what was `given` as flags.
-
-    Raises:
-        InputError: for an unreadable file, an unknown setting (naming close matches), or a value that does not fit.
-    """
-    values: dict[str, object] = {**environment_settings(), **(read_yaml(file) if file is not None else {}), **given}
-    known = [*kind.model_fields, *DATA_SETTINGS]
-    for name in values:
-        if name not in known:
-            raise InputError(f"unknown setting {name!r}; known: {', '.join(known)}{did_you_mean(str(name), known)}")
-    options = {name: str(values.pop(name)) for name in DATA_SETTINGS if values.get(name) is not None}
-    if options:
-        values["data"] = with_options(str(values.get("data", kind.model_fields["data"].default)), options)
-    try:
-        settings = kind(**values)  # type: ignore[arg-type]
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        cause = first.get("ctx", {}).get("error")
-        if isinstance(cause, InputError):
-            raise cause from None
-        name = ".".join(str(part) for part in first["loc"])
-        raise InputError(
-            f"{name}: {first['msg'].lower()}, not {repr(first['input'])[:LONGEST_VALUE_IN_ERROR]}"
-        ) from None
-    settings.check()
-    return settings

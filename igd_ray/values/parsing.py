@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from igd_ray.errors import InputError
-from igd_ray.plain_yaml import require_plain
 from igd_ray.threat import parse_fraction
+from igd_ray.values.plain_yaml import require_plain
 
 # Beyond these nothing is evaluated that an evaluator would want, or ever ends.
 SIGMA = (0.0, 10.0)
