@@ -42,15 +42,25 @@ def run(arguments: argparse.Namespace) -> int:
     kind = "report" if arguments.compare is None else "comparison"
     name = f"{kind}.{arguments.format}"
     target = Path(arguments.output or catalog.root / name)
-    if target.is_dir():
-        raise InputError(f"--output {target} is a folder; name a file in it, such as {target / name}")
-    if arguments.compare is None:
+    places = _places(arguments) if arguments.compare is not None else None
+    if places is None:
         catalog.check()
+    _require_no_folder(target, name)
+    if places is None:
         path = write_report(catalog, arguments.run_id, target, form=arguments.format, clean_images=clean_images)
     else:
-        path = write_comparison(_places(arguments), target, form=arguments.format)
+        path = write_comparison(places, target, form=arguments.format)
     print(f"{kind}: {path}")
     return 0
+
+
+def _require_no_folder(target: Path, name: str) -> None:
+    try:
+        is_folder = target.is_dir()
+    except OSError as error:
+        raise InputError(f"--output: {error.strerror}; name another file") from None
+    if is_folder:
+        raise InputError(f"--output {target} is a folder; name a file in it, such as {target / name}")
 
 
 def _places(arguments: argparse.Namespace) -> list[tuple[str, Catalog, str | None]]:

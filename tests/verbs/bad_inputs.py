@@ -228,7 +228,7 @@ OWN: list[tuple[str, str]] = [
     ("evaluate --defenses cdir-8 --prompt-template word", "{}"),
     ("evaluate --attacks ,", "attacks"),
     ("evaluate --attacks autoatack", "unknown attack 'autoatack'"),
-    ("evaluate --attacks aa-5", "aa-5"),
+    ("evaluate --attacks aa-0", "aa-0"),
     ("evaluate --attacks apgd-ce-0", "apgd-ce-0"),
     ("evaluate --attacks apgd-ce-x", "apgd-ce-x"),
     ("evaluate --attacks apgd-ce-{digits}", "apgd-ce"),
@@ -326,7 +326,7 @@ OWN: list[tuple[str, str]] = [
     ("evaluate --junit junit.xml", "--junit is for the verdicts of --gate"),
     ("evaluate --gate 'clean >= 0' --junit nowhere/junit.xml", "not a file in a folder that exists"),
     # train
-    ("train", "the following arguments are required: defense"),
+    ("train", "the following arguments are required: trained"),
     ("train hedge", "invalid choice: 'hedge'"),
     ("train sodef --layer layer3", "its layer is penultimate, not 'layer3'"),
     ("train sodef --defense-arg hedge.steps=3", "sodef does not take it"),
