@@ -67,8 +67,8 @@ def residual():
     return DemoResNet()
 """
 
-# The checks that tell of masked gradients. Which points survive rounding to 8 bits depends on the short training here, and
-# that on the processor.
+# The checks that tell of masked gradients. Which points survive rounding to 8 bits depends on the short training here,
+# and that on the processor.
 MEASURED = {"zero-gradient", "query-beats-gradient", "more-steps", "large-epsilon", "output-range", "batch-dependence"}
 
 
