@@ -36,7 +36,6 @@ PACKAGES = ("torch", "torchvision", "ray", "robustbench", "pyautoattack", "open_
 DOORS = {
     "https://drive.google.com": ("most of robustbench:", "--weights FILE"),
     "https://github.com": ("robustbench: XCiT", "--weights FILE"),
-    "https://download.pytorch.org": ("robustbench:Standard_R50", "--weights FILE"),
     "https://www.cs.toronto.edu": ("cifar10, cifar100", "cifar10:DIR, or parquet:FILE"),
 }
 HUB, FROM_HUB = (
