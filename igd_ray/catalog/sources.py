@@ -64,7 +64,7 @@ class Definition(NamedTuple):
         is_macro: whether it is a macro.
         once: whether a connection of igd-ray makes a table of it, because others ask it again and again.
         once_for_several: whether it does so where more than one of what is made asks it.
-        whole: the definition that says the same where all cells are whole; None if it is no shorter.
+        whole: the definition that says the same where all cells are whole; None if that is not shorter.
     """
 
     name: str

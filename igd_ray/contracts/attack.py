@@ -52,7 +52,7 @@ def look_at_attack(
     checks: tuple[Check, ...] = (
         ("settings", "its name, fields and code tell its results from those of other attacks", look.settings),
         ("fit", "it attacks models of so many classes within this norm", look.fits),
-        ("points", "one point an image, as the images are", look.points),
+        ("points", "one point per image, as the images are", look.points),
         ("finite", "a point with NaN is an error, never a robust image", look.finite),
         ("range", "a point outside [0, 1] is an error, never a broken image", look.range),
         ("norm", "a point farther than epsilon is an error, never a broken image", look.norm),

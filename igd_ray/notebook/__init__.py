@@ -169,7 +169,7 @@ def _labelled(images: Images, what: str, settings: EvaluateSettings, source: Mem
 
 
 def _classes(example: Tensor, settings: EvaluateSettings, source: MemoryModel | None) -> int:
-    """Return how many classes the model tells apart, by its answer to an image; 1 where that is no tensor."""
+    """Return how many classes the model tells apart, by its answer to an image; 1 where that is not a tensor."""
     if source is not None:
         model = source.load("cpu")
     else:

@@ -122,6 +122,7 @@ def test_a_cell_in_each_state_beside_whole_ones(catalog: Catalog, state: str) ->
 
 @pytest.mark.slow
 def test_merging_changes_no_answer_of_igd_ray_or_plain_duckdb(catalog: Catalog) -> None:
+    # Five of the ten states, one for each cell: the tests above draw the others.
     fill(catalog, {cell: (state, ROBUST) for cell, state in zip(CELLS, STATES, strict=False)})
     together = answers(catalog)
     for name in ("worst_case", "table8", "progress"):
@@ -136,6 +137,7 @@ OF_A_RUN = sorted(query._OF_RUNS)
 def test_a_question_about_one_run_is_answered_as_one_about_all_of_which_the_run_is_taken(
     catalog: Catalog, is_merged: bool
 ) -> None:
+    # Five of the ten states, one for each cell: the tests above draw the others.
     fill(catalog, {cell: (state, ROBUST) for cell, state in zip(CELLS, STATES, strict=False)})
     if is_merged:
         compact(catalog, keep_seconds=0, settle_seconds=0)

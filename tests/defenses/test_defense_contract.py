@@ -342,12 +342,12 @@ def test_an_attack_s_counter_sees_them(case: Case) -> None:
 
 @over(NEUTRAL)
 def test_neutral_settings_are_the_base_model(case: Case) -> None:
-    model = tiny_model()
-    defense = defend(case, model)
-    # A mask of soft labels is 1 up to float32's rounding, which weights up to 20, of both signs, sum up.
-    torch.testing.assert_close(defense(IMAGES), model(IMAGES), rtol=1e-5, atol=1e-4)
-    expected = gradient(model, IMAGES, WEIGHTS)
-    torch.testing.assert_close(gradient(defense, IMAGES, WEIGHTS), expected, rtol=1e-3, atol=1e-4)
+    # In float64, as a mask of soft labels is 1 only up to rounding, which weights up to 20, of both signs, sum up.
+    model, images, weights = tiny_model().double(), IMAGES.double(), WEIGHTS.double()
+    defense = defend(case, model, images)
+    torch.testing.assert_close(defense(images), model(images), rtol=1e-5, atol=1e-5)
+    expected = gradient(model, images, weights)
+    torch.testing.assert_close(gradient(defense, images, weights), expected, rtol=1e-3, atol=1e-4)
 
 
 @over([case for case in CASES if "two-pass" not in case.name and "still" not in case.name])

@@ -70,7 +70,7 @@ def test_a_run_without_it_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_random_resizing_falls_to_averaged_gradients(tmp_path: Path) -> None:
-    """Ten steps each; whether a point is robust is the majority of nine fresh draws. 38 and 28 of 64 were measured."""
+    """Ten steps each; whether a point is robust is the majority of nine fresh draws."""
     (tmp_path / "averaged.py").write_text(AVERAGED)
     catalog = tmp_path / "results"
     run_evaluation(

@@ -110,6 +110,7 @@ def load_files(request: Request, paths: Sequence[Path]) -> LabeledImages:
     labels, class_names = _labels_and_names(files, request)
     encoded: list[pa.LargeBinaryArray] = []
     ids: list[str] = []
+    # Behind the start of the last file, `starts` has the end of all.
     for file, start in zip(files, starts, strict=False):
         within = range(max(rows.start - start, 0), min(rows.stop - start, file.rows))
         if within:

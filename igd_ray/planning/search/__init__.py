@@ -343,7 +343,7 @@ def read_trials(catalog: Catalog, search_id: str) -> list[Trial]:
 def _trial(row: Mapping[str, Any]) -> Trial:
     k = row["k"] if row["class_k"] is None else tuple(row["class_k"])
     counts = (tuple(row[f"class_{name}"]) for name in ("images", "base_correct", "gained", "lost"))
-    # What is no argument of a defense in a file is NULL in its rows.
+    # What a defense in a file does not take as an argument is NULL in its rows.
     noise = 0.0 if row["sigma"] is None else row["sigma"]
     setting = Setting(k, noise, 1.0 if row["tau"] is None else row["tau"], row["draws"] or 1)
     return Trial(row["trial"], setting, Measurement(*counts), row["feasible"], row["seconds"])

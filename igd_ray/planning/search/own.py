@@ -77,7 +77,7 @@ class OwnSearchPlan(SearchPlan):
         return {"defense": Path(self.entry).name}
 
     def columns(self, setting: Setting) -> dict[str, object]:
-        """Return the values of `setting`; NULL for what is no argument of the factory."""
+        """Return the values of `setting`; NULL for what the factory does not take."""
         return {name: value if name in self.searched else None for name, value in super().columns(setting).items()}
 
     def defense(self, setting: Setting, label: str) -> DefenseSpec:

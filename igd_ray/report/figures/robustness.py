@@ -52,6 +52,7 @@ def robustness(rows: Sequence[str], panels: Sequence[Panel], *, worst: int, base
     with mpl.rc_context({**STYLE, "svg.hashsalt": "robustness"}):
         figure = Figure(figsize=size, layout="constrained")
         grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+        # The last line of the grid may have places left over.
         for axes, panel in zip(grid.flat, panels, strict=False):
             _draw(axes, panel, worst, baseline)
         for axes in grid.flat[len(panels) :]:

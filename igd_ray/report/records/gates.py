@@ -24,7 +24,7 @@ class Gate(NamedTuple):
     """A claim: that a number of a defense is at least a threshold.
 
     Attributes:
-        defense: whose; None for each defense but the undefended model, or for that where there is no other.
+        defense: whose; None for each defense but the undefended model, or for that one where it is alone.
         metric: one of `METRICS`.
         threshold: a fraction.
     """
