@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from igd_ray.benchmarks.catalog import IMAGES, bench_catalog
+from igd_ray.benchmarks.made_up_catalog import Size
 from igd_ray.catalog import Catalog
 from igd_ray.cluster.bench import NoOpUnit, dispatch_seconds, parallel_capacity, run_seconds
 from igd_ray.cluster.simulated import loop_cost
@@ -14,9 +16,7 @@ from igd_ray.errors import InputError
 from igd_ray.planning.evaluation import plan_evaluation
 from igd_ray.planning.workspace import Workspace
 from igd_ray.units.replica import ImageArrays, WorkerSetup
-from igd_ray.verbs.catalog_bench import IMAGES, bench_catalog
 from igd_ray.verbs.flags import add_workspace_flags, given_settings
-from igd_ray.verbs.made_up_catalog import Size
 from igd_ray.verbs.output import show
 
 # Units of APGD on this many images: a second or so each on the CIFAR model.

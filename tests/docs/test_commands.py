@@ -29,7 +29,7 @@ ELSEWHERE = {
     "cd results && duckdb": "needs DuckDB's own program; the same file in Python's DuckDB: tests/verbs/test_verbs.py",
     "igd doctor": "looks at the machine: tests/verbs/test_verbs.py",
     "python -m tests.toys.simulation": "takes ten minutes; fewer schedules: tests/catalog/test_simulation.py",
-    "igd bench catalog": "makes a large catalog for minutes: tests/verbs/test_catalog_bench.py",
+    "igd bench catalog": "makes a large catalog for minutes: tests/benchmarks/test_catalog.py",
     "igd bench": "starts Ray for minutes: tests/cluster/test_bench.py",
     "igd zoo --check": "builds models for minutes: tests/verification/test_zoo.py",
     "ray up": "needs a cloud; the file's validation: tests/cluster/test_cluster_yaml.py",

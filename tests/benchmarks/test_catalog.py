@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from igd_ray.benchmarks.made_up_catalog import add_run, run_id_of
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.catalog.compaction import compact
 from igd_ray.cli import main
-from igd_ray.verbs.made_up_catalog import add_run, run_id_of
 
 
 def test_a_made_up_run_is_whole_and_its_sorted_rows_say_the_same(catalog: Catalog) -> None:

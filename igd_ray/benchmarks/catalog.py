@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from igd_ray.benchmarks.made_up_catalog import Size, add_run, run_id_of, write_sorted
 from igd_ray.catalog import Catalog
 from igd_ray.catalog.compaction import SECONDS_TO_SETTLE, compact
 from igd_ray.errors import IgdError, InputError
-from igd_ray.verbs.made_up_catalog import Size, add_run, run_id_of, write_sorted
 
 # Of a run, as many as the test split of CIFAR-10 has.
 IMAGES = 10_000
