@@ -3,7 +3,7 @@
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,21 +11,55 @@ import safetensors
 import safetensors.numpy
 import torch
 
-from igd_ray.errors import InputError, first_line
+from igd_ray.errors import InputError, did_you_mean, first_line
+from igd_ray.values.parsing import PART, file_and_part
 
 SUFFIXES = (".npz", ".safetensors", ".pt", ".pth")
 
+# What `igd export` calls the ids of the images that its points belong to.
+IDS = "ids"
 
-def load_points(path: str | Path) -> npt.NDArray[np.float32]:
+
+class PointsFile(NamedTuple):
+    """What a file of points holds.
+
+    Attributes:
+        sets: by name, float32 [n, C, H, W]: one for each attack, or one alone. uint8 pixels are divided by 255.
+        ids: the image of each point; None where points stand in the order of the images.
+    """
+
+    sets: dict[str, npt.NDArray[np.float32]]
+    ids: tuple[str, ...] | None
+
+
+def load_points(file: str | Path) -> npt.NDArray[np.float32]:
     """Return the points in a file, float32 [n, C, H, W]; uint8 pixels are divided by 255.
 
-    The file holds one array of four dimensions, such as AutoAttack's `torch.save({"adv_complete": x})`.
+    The file holds one array of four dimensions, such as AutoAttack's `torch.save({"adv_complete": x})`; one of several,
+    as AutoAttack saves them attack by attack, is `FILE#apgd-ce`.
     Whether points lie in [0, 1] and within a threat model is for the caller to check.
 
     Raises:
-        InputError: if the file cannot be read without unpickling, or holds no such array or several.
+        InputError: as `read_points_file` does, and if the file holds several such arrays and none is named.
     """
-    path = Path(path)
+    sets = read_points_file(file).sets
+    if len(sets) != 1:
+        name = file_and_part(file)[0].name
+        raise InputError(
+            f"{name}: expected one array [n, C, H, W] of points, found {', '.join(sets)}; name one, such as "
+            f"{name}{PART}{next(iter(sets))}"
+        )
+    (points,) = sets.values()
+    return points
+
+
+def read_points_file(file: str | Path) -> PointsFile:
+    """Return every set of points in a file, or the one that `FILE#NAME` names.
+
+    Raises:
+        InputError: if the file cannot be read without unpickling, or holds no array of points of that name.
+    """
+    path, part = file_and_part(file)
     if not path.is_file():
         raise InputError(f"no file of points at {path}")
     if path.suffix not in SUFFIXES:
@@ -38,11 +72,24 @@ def load_points(path: str | Path) -> npt.NDArray[np.float32]:
         raise InputError(f"{path.name}: cannot be read as {path.suffix}: {first_line(error)}") from error
     except Exception as error:  # weights_only refuses with UnpicklingError, and damaged files fail in many ways
         raise InputError(f"{path.name}: holds more than arrays, or is damaged: {first_line(error)}") from error
-    points = {name: array for name, array in found.items() if array.ndim == 4}
-    if len(points) != 1:
+    sets = {name: array for name, array in found.items() if array.ndim == 4}
+    if part is not None:
+        if part not in sets:
+            known = ", ".join(sets) or "none"
+            raise InputError(f"{path.name} has no points {part!r}{did_you_mean(part, list(sets))}; it has: {known}")
+        sets = {part: sets[part]}
+    if not sets:
         has = ", ".join(f"{name} {list(array.shape)}" for name, array in found.items()) or "no array"
         raise InputError(f"{path.name}: expected one array [n, C, H, W] of points, found {has}")
-    (array,) = points.values()
+    ids = found.get(IDS)
+    named = ids is not None and ids.dtype.kind == "U" and ids.shape == next(iter(sets.values())).shape[:1]
+    return PointsFile(
+        {name: _pixels(array, path) for name, array in sets.items()},
+        tuple(ids.tolist()) if named and ids is not None else None,
+    )
+
+
+def _pixels(array: npt.NDArray[Any], path: Path) -> npt.NDArray[np.float32]:
     if array.dtype == np.uint8:
         return array.astype(np.float32) / np.float32(255)
     if not np.issubdtype(array.dtype, np.floating):

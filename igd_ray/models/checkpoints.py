@@ -16,14 +16,12 @@ from torch import Tensor, nn
 
 from igd_ray.downloads import begins_like_a_page
 from igd_ray.errors import InputError, did_you_mean
+from igd_ray.values.parsing import PART, file_and_part
 
 State = dict[str, Tensor]
 
 # In place of a file: the weights that a factory loads itself.
 OWN = "own"
-
-# What stands between a file and the name of one of its state dicts.
-PART = "#"
 
 # What git-lfs leaves in the place of a large file that it did not fetch.
 LFS_POINTER = b"version https://git-lfs"
@@ -51,18 +49,6 @@ IMPORTING = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"}
 
 # PyTorch's files before 1.6 begin with pickles of a number, the protocol, the system, the content and its keys.
 PICKLES_OF_OLD_FILES = 5
-
-
-def file_and_part(weights: str | Path) -> tuple[Path, str | None]:
-    """Return the file of `weights`, and the name of the state dict in it where one stands behind a "#".
-
-    >>> file_and_part("net.pt#model_ema")[1]
-    'model_ema'
-    """
-    path = Path(weights)
-    name, mark, part = path.name.rpartition(PART)
-    # A file may have the mark in its name.
-    return (path, None) if not mark or path.is_file() else (path.with_name(name), part)
 
 
 def read_state(weights: str | Path) -> State:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
@@ -17,6 +18,9 @@ DRAWS = (1, 10_000)
 MOST_TRIED = 1000
 MOST_TRIALS = 100_000
 MOST_SHARD_IMAGES = 100_000
+
+# What stands between a file and the name of what is meant in it.
+PART = "#"
 
 
 def require_range(name: str, value: float, limits: tuple[float, float], unit: str = "") -> None:
@@ -85,6 +89,18 @@ def _plain(value: object) -> object:
     """Take arguments that can stand in a key."""
     require_plain(value)
     return value
+
+
+def file_and_part(file: str | Path) -> tuple[Path, str | None]:
+    """Return the file, and the name of the state dict or array in it where one stands behind a "#".
+
+    >>> file_and_part("net.pt#model_ema")[1]
+    'model_ema'
+    """
+    path = Path(file)
+    name, mark, part = path.name.rpartition(PART)
+    # A file may have the mark in its name.
+    return (path, None) if not mark or path.is_file() else (path.with_name(name), part)
 
 
 Fraction = Annotated[float, BeforeValidator(parse_fraction)]

@@ -21,7 +21,7 @@ EXAMPLES = {
     ),
     "check": ("igd check mine.py:factory", "igd check mine=mine.py:factory --defense-arg mine.levels=8"),
     "new": ("igd new defense mine", "igd new defense rounding && igd check rounding.py:factory"),
-    "verify": ("igd verify --sample 16", "igd verify --files"),
+    "verify": ("igd verify --sample 16", "igd verify --points aa.pth --model robustbench:Wong2020Fast --data cifar10"),
     "report": ("igd report", "igd report --run-id 0123456789ab --output paper/report.html"),
     "export": ("igd export", "igd export 0123456789ab --to paper/records --points paper/points"),
     "sql": ('igd sql "SELECT * FROM worst_case"', "igd sql --file table8 --format csv --output table8.csv"),

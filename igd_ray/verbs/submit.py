@@ -23,8 +23,8 @@ from igd_ray.config import (
 )
 from igd_ray.errors import InputError, did_you_mean
 from igd_ray.models import model_sources
-from igd_ray.models.checkpoints import PART, file_and_part
 from igd_ray.values.environment import environment_settings
+from igd_ray.values.parsing import PART, file_and_part
 from igd_ray.values.plain_yaml import read_yaml
 from igd_ray.verbs.flags import MOVED, given_settings
 from igd_ray.verbs.help import Parser
@@ -167,8 +167,9 @@ def _listed(entries: object) -> Sequence[object]:
 
 def _with_points(entry: str, folder: Path) -> str:
     """Return FILE or NAME=FILE with a copy of the file."""
-    name, equals, file = entry.rpartition("=")
-    return f"{name}{equals}{_copy([Path(file)], folder)}"
+    name, equals, place = entry.rpartition("=")
+    file, part = file_and_part(place)
+    return f"{name}{equals}{_copy([file], folder)}" + (f"{PART}{part}" if part else "")
 
 
 def _with_code(entry: str, folder: Path) -> str:

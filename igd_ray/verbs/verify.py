@@ -1,18 +1,22 @@
-"""`igd verify`: judge stored points again and compare with the stored verdicts."""
+"""`igd verify`: judge stored points again and compare with the stored verdicts, or judge a file of points."""
 
 import argparse
+import tempfile
 from collections.abc import Sequence
 
 import pyarrow as pa
 
 from igd_ray.catalog import Catalog
 from igd_ray.catalog.integrity import check_files
-from igd_ray.errors import IgdError, IncompleteError
+from igd_ray.config import EvaluateSettings, load_settings
+from igd_ray.data.points import read_points_file
+from igd_ray.errors import IgdError, IncompleteError, InputError
 from igd_ray.execution.executor import local_device
 from igd_ray.planning.evaluation import Cell, plan_evaluation
 from igd_ray.planning.workspace import Workspace
-from igd_ray.verbs.flags import MOVED, add_catalog_flag, add_moved_flags
+from igd_ray.verbs.flags import MOVED, add_catalog_flag, add_moved_flags, given_settings
 from igd_ray.verbs.output import show
+from igd_ray.verification.points_files import WORST_CASE, judge_file
 from igd_ray.verification.stored_runs import (
     find_run,
     finished_cells,
@@ -22,6 +26,18 @@ from igd_ray.verification.stored_runs import (
     settings_of,
 )
 from igd_ray.verification.verdicts import UnitCheck, verify_cells
+
+# Flags that say, for --points without --run, of which model and images the points are.
+FOR_POINTS = {
+    "--model-arg": ("NAME=VALUE", "an argument of the model's factory; may be repeated"),
+    "--output": ("NAME", "which output of the model holds the logits"),
+    "--split": ("NAME", "the split of the images (default: test)"),
+    "--n": ("N", "how many of its images, from the first (default: as many as there are points)"),
+    "--label-column": ("NAME", "of parquet: and hf:"),
+    "--image-mode": ("MODE", "RGB or L (default: as the images are)"),
+    "--norm": ("NORM", "linf or l2 (default: linf)"),
+    "--eps": ("EPS", "in [0, 1] pixel units, such as 8/255 (default: 0.15 for digits, else 8/255)"),
+}
 
 # Failing images that are printed one per line; --json lists all.
 MOST_LINES = 20
@@ -34,7 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "every verdict holds: status, predictions, distance; 1 if not, with a line for each image. Images that an "
         "earlier attack had broken are skipped, as the run did; of images without points the run kept none, so that "
         "only their clean prediction is checked. A verdict with a tiny difference of the top two logits may flip on "
-        "another processor than the run's. With --files every file of the catalog is read and verified instead."
+        "another processor than the run's. With --files every file of the catalog is read and verified instead. "
+        "--points without --run judges a file of points that others computed, without a catalog: exit code 1 if a "
+        "point lies outside [0, 1] or the threat model."
     )
     add_catalog_flag(parser)
     parser.add_argument(
@@ -56,11 +74,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
     parser.add_argument("--json", action="store_true", default=False, help="print the result, all failures, as JSON")
-    add_moved_flags(parser, "settings that are the run's unless given", MOVED)
+    add_moved_flags(parser, "settings that are the run's unless given", [name for name in MOVED if name != "points"])
+    points = parser.add_argument_group("points that others computed")
+    points.add_argument(
+        "--points",
+        metavar="FILE",
+        help=".npz, .safetensors, .pt or .pth, as RobustBench and AutoAttack save them, one point for each image in "
+        "its order; FILE#apgd-ce is one of several sets. With --run: where the run's files of points are now (default: "
+        "the run's)",
+    )
+    for flag, meaning in FOR_POINTS.items():
+        several = flag == "--model-arg"
+        points.add_argument(flag, metavar=meaning[0], help=meaning[1], action="append" if several else "store")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Verify, and print a row for each defense and attack."""
+    """Verify, and print a row for each defense and attack, or for each set of points."""
+    if hasattr(arguments, "points") and arguments.run_id is None and not arguments.files:
+        return verify_points(arguments)
+    of_points = [flag for flag in FOR_POINTS if hasattr(arguments, flag.removeprefix("--").replace("-", "_"))]
+    if of_points:
+        raise InputError(f"{of_points[0]} is for --points FILE without --run; a run has recorded its own")
     catalog = Catalog(arguments.catalog)
     catalog.check()
     if arguments.files:
@@ -94,6 +128,52 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"of {missing} images the run was told to keep no points: their verdicts cannot be judged again")
     conclude(cells, checks, as_json=arguments.json)
     return 0
+
+
+def verify_points(arguments: argparse.Namespace) -> int:
+    """Judge a file of points by the model named here, print a row for each set of points, and return 0.
+
+    Raises:
+        IgdError: if a point lies outside [0, 1] or the threat model.
+    """
+    if arguments.sample is not None:
+        raise InputError("--sample is for the cells of a run; --n judges the first of a file's points")
+    chosen = {"attacks", "method"} & vars(arguments).keys()
+    if chosen or getattr(arguments, "defenses", "none") != "none":
+        raise InputError("--points without --run judges the model; for defenses: igd evaluate --defenses … --points")
+    named = given_settings(arguments)
+    file = read_points_file(str(named.pop("points")))
+    of_run = {"catalog", "run_id", "sample", "files", "device"}
+    given = {"executor": "local", **{name: value for name, value in named.items() if name not in of_run}}
+    if file.ids is None:
+        given.setdefault("n", len(next(iter(file.sets.values()))))
+    with tempfile.TemporaryDirectory(prefix="igd-verify-") as folder:
+        given["catalog"] = f"{folder}/unused"
+        workspace = Workspace(load_settings(EvaluateSettings, file=None, given=given))
+        checks = judge_file(workspace, file, device=local_device(arguments.device))
+    threat = workspace.settings.threat
+    rows = [check.row for check in checks]
+    if arguments.json:
+        for row, check in zip(rows, checks, strict=True):
+            row["faults"] = [{"image_id": fault.image_id, "reason": fault.reason} for fault in check.faults]
+    show(pa.Table.from_pylist(rows), as_json=arguments.json, title=f"{workspace.source.label}, {threat}")
+    faults = [str(fault) for check in checks for fault in check.faults]
+    if faults:
+        if not arguments.json:
+            print_some(faults)
+        points = sum(len(check.statuses) for check in checks if check.points != WORST_CASE)
+        raise IgdError(f"{len(faults)} of {points} points are outside [0, 1] or {threat}, first {faults[0]}")
+    if not arguments.json:
+        print(f"every point lies in [0, 1] and within {threat} of its image")
+    return 0
+
+
+def print_some(lines: Sequence[str]) -> None:
+    """Print the first of `lines`, and how many more there are."""
+    for line in lines[:MOST_LINES]:
+        print(line)
+    if len(lines) > MOST_LINES:
+        print(f"and {len(lines) - MOST_LINES} more, which --json lists")
 
 
 def verify_files(catalog: Catalog, *, as_json: bool) -> None:
@@ -155,10 +235,7 @@ def conclude(cells: Sequence[Cell], checks: Sequence[UnitCheck], *, as_json: boo
     verdicts = len(lines) + sum(check.hold for check in checks)
     if lines:
         if not as_json:
-            for line in lines[:MOST_LINES]:
-                print(line)
-            if len(lines) > MOST_LINES:
-                print(f"and {len(lines) - MOST_LINES} more, which --json lists")
+            print_some(lines)
         raise IgdError(f"{len(lines)} of {verdicts} stored verdicts do not hold, first {lines[0]}")
     if not verdicts:
         raise IgdError("no verdict can be judged again: the run was told to keep no points")

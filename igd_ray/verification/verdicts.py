@@ -162,7 +162,7 @@ class _JudgedAgain:
             points = points_of(unit, context, judgement.images)
             standing = judgement.standing
             self._point_counts[standing] = torch.stack([exists for _, exists in points.values()]).sum(dim=0)[standing]
-            points, faults = _allowed(points, judgement.images, unit.threat)
+            points, faults = allowed_points(points, judgement.images, unit.threat)
             self._faults = {row: fault for row, fault in faults.items() if row in self._standing}
             judgement.judge(points)
             of_standing = [exists[standing] for _, exists in points.values()]
@@ -268,7 +268,7 @@ def points_of(unit: JudgedUnit, context: Context, images: Tensor) -> Points:
     return {first: points.get(first, nowhere), **others}
 
 
-def _allowed(points: Points, images: Tensor, threat: ThreatModel) -> tuple[Points, dict[int, str]]:
+def allowed_points(points: Points, images: Tensor, threat: ThreatModel) -> tuple[Points, dict[int, str]]:
     """Return `points` with clean images in place of what `threat` does not allow, and by row what is wrong there."""
     faults: dict[int, str] = {}
     allowed = {}

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -65,6 +66,7 @@ def workplace(filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         (tmp_path / "shared").symlink_to(SHARED)
     _write_your_model(folder)
     _write_authors_ranking(folder / "DIR")
+    torch.save({"adv_complete": load_images("digits", n=4).images}, folder / "points.pth")
     monkeypatch.chdir(folder)
     return folder
 
