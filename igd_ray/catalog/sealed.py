@@ -24,6 +24,9 @@ BLOCK_BYTES = 2**18
 # Read at once from the end of a file: the whole of a small one, and the footer of nearly every other.
 TAIL_BYTES = 2**16
 
+# Most pixels of an adversarial point lie at the image's ± epsilon, or at an end of [0, 1].
+FEW_VALUES = ["pixels.list.element"]
+
 SEAL, ROWS_OF_OTHERS = "igd_seal", "igd_rows_of_"
 
 _SEAL_HEX, _LENGTH_HEX, _DIGEST_BYTES = 64, 16, 16
@@ -104,13 +107,14 @@ def sealed_parquet(
         tables: rows of `schema`.
         schema: the table's.
         rows_of_others: rows of other tables, by table, that the file keeps beside its own.
-        dictionary: whether repeated values are stored once, which pays for many rows.
+        dictionary: whether repeated values are stored once in every column, which pays for many rows; where not, in
+            `FEW_VALUES` alone.
     """
     # In memory first: whatever fails on the way to the disk is then an ordinary OSError.
     buffer = io.BytesIO()
     entries = {f"{ROWS_OF_OTHERS}{table}": _text(rows) for table, rows in (rows_of_others or {}).items()}
     with pq.ParquetWriter(
-        buffer, schema, compression="zstd", use_dictionary=dictionary, write_page_checksum=True
+        buffer, schema, compression="zstd", use_dictionary=dictionary or FEW_VALUES, write_page_checksum=True
     ) as writer:
         for rows in tables:
             if len(rows):

@@ -204,7 +204,8 @@ class EvaluateSettings(WorkspaceSettings):
         judge_draws: fresh evaluations of each point of a random defense.
         mode: "full" runs every attack on every image, "cascade" the cheapest first, and the others on what it left.
         until: "decided" takes the images in a random order, and ends when the gain of each defense is decided.
-        save_points: which points of attacks on defenses the catalog keeps; those on the base model it keeps always.
+        save_points: which points of attacks on defenses the catalog keeps; None: all of images up to 64×64, else those
+            that broke their image. Those on the base model it keeps always.
     """
 
     defenses: Labels = ("none",)
@@ -219,7 +220,7 @@ class EvaluateSettings(WorkspaceSettings):
     judge_draws: int = Field(default=1, ge=DRAWS[0], le=DRAWS[1])
     mode: Literal["full", "cascade"] = "full"
     until: Literal["decided"] | None = None
-    save_points: Literal["all", "broken", "none"] = "all"
+    save_points: Literal["all", "broken", "none"] | None = None
 
     @property
     def in_random_order(self) -> bool:

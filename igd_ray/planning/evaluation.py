@@ -25,7 +25,7 @@ from igd_ray.units.attack import AttackUnit, TransferUnit
 from igd_ray.units.base import Shard, Unit
 from igd_ray.units.checks.defense import INSPECTED_IMAGES, GradientCheckUnit
 from igd_ray.units.judged import JudgedUnit
-from igd_ray.units.points import SavePoints
+from igd_ray.units.points import SavePoints, points_to_save
 
 # Every attack on every image; or the cheapest attack first, and the others on the images that it left robust.
 Mode = Literal["full", "cascade"]
@@ -140,7 +140,7 @@ def plan_evaluation(workspace: Workspace[EvaluateSettings]) -> EvaluationPlan:
             inspected=inspected,
             judge_draws=settings.judge_draws,
             mode=settings.mode,
-            save_points=settings.save_points,
+            save_points=points_to_save(settings.save_points, workspace.example[0]),
             reach=reach,
         )
 

@@ -18,24 +18,40 @@ Points = Mapping[str, tuple[Tensor, Tensor]]
 # Which points a unit commits: every one, those of broken images, or none.
 SavePoints = Literal["all", "broken", "none"]
 
+# Of images with more values than 64×64 pixels in color have, only the points that broke their image are kept, unless
+# --save-points says otherwise: 5 000 images of 224×224 under nine attacks have 27 GB of points.
+MOST_VALUES_KEPT = 3 * 64 * 64
+
+
+def points_to_save(chosen: SavePoints | None, image: Tensor) -> SavePoints:
+    """Return which points of attacks on defenses are kept: `chosen`, or what suits images of the size of `image`.
+
+    >>> points_to_save(None, torch.zeros(3, 32, 32)), points_to_save(None, torch.zeros(3, 224, 224))
+    ('all', 'broken')
+    """
+    if chosen is not None:
+        return chosen
+    return "all" if image.numel() <= MOST_VALUES_KEPT else "broken"
+
 
 def point_rows(key: str, shard: Shard, points: Points) -> Rows:
-    """Return the rows that keep every existing point for the table `adversarials`."""
-    rows = []
-    for name, (candidates, exists) in points.items():
-        pixels = candidates.flatten(1).cpu().numpy()
-        shape = list(candidates.shape[1:])
-        for index in exists.nonzero().flatten().tolist():
-            rows.append(
-                {
-                    "unit_key": key,
-                    "image_id": shard.ids[index],
-                    "point": name,
-                    "shape": shape,
-                    "pixels": pixels[index],
-                }
-            )
-    return rows
+    """Return the rows that keep every existing point for the table `adversarials`.
+
+    The points of an image come one after another: where they are equal, the file holds them about once.
+    """
+    pixels = {name: candidates.flatten(1).cpu().numpy() for name, (candidates, _) in points.items()}
+    return [
+        {
+            "unit_key": key,
+            "image_id": image_id,
+            "point": name,
+            "shape": list(candidates.shape[1:]),
+            "pixels": pixels[name][index],
+        }
+        for index, image_id in enumerate(shard.ids)
+        for name, (candidates, exists) in points.items()
+        if exists[index]
+    ]
 
 
 def read_points(context: Context, key: str, shard: Shard, images: Tensor) -> dict[str, tuple[Tensor, Tensor]]:

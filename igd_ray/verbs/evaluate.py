@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--save-points",
         choices=["all", "broken", "none"],
         help="adversarial points to keep of attacks on defenses; what transfers and audits need is always kept "
-        "(default: all)",
+        "(default: all of images up to 64×64, those that broke their image of larger ones)",
     )
     parser.add_argument(
         "--method", metavar=OWN_RANKING, help="a ranking of your own, for defenses NAME-K; several with commas"

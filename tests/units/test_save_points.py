@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import torch
 
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.units.attack import AttackUnit, TransferUnit
+from igd_ray.units.base import Shard
 from igd_ray.units.checks.stored_points import StoredPointsCheckUnit
+from igd_ray.units.points import point_rows
 from tests.toys.counted_runs import Prepared, prepare
 from tests.toys.runs import rows, run_evaluation
 
@@ -155,3 +158,36 @@ def test_verdicts_of_a_deterministic_evaluation_are_the_same_whatever_is_kept(tm
     assert None not in [row["robust_accuracy"] for row in expected[1]]
     assert verdicts("broken") == expected
     assert verdicts("none") == expected
+
+
+def test_points_of_large_images_take_a_quarter_of_their_bytes_and_come_back_exactly(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (4, 3, 224, 224), generator=generator) / 255
+    signs = torch.randint(0, 2, images.shape, generator=generator) * 2 - 1
+    attacked = (images + signs * 4 / 255).clamp(0, 1)
+    everywhere = torch.ones(4, dtype=torch.bool)
+    shard = Shard("test", 0, 4, tuple("abcd"), "digest")
+    key = "0" * 32
+    catalog = Catalog(tmp_path / "results")
+    catalog.create()
+    rows = point_rows(key, shard, {"returned": (attacked, everywhere), "last": (attacked, everywhere)})
+    assert [(row["image_id"], row["point"]) for row in rows[:3]] == [
+        ("a", "returned"),
+        ("a", "last"),
+        ("b", "returned"),
+    ]
+    catalog.commit("adversarials", key, rows)
+    assert (tmp_path / f"results/adversarials/{key}.parquet").stat().st_size < 0.25 * 2 * attacked.nbytes
+    found = catalog.read("adversarials", key)["pixels"].to_pylist()
+    assert torch.equal(torch.tensor(found[::2]).reshape(images.shape), attacked)
+    assert found[1::2] == found[::2]
+
+
+@pytest.mark.parametrize(("values", "kept"), [(64, "all"), (63, "broken")])
+def test_points_of_large_images_are_kept_only_where_they_broke_their_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: int, kept: str
+) -> None:
+    monkeypatch.setattr("igd_ray.units.points.MOST_VALUES_KEPT", values)
+    prepared = prepare(tmp_path / "results", **CHANGES)  # digits have 64 values
+    assert {prepared.cells("loir-8")[label].points_unit.save_points for label in DIRECT} == {kept}
+    assert {prepared.cells("none")[label].points_unit.save_points for label in DIRECT} == {"all"}
