@@ -14,7 +14,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchdiffeq import odeint
 
 from igd_ray.defenses.base import Defense
 from igd_ray.defenses.registry import Arguments, DefenseKind, Parts, Run, as_settings, register
@@ -210,6 +209,9 @@ def integrate(dynamics: Dynamics, z: Tensor, *, time: float, steps: int) -> Tens
     >>> integrate(torch.neg, torch.ones(1, 1), time=1.0, steps=10)
     tensor([[0.3679]])
     """
+    # Imported here, as it waits for all of SciPy.
+    from torchdiffeq import odeint
+
     times = torch.linspace(0, time, steps + 1, dtype=z.dtype, device=z.device)
     solution: Tensor = odeint(
         lambda _time, state: dynamics(state),

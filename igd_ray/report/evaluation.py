@@ -4,7 +4,7 @@ from collections import defaultdict
 from typing import NamedTuple
 
 from igd_ray.protocol import IDEA, NONE, NOT_MEASURED, attack_order, unplanned_attacks, unplanned_audits
-from igd_ray.report.figures.robustness import Panel, Point
+from igd_ray.report.figures.panels import Panel, Point
 from igd_ray.report.results import Results, Rows
 from igd_ray.report.tables import DASH, Column, Row, Share, Table, Verdict, percent
 from igd_ray.statistics import Comparison

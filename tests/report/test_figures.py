@@ -9,7 +9,8 @@ from igd_ray.catalog.query import ask
 from igd_ray.report.broken import Broken, attacks_on, read_broken, sets_of, sole_breaker_sentence, sole_breaker_table
 from igd_ray.report.evaluation import robustness_panels
 from igd_ray.report.figures.overlap import MOST_SETS, overlap
-from igd_ray.report.figures.robustness import Point, robustness
+from igd_ray.report.figures.panels import Panel, Point
+from igd_ray.report.figures.robustness import robustness
 from igd_ray.report.results import find_run, read_results
 from tests.toys.catalog_rows import add_outcomes, add_plan, add_run
 
@@ -41,8 +42,6 @@ def test_the_accuracies_drawn_are_those_of_the_views(filled: Catalog) -> None:
 
 
 def test_what_is_not_known_is_said_and_not_drawn() -> None:
-    from igd_ray.report.figures.robustness import Panel
-
     unknown = Point(None, None, None, "7 failed")
     drawn = robustness(["worst case", "aa"], [Panel("<b>$x$", [unknown, Point(0.5, 0.4, 0.6)])], worst=1, baseline=None)
     assert "7 failed" in drawn

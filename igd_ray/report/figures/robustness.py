@@ -2,39 +2,18 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from igd_ray.report.figures.panels import Panel
 from igd_ray.report.figures.svg import BLUE, GRAY, INK, ORANGE, SMALL, STYLE, short, svg
 
 # Panels beside each other fit into a page of 1280 pixels.
 _PANELS = 4
-
-
-class Point(NamedTuple):
-    """What is drawn of one defense in the row of an attack, as fractions.
-
-    Attributes:
-        value: the robust accuracy; None where it is not known.
-        low, high: its interval; without a value, between what it lies if that is known.
-        note: what stands there without a value.
-    """
-
-    value: float | None
-    low: float | None
-    high: float | None
-    note: str = ""
-
-
-class Panel(NamedTuple):
-    """One defense: its label, and a point for each row."""
-
-    defense: str
-    points: Sequence[Point]
 
 
 def robustness(rows: Sequence[str], panels: Sequence[Panel], *, worst: int, baseline: float | None) -> Markup:
