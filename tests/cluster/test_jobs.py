@@ -17,7 +17,7 @@ import pytest
 
 from igd_ray.catalog import Catalog
 from igd_ray.cluster.session import LOCAL_ENVIRONMENT, LOOPBACK
-from tests.cluster.test_own_defenses_on_ray import CHOICE
+from tests.cluster.one_ray.test_own_defenses_on_ray import CHOICE
 from tests.toys.commands import igd_command
 from tests.toys.places import REPOSITORY
 from tests.toys.runs import rows

@@ -11,14 +11,13 @@ from igd_ray.catalog import Catalog, run_query
 from igd_ray.cli import main
 from igd_ray.errors import InputError
 from igd_ray.execution.executor import in_process
-from igd_ray.execution.session import ExecutorFactory
 from igd_ray.identity import derive_seed
 from igd_ray.planning.evaluation import looks, plan_evaluation
 from igd_ray.planning.workspace import Workspace
 from igd_ray.statistics import Comparison
 from tests.execution.test_kill import finished_units
 from tests.toys.commands import igd_command, interruptible
-from tests.toys.runs import UNEQUAL, rows, run_evaluation, settings_for
+from tests.toys.runs import rows, run_evaluation, settings_for
 
 # Two random neurons of 64 lose most images at once; ten of them lose some, and the noise of these masks changes others.
 CHOICE: dict[str, object] = {
@@ -175,17 +174,3 @@ def test_a_run_killed_between_looks_ends_as_if_nothing_had_happened(finished: Pa
         process.communicate(timeout=60)
     subprocess.run(command, stderr=subprocess.PIPE, check=True)
     assert everything(catalog) == everything(finished)
-
-
-def ray_executor(actors: int) -> ExecutorFactory:
-    from igd_ray.cluster import RayExecutor
-
-    return lambda setup: RayExecutor(setup, actors=actors)
-
-
-@pytest.mark.cluster
-@pytest.mark.parametrize("actors", [1, 3])
-def test_the_end_does_not_depend_on_the_workers(finished: Path, tmp_path: Path, actors: int) -> None:
-    assert not run_evaluation(tmp_path / "results", ray_executor(actors), **CHOICE).failed
-    assert everything(tmp_path / "results") == everything(finished)
-    assert set(UNEQUAL) == {"seconds", "host", "attempt", "run_id"}

@@ -102,10 +102,3 @@ def test_bad_input_is_one_line(words: list[str], said: str, tmp_path: Path, caps
     assert said in captured.err
     assert captured.err.count("\n") == 1
     assert not (tmp_path / "results").exists()
-
-
-@pytest.mark.cluster
-def test_trials_under_tune_are_those_of_one_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--defense", f"mine={TWO_PASSES}", "--ks", "1,2,4,8"]
-    local, ray = (searched(tmp_path / name, capsys, *words, executor=name) for name in ("local", "ray"))
-    assert local == ray

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from safetensors.torch import save_file
 
 from igd_ray.catalog import Catalog
 from igd_ray.cli import main
-from igd_ray.cluster import RayExecutor, ray_session
+from igd_ray.cluster import RayExecutor
 from igd_ray.cluster.tuning import search_with_tune
 from igd_ray.config import SearchSettings, load_settings
 from igd_ray.errors import IgdError
@@ -31,13 +30,6 @@ from tests.toys.sessions import session_for
 pytestmark = pytest.mark.cluster
 
 SPACE: dict[str, object] = {"sigmas": (0.25, 1.0), "taus": (0.01, 1.0), "ks": "1:16"}
-
-
-@pytest.fixture(scope="module")
-def session() -> Iterator[None]:
-    """One Ray of two CPUs, which workers of searches then hold."""
-    with ray_session(num_cpus=2):
-        yield
 
 
 def settings_in(catalog: Path, **changes: object) -> SearchSettings:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from igd_ray.cluster import RayExecutor, ray_session
+from igd_ray.cluster import RayExecutor
 from igd_ray.config import RankSettings, load_settings
 from igd_ray.execution.session import ExecutorFactory
 from igd_ray.planning.rankings import plan_ranking
@@ -17,7 +17,7 @@ from tests.toys.sessions import session_for
 
 pytestmark = pytest.mark.cluster
 
-OWN = Path(__file__).parents[1] / "toys" / "own_rankings"
+OWN = Path(__file__).parents[2] / "toys" / "own_rankings"
 
 
 @pytest.fixture(autouse=True)
@@ -41,10 +41,9 @@ def ranked(folder: Path, file: Path, executor: ExecutorFactory | None) -> Neuron
         return read_ranking(session.workspace.catalog, plan.ranking_id)
 
 
-def test_two_actors_give_what_one_process_gives(tmp_path: Path) -> None:
+def test_two_actors_give_what_one_process_gives(session: None, tmp_path: Path) -> None:
     file = Path(shutil.copytree(OWN, tmp_path / "own")) / "powered_activation.py"
     expected = ranked(tmp_path / "local", file, None)
-    with ray_session(num_cpus=3):
-        found = ranked(tmp_path / "ray", file, lambda setup: RayExecutor(setup, actors=2))
+    found = ranked(tmp_path / "ray", file, lambda setup: RayExecutor(setup, actors=2))
     assert torch.equal(found.scores, expected.scores)
     assert found.details == expected.details

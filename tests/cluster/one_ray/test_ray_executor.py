@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from safetensors.torch import save_file
 
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.cli import main
-from igd_ray.cluster import RayExecutor, ray_session
+from igd_ray.cluster import RayExecutor
 from igd_ray.models import load_model
 from igd_ray.planning.evaluation import plan_evaluation
 from igd_ray.report.html import write_report
@@ -28,20 +27,14 @@ pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture(scope="module")
-def session() -> Iterator[None]:
-    """One Ray for the tests that need nothing special of it."""
-    with ray_session(num_cpus=3):
-        yield
-
-
-@pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
     catalog = tmp_path_factory.mktemp("local") / "results"
     run_evaluation(catalog)
     return rows(catalog)
 
 
-@pytest.mark.parametrize("actors", [1, 2, 3])
+# With two actors, too: below, where one of them dies.
+@pytest.mark.parametrize("actors", [1, 3])
 def test_any_number_of_actors_gives_the_rows_of_one_process(
     session: None, expected: list[dict[str, object]], tmp_path: Path, actors: int
 ) -> None:
@@ -112,7 +105,7 @@ def test_a_unit_that_kills_its_workers_is_given_up_and_the_others_finish(session
 def test_an_evaluation_of_a_study_runs_on_ray_by_its_settings(session: None, tmp_path: Path) -> None:
     from igd_ray.verbs.executors import executor_for
 
-    settings = settings_for(tmp_path / "results", attacks="clean", defenses="none")
+    settings = settings_for(tmp_path / "results", attacks="clean", defenses="none", actors=1)
     with session_for(settings, executor_for(settings)) as session:
         workspace = session.workspace
         assert not evaluate(session, plan_evaluation(workspace)).failed
@@ -120,7 +113,7 @@ def test_an_evaluation_of_a_study_runs_on_ray_by_its_settings(session: None, tmp
 
 
 def test_an_actor_without_room_does_not_hold_units_back(session: None, tmp_path: Path) -> None:
-    @ray.remote(num_cpus=2)
+    @ray.remote(num_cpus=1)
     class Neighbour:
         def here(self) -> bool:
             return True
@@ -129,8 +122,8 @@ def test_an_actor_without_room_does_not_hold_units_back(session: None, tmp_path:
     ray.get(neighbour.here.remote())
     try:
         settings = settings_for(tmp_path / "results", defenses="none", attacks="clean")
-        # Three CPUs in all, two of them taken: of three actors, one can start.
-        with session_for(settings, lambda setup: RayExecutor(setup, actors=3)) as session:
+        # Two CPUs in all, one of them taken: of two actors, one can start.
+        with session_for(settings, lambda setup: RayExecutor(setup, actors=2)) as session:
             workspace = session.workspace
             assert not evaluate(session, plan_evaluation(workspace)).failed
     finally:
@@ -214,7 +207,13 @@ def test_code_and_weights_are_shipped_and_the_drivers_paths_do_not_matter(
                 file.unlink()
             return super().run(units)
 
-    summary = run_evaluation(tmp_path / "results", executor=Moved, **model, defenses="none", attacks="clean")
+    summary = run_evaluation(
+        tmp_path / "results",
+        executor=lambda setup: Moved(setup, actors=1),
+        **model,
+        defenses="none",
+        attacks="clean",
+    )
     assert not summary.failed
     assert len(rows(tmp_path / "results")) == 24
 
