@@ -77,9 +77,14 @@ class Reader:
         """Return the answer to a SELECT or EXPLAIN; what stands behind `$1`, `$2` comes after it."""
         return self._ask(sql, parameters).to_arrow_table()
 
-    def answer(self, sql: str, *parameters: object) -> Answer:
-        """Return the same as values of Python, for which nobody waits for Arrow where DuckDB itself has them."""
+    def answer(self, sql: str, *parameters: object, most: int | None = None) -> Answer:
+        """Return the same as values of Python, for which nobody waits for Arrow where DuckDB itself has them.
+
+        Of the rows only the first `most`, if that is given.
+        """
         relation = self._ask(sql, parameters)
+        if most is not None:
+            relation = relation.limit(most)
         try:
             return self._plain_answer(relation)
         except (OverflowError, duckdb.ConversionException):  # a moment that Python has no value for
@@ -280,7 +285,12 @@ def query_rows(catalog: Catalog, sql: str) -> Answer:
     Raises:
         InputError: as `run_query` does.
     """
-    return ask(catalog, lambda reader: _reading(reader, sql).answer(sql))
+    return ask(catalog, lambda reader: answer_to(reader, sql))
+
+
+def answer_to(reader: Reader, sql: str, *, most: int | None = None) -> Answer:
+    """Return the same through a reader that is open, of the rows only the first `most`, if that is given."""
+    return _reading(reader, sql).answer(sql, most=most)
 
 
 def _reading(reader: Reader, sql: str) -> Reader:

@@ -36,6 +36,12 @@ CleanImages = Callable[[Row, Sequence[str]], Mapping[str, Pixels]]
 
 Form = Literal["html", "md", "tex", "json"]
 
+# Titles and addresses of other pages.
+Navigation = Sequence[tuple[str, str]]
+
+# Where the templates are.
+HERE = Path(__file__).parent
+
 
 def write_report(
     catalog: Catalog,
@@ -61,13 +67,25 @@ def write_report(
     """
 
     def read(reader: Reader) -> str:
-        run = find_run(reader, run_id)
-        results, what_broke = read_results(reader, run), read_broken(reader, run["run_id"])
         if form == "html":
-            return render(results, what_broke, read_preparation(reader, run), clean_images)
-        return DOCUMENTS[form](results, what_broke)
+            return report_page(reader, run_id, clean_images)
+        run = find_run(reader, run_id)
+        return DOCUMENTS[form](read_results(reader, run), read_broken(reader, run["run_id"]))
 
     return write_text(Path(path), ask(catalog, read))
+
+
+def report_page(
+    reader: Reader, run_id: str | None, clean_images: CleanImages | None = None, navigation: Navigation = ()
+) -> str:
+    """Return the page of a run; the arguments are those of `write_report`, and of `page`.
+
+    Raises:
+        InputError: if there is no such run.
+    """
+    run = find_run(reader, run_id)
+    results, what_broke = read_results(reader, run), read_broken(reader, run["run_id"])
+    return render(results, what_broke, read_preparation(reader, run), clean_images, navigation)
 
 
 def write_comparison(
@@ -84,17 +102,21 @@ def write_comparison(
         IgdError: if the file cannot be written.
     """
     runs = comparison.read_runs(places)
-    if form != "html":
-        return write_text(Path(path), comparison.DOCUMENTS[form](runs))
-    page = _page(
+    text = comparison_page(runs) if form == "html" else comparison.DOCUMENTS[form](runs)
+    return write_text(Path(path), text)
+
+
+def comparison_page(runs: Sequence[comparison.ComparedRun], navigation: Navigation = ()) -> str:
+    """Return the page that sets `runs` beside each other; `navigation` is as in `page`."""
+    return page(
         "comparison.html",
+        navigation=navigation,
         title=f"{len(runs)} runs compared",
         first=runs[0].label,
         runs=comparison.runs_table(runs),
         differences=comparison.differences_table(runs),
         unlike=comparison.unlike(runs),
     )
-    return write_text(Path(path), page)
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -113,14 +135,19 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def render(
-    results: Results, what_broke: Broken, preparation: Preparation, clean_images: CleanImages | None = None
+    results: Results,
+    what_broke: Broken,
+    preparation: Preparation,
+    clean_images: CleanImages | None = None,
+    navigation: Navigation = (),
 ) -> str:
-    """Return the page of a run; the arguments are those of `write_report`."""
+    """Return the page of a run; the arguments are those of `write_report`, and of `page`."""
     run = results.run
-    clean, why_not = _clean(run, preparation, clean_images)
+    clean, why_not = found_clean(run, [row["image_id"] for row in preparation.points], clean_images)
     headline = evaluation.headline_table(results)
-    return _page(
+    return page(
         "run.html",
+        navigation=navigation,
         title=f"{run['model']} on {run['dataset']}",
         run=run,
         threat=f"{_threat(run)}, {evaluation.most_images(results)}",
@@ -154,25 +181,41 @@ def render(
         search_figures=search_figures(preparation),
         rankings=rankings(preparation),
         neurons=neurons(preparation),
-        galleries=_galleries(pictures(preparation, clean)),
+        galleries=_galleries(pictures(preparation.points, preparation.class_names, clean)),
         why_no_clean_images=why_not,
     )
 
 
-def _page(template: str, **values: object) -> str:
-    """Return the page that `template` makes of `values`, with the one script that may run on it."""
-    script = (Path(__file__).parent / "sorting.js").read_text(encoding="utf-8")
+def page(template: str, *, folder: Path = HERE, navigation: Navigation = (), **values: object) -> str:
+    """Return the page that `template` makes of `values`, with the one script that may run on it.
+
+    Args:
+        template: the name of a file.
+        folder: where it is, if not beside this one.
+        navigation: titles and addresses of other pages, above everything else.
+        values: what the template shows.
+    """
+    script = _script()
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader([folder, HERE]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template(template).render(
-        script=Markup(script), script_hash=digest, citation=CITATION, **values
+        script=Markup(script), policy=content_policy(), navigation=navigation, citation=CITATION, **values
     )
+
+
+def content_policy() -> str:
+    """Return the Content-Security-Policy of every page: it loads nothing, and runs one script."""
+    digest = base64.b64encode(hashlib.sha256(_script().encode()).digest()).decode()
+    return f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:"
+
+
+def _script() -> str:
+    return (HERE / "sorting.js").read_text(encoding="utf-8")
 
 
 def _robustness(results: Results) -> Markup | None:
@@ -194,16 +237,17 @@ def _overlaps(what_broke: Broken) -> list[tuple[str, str, Markup]]:
     return figures
 
 
-def _clean(run: Row, preparation: Preparation, clean_images: CleanImages | None) -> tuple[Mapping[str, Pixels], str]:
-    """Return the clean images of the stored points, and why some of them are absent."""
-    wanted = [row["image_id"] for row in preparation.points]
-    if not wanted or clean_images is None:
-        return {}, "their pixels are not in the catalog" if wanted else ""
+def found_clean(
+    run: Row, image_ids: Sequence[str], clean_images: CleanImages | None
+) -> tuple[Mapping[str, Pixels], str]:
+    """Return those clean images of a run's stored points that are here, and why some of them are absent."""
+    if not image_ids or clean_images is None:
+        return {}, "their pixels are not in the catalog" if image_ids else ""
     try:
-        found = clean_images(run, wanted)
+        found = clean_images(run, image_ids)
     except InputError as error:
         return {}, str(error)
-    return found, "" if len(found) == len(wanted) else "some are not among the first images of the data"
+    return found, "" if len(found) == len(image_ids) else "some are not among the first images of the data"
 
 
 def _galleries(shown: Sequence[Pictures]) -> list[tuple[str, list[Pictures]]]:

@@ -11,6 +11,7 @@ VERBS = {
     "new": "write a commented starting file for a defense of your own",
     "verify": "judge stored points again; fail where a stored verdict does not hold",
     "report": "write a run's tables, figures and checks as one HTML file, or as Markdown, LaTeX or JSON",
+    "view": "show a catalog in a browser: runs, reports, images, SQL",
     "export": "write a run's evaluation card, verdicts, leaderboard entries and points for others",
     "sql": "query the catalog: one SELECT",
     "status": "show how far each run is, how fast, and what it costs",

@@ -23,6 +23,7 @@ EXAMPLES = {
     "new": ("igd new defense mine", "igd new defense rounding && igd check rounding.py:factory"),
     "verify": ("igd verify --sample 16", "igd verify --points aa.pth --model robustbench:Wong2020Fast --data cifar10"),
     "report": ("igd report", "igd report --run-id 0123456789ab --output paper/report.html"),
+    "view": ("igd view", "igd view --catalog results-worst-case --port 8000"),
     "export": ("igd export", "igd export 0123456789ab --to paper/records --points paper/points"),
     "sql": ('igd sql "SELECT * FROM worst_case"', "igd sql --file table8 --format csv --output table8.csv"),
     "status": ("igd status", "igd status --catalog s3://BUCKET/results --json"),

@@ -27,6 +27,7 @@ ELSEWHERE = {
     "uv build --wheel": "builds the wheel: tests/docs/test_wheel.py",
     "python -m igd_ray.models.demo.training": "takes a minute; less training: tests/models/demo/test_demo.py",
     "cd results && duckdb": "needs DuckDB's own program; the same file in Python's DuckDB: tests/verbs/test_verbs.py",
+    "igd view": "serves until it is interrupted: tests/viewer/test_server.py",
     "igd doctor": "looks at the machine: tests/verbs/test_verbs.py",
     "python -m tests.toys.simulation": "takes ten minutes; fewer schedules: tests/catalog/test_simulation.py",
     "igd bench catalog": "makes a large catalog for minutes: tests/benchmarks/test_catalog.py",

@@ -42,7 +42,7 @@ class Browser:
             "--disable-gpu",
             "--disable-dev-shm-usage",
             "--disable-background-networking",
-            "--host-resolver-rules=MAP * ~NOTFOUND",
+            "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
             f"--user-data-dir={self._folder.name}",
         ]
         # The browser reads from descriptor 3 and writes to 4.
@@ -58,6 +58,7 @@ class Browser:
         os.close(theirs_out)
         self._out, self._in, self._rest, self._number = ours_out, ours_in, b"", 0
         self._session: str | None = None
+        self._home = "file:"
         self.console: list[str] = []
         try:
             self._attach()
@@ -98,13 +99,23 @@ class Browser:
         found: dict[str, Any] = answer["result"]
         return found
 
-    def open(self, page: Path, width: int, height: int) -> None:
-        """Load `page` into a window of so many pixels."""
+    def open(self, page: Path | str, width: int, height: int) -> None:
+        """Load a file, or an address, whose other pages it may go to, into a window of so many pixels."""
+        address = page if isinstance(page, str) else page.resolve().as_uri()
+        self._home = address.partition("?")[0].rpartition("/")[0] + "/" if isinstance(page, str) else "file:"
         self.ask(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500
         )
         self.console.clear()
-        self.ask("Page.navigate", url=page.resolve().as_uri())
+        self.ask("Page.navigate", url=address)
+        self._wait_until_loaded()
+
+    def follow(self, script: str) -> None:
+        """Run an expression that leads to another page, and wait for that."""
+        self.ask("Runtime.evaluate", expression=script)
+        self._wait_until_loaded()
+
+    def _wait_until_loaded(self) -> None:
         while (event := self._next()).get("method") != "Page.loadEventFired":
             self._note(event)
 
@@ -146,5 +157,5 @@ class Browser:
             self.console.append(str(told["args"]))
         elif method == "Log.entryAdded":
             self.console.append(told["entry"]["text"])
-        elif method == "Network.requestWillBeSent" and not told["request"]["url"].startswith(("file:", "data:")):
+        elif method == "Network.requestWillBeSent" and not told["request"]["url"].startswith((self._home, "data:")):
             self.console.append(f"asked for {told['request']['url']}")

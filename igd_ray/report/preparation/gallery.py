@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from igd_ray.report.figures.images import picture
-from igd_ray.report.preparation.stored import Preparation
+from igd_ray.report.results import Rows
 from igd_ray.report.tables import Row
 
 # An image, float32 [C, H, W] in [0, 1].
@@ -33,19 +33,22 @@ class Pictures(NamedTuple):
     broken: bool
 
 
-def pictures(preparation: Preparation, clean: Mapping[str, Pixels]) -> list[Pictures]:
-    """Return some adversarial points as pictures with captions, beside the images in `clean` that they moved."""
-    return [_pictures(preparation, row, clean.get(row["image_id"])) for row in preparation.points]
+def pictures(points: Rows, class_names: Mapping[int, str], clean: Mapping[str, Pixels]) -> list[Pictures]:
+    """Return adversarial points as pictures with captions, beside the images in `clean` that they moved."""
+    return [_pictures(row, class_names, clean.get(row["image_id"])) for row in points]
 
 
-def _pictures(preparation: Preparation, row: Row, image: Pixels | None) -> Pictures:
+def _pictures(row: Row, class_names: Mapping[int, str], image: Pixels | None) -> Pictures:
     def named(label: int) -> str:
-        return preparation.class_names.get(label, str(label))
+        return class_names.get(label, str(label))
 
     point = np.asarray(row["pixels"], dtype=np.float32).reshape(tuple(row["shape"]))
     broken = row["status"] == "broken"
     before, after = named(row["clean_prediction"]), named(row["adversarial_prediction"])
-    caption = f"{named(row['label'])}: {before} → {after}" if broken else f"{named(row['label'])}: stays {after}"
+    label = named(row["label"])
+    caption = f"{label}: {before} → {after}" if broken else f"{label}: stays {after}"
+    if row["status"] == "misclassified":
+        caption = f"{label}: taken for {before} without an attack"
     detail = f"{row['attack']} on {row['defense']}, image {row['image_id']}"
     if image is None or image.shape != point.shape:
         return Pictures(None, picture(point), None, caption, detail, broken)

@@ -68,8 +68,13 @@ def read_preparation(reader: Reader, run: Row) -> Preparation:
             for layer in dict.fromkeys(each["layer"] for each in rankings)
         },
         points=reader.rows(_POINTS, run["run_id"], MOST_PICTURES),
-        class_names={row["class_id"]: row["class_name"] for row in reader.rows(_CLASSES, model_id)},
+        class_names=read_class_names(reader, model_id),
     )
+
+
+def read_class_names(reader: Reader, model_id: str | None) -> dict[int, str]:
+    """Return the names of a model's classes, by their numbers, as far as a ranking tells them."""
+    return {row["class_id"]: row["class_name"] for row in reader.rows(_CLASSES, model_id)}
 
 
 def read_neurons(reader: Reader, ranking_ids: Sequence[str], *, class_id: int | None = None, top: int = TOP) -> Rows:

@@ -3,7 +3,7 @@
 import io
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -79,7 +79,7 @@ class Points(NamedTuple):
 # attack of that name on the undefended model, in the same run.
 _KEPT = f"""
 WITH asked AS (
-    SELECT unit_key, defense, attack, image_id, label, status
+    SELECT unit_key, defense, attack, image_id, label, status, clean_prediction, adversarial_prediction
     FROM outcomes
     WHERE run_id = $1 AND status <> 'error'
 ), own AS (
@@ -141,6 +141,36 @@ def read_points(reader: Reader, run_id: str, kept: Kept) -> Points:
         table["label"].to_pylist(),
         table["status"].to_pylist(),
         np.asarray(pixels, dtype=np.float32).reshape(len(table), *kept.shape),
+    )
+
+
+def read_some_points(
+    reader: Reader, run_id: str, kept: Kept, *, status: str | None, first: int, most: int
+) -> list[dict[str, Any]]:
+    """Return rows of the points `kept`, from `first` at most `most`, in the order of the images' ids.
+
+    Args:
+        status: of the images: "broken", "robust" or another; None for any.
+    """
+    return reader.rows(
+        f"""
+        {_KEPT}
+        SELECT image_id, defense, attack, label, status, clean_prediction, adversarial_prediction, shape, pixels
+        FROM kept
+        WHERE defense = $2 AND attack = $3 AND point = $4 AND shape = $5 AND len(pixels) = $6
+            AND ($7::VARCHAR IS NULL OR status = $7)
+        ORDER BY image_id
+        LIMIT $8 OFFSET $9
+        """,
+        run_id,
+        kept.defense,
+        kept.attack,
+        kept.point,
+        list(kept.shape),
+        int(np.prod(kept.shape)),
+        status,
+        most,
+        first,
     )
 
 
