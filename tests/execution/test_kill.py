@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from igd_ray.catalog import Catalog
+from igd_ray.cli import main
 from tests.toys.commands import igd_command, interruptible
 from tests.toys.runs import rows
 
@@ -28,8 +29,8 @@ ARGUMENTS = (
 )
 
 
-def command(catalog: Path) -> list[str]:
-    return igd_command("evaluate", f"--catalog={catalog}", *ARGUMENTS)
+def arguments(catalog: Path) -> list[str]:
+    return ["evaluate", f"--catalog={catalog}", *ARGUMENTS]
 
 
 def committed(
@@ -45,7 +46,7 @@ def finished_units(catalog: Path) -> int:
 
 def start_and_stop(catalog: Path, number: signal.Signals, *, units: int) -> subprocess.CompletedProcess[str]:
     """Run the command until `units` have finished, give the next one a moment, then send it the signal `number`."""
-    process = interruptible(command(catalog))
+    process = interruptible(igd_command(*arguments(catalog)))
     deadline = time.monotonic() + 300
     while finished_units(catalog) < units:
         assert process.poll() is None, "it finished, or failed, before it could be stopped"
@@ -60,17 +61,18 @@ def start_and_stop(catalog: Path, number: signal.Signals, *, units: int) -> subp
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     catalog = tmp_path_factory.mktemp("undisturbed") / "results"
-    subprocess.run(command(catalog), stderr=subprocess.PIPE, check=True)
+    assert main(arguments(catalog)) == 0
     return catalog
 
 
-def assert_resumes(catalog: Path, undisturbed: Path) -> None:
+def assert_resumes(catalog: Path, undisturbed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Run the same command again: only what had not finished is computed, and every row is there once."""
     before = {file: (file.stat().st_mtime_ns, file.stat().st_ino) for file in committed(catalog)}
     finished = {file.name for file in committed(catalog, ["outcomes"])}
     assert 0 < len(finished) < finished_units(undisturbed), "the run was stopped before or after its attacks"
-    done = subprocess.run(command(catalog), stderr=subprocess.PIPE, text=True, check=True)
-    assert "already there" in done.stderr
+    capsys.readouterr()
+    assert main(arguments(catalog)) == 0
+    assert "already there" in capsys.readouterr().err
     # What an attack had written when it was stopped, points without outcomes, may be written again; nothing else.
     written_again = {file for file, stamp in before.items() if (file.stat().st_mtime_ns, file.stat().st_ino) != stamp}
     assert all(file.parent.name == "adversarials" and file.name not in finished for file in written_again)
@@ -95,22 +97,22 @@ def rows_of_points(catalog: Path) -> dict[str, list[dict[str, object]]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("kills", [(2,), (1, 7, 12)], ids=str)
 def test_a_run_killed_in_the_middle_of_an_attack_goes_on_where_it_was(
-    undisturbed: Path, tmp_path: Path, kills: tuple[int, ...]
+    undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kills: tuple[int, ...]
 ) -> None:
     catalog = tmp_path / "results"
     for units in kills:
         assert start_and_stop(catalog, signal.SIGKILL, units=units).returncode == -signal.SIGKILL
-    assert_resumes(catalog, undisturbed)
+    assert_resumes(catalog, undisturbed, capsys)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_cascade_says_so_and_goes_on_where_it_was(
-    undisturbed: Path, tmp_path: Path, number: signal.Signals, code: int
+    undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], number: signal.Signals, code: int
 ) -> None:
     catalog = tmp_path / "results"
     stopped = start_and_stop(catalog, number, units=7)
     assert stopped.returncode == code
     assert "every finished unit is kept" in stopped.stderr
     assert "Traceback" not in stopped.stderr
-    assert_resumes(catalog, undisturbed)
+    assert_resumes(catalog, undisturbed, capsys)

@@ -1,7 +1,7 @@
 """`--until decided`: where it ends, that it goes on where it was, and that the place of work does not matter."""
 
 import signal
-import subprocess
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -157,7 +157,7 @@ def everything(catalog: Path) -> list[object]:
 def test_a_run_killed_between_looks_ends_as_if_nothing_had_happened(finished: Path, tmp_path: Path) -> None:
     catalog = tmp_path / "results"
     given = [f"--{name.replace('_', '-')}={value}" for name, value in CHOICE.items()]
-    command = igd_command(
+    command = [
         "evaluate",
         "--executor=local",
         "--device=cpu",
@@ -165,12 +165,13 @@ def test_a_run_killed_between_looks_ends_as_if_nothing_had_happened(finished: Pa
         "--search-n=100",
         f"--catalog={catalog}",
         *given,
-    )
+    ]
     for units in (4, 11):
-        process = interruptible(command)
+        process = interruptible(igd_command(*command))
         while finished_units(catalog) < units:
             assert process.poll() is None, "it finished before it could be stopped"
+            time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=60)
-    subprocess.run(command, stderr=subprocess.PIPE, check=True)
+    assert main(command) == 0
     assert everything(catalog) == everything(finished)
