@@ -3,31 +3,37 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# Worker processes of pytest; the tests that start Ray run one after another behind them.
+# Worker processes of pytest for the tests without Ray. With `make -j3 check test-all` those that start Ray, and mostly
+# wait, run beside them.
 JOBS ?= 2
 # Only these files are imported for the tests that start Ray.
 RAY_TESTS = $(shell grep -rl --include='*.py' 'mark\.cluster' tests)
 
-.PHONY: demo test test-slow test-all check check-gpu lock format clean
+.PHONY: demo test test-slow test-all without-ray on-ray alone check check-gpu lock format clean
 
 demo: $(READY)
 	@$(BIN)/igd demo
 
+# CHOSEN ends an expression of marks.
+test: CHOSEN := and not slow
+test: without-ray on-ray
+
+test-slow: CHOSEN := and slow
+test-slow: without-ray on-ray alone
+
+test-all: without-ray on-ray alone
+
 # A worker takes over tests from the other one's end of the list: so a module's fixtures are mostly made once.
-define run_tests
-@$(BIN)/pytest -q -n $(JOBS) --dist worksteal -m "not cluster$(1)"
-@$(BIN)/pytest -q -m "cluster$(1)" $(RAY_TESTS)
-endef
+without-ray: $(READY)
+	@$(BIN)/pytest -q -n $(JOBS) --dist worksteal -m "not cluster $(CHOSEN)"
 
-test: $(READY)
-	$(call run_tests, and not slow)
+# Ray has its workers step back behind everything else on a machine, where these would starve.
+on-ray: $(READY)
+	@RAY_worker_niceness=0 $(BIN)/pytest -q -m "cluster and not alone $(CHOSEN)" $(RAY_TESTS)
 
-test-slow: $(READY)
-	$(call run_tests, and slow)
-
-# What both of them run, in two sessions of pytest instead of four.
-test-all: $(READY)
-	$(call run_tests)
+# What measures the machine's pace, once nothing else runs.
+alone: without-ray on-ray
+	@$(BIN)/pytest -q -m alone $(RAY_TESTS)
 
 check: $(READY)
 	@$(BIN)/ruff check igd_ray jobs tests

@@ -7,7 +7,7 @@ import pytest
 
 from igd_ray.cli import main
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.alone]
 
 
 def bench(capsys: pytest.CaptureFixture[str], *words: str) -> list[dict[str, float]]:
