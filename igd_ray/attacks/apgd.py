@@ -4,18 +4,24 @@ from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import ClassVar, Self
 
+import torch
 from pyautoattack.autopgd_base import APGDAttack_targeted
 from torch import Tensor
 
-from igd_ray.attacks.base import UNSTATED, Attack, Points
+from igd_ray.attacks.base import POOLED, UNSTATED, Points
 from igd_ray.attacks.counting import CountedTarget
+from igd_ray.attacks.engine.apgd import Walk, climb, random_starts
+from igd_ray.attacks.engine.choice import ClimbingAttack
+from igd_ray.attacks.engine.losses import TARGETED, UNTARGETED
 from igd_ray.attacks.pyautoattack import (
     NORM_NAMES,
     SILENT,
     MarginTargetedAPGD,
     mean_of_equal,
+    moved_points,
     run_search,
     untargeted_apgd,
+    wrong_logits,
 )
 from igd_ray.attacks.registry import register
 from igd_ray.errors import InputError, did_you_mean
@@ -31,7 +37,7 @@ FEW_CLASSES = "margin"
 
 
 @dataclass(frozen=True, repr=False)
-class APGD(Attack):
+class APGD(ClimbingAttack):
     """Untargeted APGD on the images that the target gets right; returns a misclassified iterate if there was one.
 
     Args:
@@ -55,6 +61,11 @@ class APGD(Attack):
         require_loss(self.loss)
         require_positive(steps=self.steps, restarts=self.restarts, eot=self.eot)
 
+    @property
+    def stage(self) -> str:
+        """Its name with the loss."""
+        return f"{self.name}-{self.loss}"
+
     def for_classes(self, num_classes: int) -> Self:
         """With fewer than three classes, the margin CW, which is DLR's numerator, takes the place of DLR."""
         return self._with(loss="cw") if self.fallback_notes(num_classes) else self
@@ -76,7 +87,10 @@ class APGD(Attack):
             )
 
     def search(self, target: CountedTarget, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int) -> Points:
-        """Run pyautoattack's APGD."""
+        """Run the engine's APGD."""
+        if self.engine == POOLED:
+            walk = Walk(UNTARGETED[self.loss], self.steps, self.eot, self.restarts, self.ends_when_broken)
+            return pooled_points(target, images, labels, threat, walk, seed, self.stage)
         attack = untargeted_apgd(
             self.loss,
             target,
@@ -88,11 +102,11 @@ class APGD(Attack):
             eot=self.eot,
             equal=self.collapsed_eot,
         )
-        return run_search(attack.perturb, f"apgd-{self.loss}", target, images, labels)
+        return run_search(attack.perturb, self.stage, target, images, labels)
 
 
 @dataclass(frozen=True, repr=False)
-class TargetedAPGD(Attack):
+class TargetedAPGD(ClimbingAttack):
     """APGD on the targeted DLR loss, one run for each of the most likely wrong classes.
 
     Attributes:
@@ -140,7 +154,12 @@ class TargetedAPGD(Attack):
             )
 
     def search(self, target: CountedTarget, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int) -> Points:
-        """Run pyautoattack's targeted APGD."""
+        """Run the engine's targeted APGD."""
+        if self.engine == POOLED:
+            classes = min(self.classes, target.num_classes(images) - 1)
+            rows = classes * self.restarts
+            walk = Walk(TARGETED[self.loss], self.steps, self.eot, rows, self.ends_when_broken)
+            return pooled_points(target, images, labels, threat, walk, seed, self.name, classes=classes)
         attack = (APGDAttack_targeted if self.loss == "dlr" else MarginTargetedAPGD)(
             lambda points: target(mean_of_equal(points, self.collapsed_eot)),
             n_iter=self.steps,
@@ -155,6 +174,36 @@ class TargetedAPGD(Attack):
             logger=SILENT,
         )
         return run_search(attack.perturb, self.name, target, images, labels)
+
+
+def pooled_points(
+    target: CountedTarget,
+    images: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    walk: Walk,
+    seed: int,
+    stage: str,
+    *,
+    classes: int | None = None,
+) -> Points:
+    """Search by the engine's APGD on the images that the target gets right at a first look.
+
+    Args:
+        classes: of a targeted loss: how many of the most likely wrong classes of that look the rows aim at, the most
+            likely first, each in as many rows as there are restarts.
+    """
+    before = target.queries, target.forwards, target.backwards
+    with torch.no_grad():
+        logits = target(images)
+    attacked = (logits.argmax(dim=1) == labels).nonzero().flatten().tolist()
+    targets = None
+    if classes is not None:
+        likely = wrong_logits(logits, labels).topk(classes, dim=1).indices
+        targets = likely.repeat_interleave(walk.rows // classes, dim=1)
+    starts = random_starts(images, threat, seed, stage)
+    points, _ = climb(target, images, labels, threat, walk, starts=starts, attacked=attacked, targets=targets)
+    return moved_points(points, stage, target, before, images)
 
 
 def few_classes_note(num_classes: int, *, targeted: bool = False) -> tuple[str, ...]:

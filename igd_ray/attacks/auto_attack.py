@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from igd_ray.attacks.apgd import APGD, FEW_CLASSES, TargetedAPGD, require_positive
-from igd_ray.attacks.base import FIRST_STAGE, MOST_LOOKS, UNSTATED, Attack, GivenPoints, Points
+from igd_ray.attacks.base import FIRST_STAGE, MOST_LOOKS, PYAUTOATTACK, UNSTATED, Attack, GivenPoints, Points
 from igd_ray.attacks.counting import CountedTarget, even_shares
 from igd_ray.attacks.fab import FAB
 from igd_ray.attacks.registry import register
@@ -54,6 +54,7 @@ class AutoAttack(Attack):
 
     version: str = "standard"
     percent: int = field(default=100, metadata=UNSTATED)
+    engine: str = field(default=PYAUTOATTACK, init=False, metadata=UNSTATED)
     _collapse: bool = field(default=False, init=False)
     _few_classes: int = field(default=0, init=False)
     _given: tuple[Tensor, Tensor] | None = field(default=None, init=False, compare=False)
@@ -71,6 +72,7 @@ class AutoAttack(Attack):
         attacks = VERSIONS[self.version]
         if self.percent != 100:
             attacks = tuple((stage, _with_share(attack, self.percent / 100)) for stage, attack in attacks)
+        attacks = tuple((stage, attack.on_engine(self.engine)) for stage, attack in attacks)
         if self._collapse:
             attacks = tuple((stage, attack.collapsed()) for stage, attack in attacks)
         if self._few_classes:
@@ -105,7 +107,8 @@ class AutoAttack(Attack):
     @property
     def continues(self) -> str | None:
         """The transfer that walks as the first stage of "standard", in its published length, does."""
-        return "tr-apgd-ce" if self.version == "standard" and self.percent == 100 else None
+        published = self.version == "standard" and self.percent == 100 and self.engine == PYAUTOATTACK
+        return "tr-apgd-ce" if published else None
 
     @property
     def settings(self) -> Mapping[str, object]:
@@ -128,9 +131,18 @@ class AutoAttack(Attack):
             f"{stage}: {note}" for stage, attack in self._attacks for note in attack.fallback_notes(num_classes)
         )
 
+    def on_engine(self, engine: str) -> Self:
+        """Return the sequence of its attacks, each searched by `engine` where that has it."""
+        return self._with(engine=engine)
+
+    @property
+    def searched_by(self) -> Mapping[str, str]:
+        """The engines of its attacks."""
+        return {stage: engine for stage, attack in self._attacks for engine in attack.searched_by.values()}
+
     def collapsed(self) -> Self:
         """Return the sequence of its attacks, collapsed; whether the target is deterministic is checked once."""
-        return self if self.eot == 1 else self._with(_collapse=True)
+        return self if self.eot == 1 and self.engine == PYAUTOATTACK else self._with(_collapse=True)
 
     def given(self, points: GivenPoints) -> Self:
         """Return this attack, `continuing` the points called `FIRST_STAGE`."""
@@ -189,6 +201,8 @@ class AutoAttack(Attack):
         said = [repr(self.version)]
         if self.percent != 100:
             said.append(f"percent={self.percent}")
+        if self.engine != PYAUTOATTACK:
+            said.append(f"engine={self.engine!r}")
         if self._given:
             said.append("first_stage='given'")
         if self._collapse:

@@ -26,6 +26,10 @@ GRADIENT, QUERY = "gradient", "query"
 # Two passes that differ by more in some logit are those of a randomised target, as in the check `randomised`.
 RANDOMISED_DIFFERENCE = 1e-4
 
+# Whose code searches: pyautoattack's, image by image equal to AutoAttack's; or `igd_ray.attacks.engine`, which has the
+# rows of all images in one pool and random numbers that belong to the image.
+PYAUTOATTACK, POOLED = ENGINES = ("pyautoattack", "pooled")
+
 # How often an attack looks at an image of a random target when noise spoils its looks: an image that is right one time
 # in twenty is left over after so many less than once in a hundred times.
 MOST_LOOKS = 100
@@ -210,6 +214,20 @@ class Attack(ABC):
         The points are the same, bit for bit. A target that turns out random is an `AttackError`.
         """
         return self if self.eot == 1 else self._with(eot=1, collapsed_eot=self.eot)
+
+    def on_engine(self, engine: str) -> Self:
+        """Return this attack, searched by `engine`, one of `ENGINES`; itself where there is no choice."""
+        return self
+
+    @property
+    def searched_by(self) -> Mapping[str, str]:
+        """The engine of each of its stages that has one; nothing for an attack that is code of its own."""
+        return {}
+
+    @property
+    def has_image_streams(self) -> bool:
+        """Whether its random numbers belong to the image, so that its seed may not depend on the others of a batch."""
+        return POOLED in self.searched_by.values()
 
     def given(self, points: GivenPoints) -> Self:
         """Return this attack with `points` for the images that are to be attacked; an InputError if it takes none."""

@@ -1,5 +1,6 @@
 """FAB: the fast adaptive boundary attack, which looks for the closest misclassified point (Croce & Hein, ICML 2020)."""
 
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
@@ -7,7 +8,7 @@ from pyautoattack.fab_pt import FABAttack_PT
 from torch import Tensor
 
 from igd_ray.attacks.apgd import few_targets_note, require_positive
-from igd_ray.attacks.base import Attack, Points
+from igd_ray.attacks.base import PYAUTOATTACK, Attack, Points
 from igd_ray.attacks.counting import CountedTarget
 from igd_ray.attacks.pyautoattack import NORM_NAMES, run_search
 from igd_ray.attacks.registry import register
@@ -37,6 +38,11 @@ class FAB(Attack):
     def fallback_notes(self, num_classes: int) -> tuple[str, ...]:
         """Return that there are fewer wrong classes than asked for, where there are."""
         return few_targets_note(self.classes, num_classes)
+
+    @property
+    def searched_by(self) -> Mapping[str, str]:
+        """pyautoattack."""
+        return {self.name: PYAUTOATTACK}
 
     def most_passes(self, num_classes: int) -> tuple[int, int]:
         """Two first looks, then for each class and restart three looks and `steps` steps of a gradient and a look."""

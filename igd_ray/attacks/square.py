@@ -1,5 +1,6 @@
 """Square: random search with square-shaped changes, without gradients (Andriushchenko et al., ECCV 2020)."""
 
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
@@ -7,7 +8,7 @@ from pyautoattack.square import SquareAttack
 from torch import Tensor
 
 from igd_ray.attacks.apgd import require_positive
-from igd_ray.attacks.base import QUERY, Attack, Points
+from igd_ray.attacks.base import PYAUTOATTACK, QUERY, Attack, Points
 from igd_ray.attacks.counting import CountedTarget
 from igd_ray.attacks.pyautoattack import NORM_NAMES, run_search
 from igd_ray.attacks.registry import register
@@ -36,6 +37,11 @@ class Square(Attack):
     def ways(self) -> frozenset[str]:
         """It asks for logits only."""
         return frozenset({QUERY})
+
+    @property
+    def searched_by(self) -> Mapping[str, str]:
+        """pyautoattack."""
+        return {self.name: PYAUTOATTACK}
 
     def most_passes(self, num_classes: int) -> tuple[int, int]:
         """Two first looks, then a start, `queries` queries and a last look for each restart."""

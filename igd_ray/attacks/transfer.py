@@ -65,6 +65,10 @@ class TransferAPGD(APGD):
     batches: tuple[str, ...] = field(default=BATCHES, init=False)
     keeps: tuple[str, ...] = field(default=POINT_NAMES, init=False)
 
+    def on_engine(self, engine: str) -> Self:
+        """Return this attack: it is searched by pyautoattack."""
+        return self
+
     def search(self, target: CountedTarget, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int) -> Points:
         """Run pyautoattack's APGD once for either batch and keep the two points."""
         before = target.queries, target.forwards, target.backwards
@@ -77,7 +81,7 @@ class TransferAPGD(APGD):
                 with forked_generators(images.device):
                     torch.random.manual_seed(seed)
                     kept.put(rows, _run(attack, images[rows], labels[rows]))
-        return _points({"": kept}, f"apgd-{self.loss}", target, before, images)
+        return _points({"": kept}, self.stage, target, before, images)
 
 
 @dataclass(frozen=True, repr=False)

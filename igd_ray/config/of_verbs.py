@@ -204,6 +204,7 @@ class EvaluateSettings(WorkspaceSettings):
         judge_draws: fresh evaluations of each point of a random defense.
         mode: "full" runs every attack on every image, "cascade" the cheapest first, and the others on what it left.
         until: "decided" takes the images in a random order, and ends when the gain of each defense is decided.
+        engine: whose code searches: "pyautoattack", or "pooled", the engine of this project, where an attack has both.
         save_points: which points of attacks on defenses the catalog keeps; None: all of images up to 64×64, else those
             that broke their image. Those on the base model it keeps always.
     """
@@ -220,6 +221,7 @@ class EvaluateSettings(WorkspaceSettings):
     judge_draws: int = Field(default=1, ge=DRAWS[0], le=DRAWS[1])
     mode: Literal["full", "cascade"] = "full"
     until: Literal["decided"] | None = None
+    engine: Literal["pyautoattack", "pooled"] = "pyautoattack"
     save_points: Literal["all", "broken", "none"] | None = None
 
     @property

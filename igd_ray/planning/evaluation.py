@@ -17,6 +17,7 @@ from igd_ray.planning.base_attacks import BaseAttacks
 from igd_ray.planning.checks import CheckUnit, plan_checks
 from igd_ray.planning.cost import chain_order, priority
 from igd_ray.planning.defenses import NeededDefenses, needed_defenses
+from igd_ray.planning.engines import engine_notes, on_engine
 from igd_ray.planning.naive import naive_units
 from igd_ray.planning.published import published_attack
 from igd_ray.planning.workspace import Workspace
@@ -117,7 +118,7 @@ def plan_evaluation(workspace: Workspace[EvaluateSettings]) -> EvaluationPlan:
         InputError: for anything that cannot be used, before work starts.
     """
     settings = workspace.settings
-    attacks = [named_attack(entry) for entry in expand_attacks(settings.attacks)]
+    attacks = [on_engine(named_attack(entry), settings.engine) for entry in expand_attacks(settings.attacks)]
     attacks += [published_attack(workspace, entry) for entry in settings.points]
     _require_targets(attacks, settings)
     for attack in attacks:
@@ -165,6 +166,7 @@ def plan_evaluation(workspace: Workspace[EvaluateSettings]) -> EvaluationPlan:
             for attack in attacks
             if attack.source_model is not None
         ),
+        *engine_notes(attacks, settings.engine),
         *(idea_note(attack.label, attack.idea) for attack in attacks if attack.audits),
     ]
     naive = partial(naive_units, needed.defenses, attacks, shards, base=base, judge_draws=settings.judge_draws)

@@ -72,16 +72,23 @@ class AttackUnit(JudgedUnit):
             others["keeps"] = self.save_points
         return unit_key(
             "attack",
-            defense=self.defense.defense_id,
-            attack=dict(self.attack.algorithm.settings) if self.attack.algorithm else CLEAN,
-            norm=self.threat.norm.value,
-            epsilon=self.threat.epsilon,
+            **self._question,
             images=self.shard.digest,
-            seed=self.seed,
-            attack_seed=self.attack_seed,
             judge_draws=self.judge_draws,
             **{name: value for name, value in others.items() if value},
         )
+
+    @property
+    def _question(self) -> dict[str, object]:
+        """What the unit's outcome depends on besides images, other units and how it is judged."""
+        return {
+            "defense": self.defense.defense_id,
+            "attack": dict(self.attack.algorithm.settings) if self.attack.algorithm else CLEAN,
+            "norm": self.threat.norm.value,
+            "epsilon": self.threat.epsilon,
+            "seed": self.seed,
+            "attack_seed": self.attack_seed,
+        }
 
     @property
     def seed_key(self) -> str:
@@ -90,8 +97,15 @@ class AttackUnit(JudgedUnit):
 
     @property
     def attack_seed_used(self) -> int:
-        """The seed of the attack."""
-        return derive_seed(self.seed_key, "attack") if self.attack_seed is None else self.attack_seed
+        """The seed of the attack.
+
+        Where random numbers belong to the image, the images beside it have no part in the seed.
+        """
+        if self.attack_seed is not None:
+            return self.attack_seed
+        alone = self.attack.algorithm is not None and self.attack.algorithm.has_image_streams
+        key = unit_key("attack", each_image=True, **self._question) if alone else self.seed_key
+        return derive_seed(key, "attack")
 
     @property
     def points_unit(self) -> "AttackUnit":

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 
+from igd_ray.attacks.base import ENGINES
 from igd_ray.attacks.registry import REGISTERED
 from igd_ray.catalog import Catalog, ask, run_query
 from igd_ray.config import EvaluateSettings, load_settings
@@ -70,6 +71,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=["decided"],
         help="take the images in a random order, evaluate a defense until its gain or loss is decided, by a test that "
         "holds however often one looks, and end with the last one, or after --n images (default: all images)",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        help="whose code AutoAttack's attacks are: pyautoattack's, with its verdicts image by image, or pooled: one "
+        "pool of the runs of all images, in which a broken image makes room and each image has random numbers of its "
+        "own, whatever the shards (default: pyautoattack)",
     )
     parser.add_argument(
         "--save-points",

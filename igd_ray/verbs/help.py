@@ -44,7 +44,7 @@ RARE = frozenset(
     [
         *("output", "label_column", "image_mode", "probe_n", "search_n", "search_split", "every_class", "signed"),
         *("similarity", "prompts", "prompt_template", "clip", "clip_weights", "unit_timeout", "price", "method_arg"),
-        *("ranking", "attack_seed", "judge_draws", "shard_size", "save_points", "draws"),
+        *("ranking", "attack_seed", "judge_draws", "shard_size", "engine", "save_points", "draws"),
     ]
 )
 

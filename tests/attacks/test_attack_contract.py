@@ -24,7 +24,7 @@ from igd_ray.attacks import (
     TransferTargetedAPGD,
     auto_attack,
 )
-from igd_ray.attacks.base import GRADIENT, QUERY
+from igd_ray.attacks.base import GRADIENT, POOLED, QUERY
 from igd_ray.errors import InputError
 from igd_ray.threat import Norm, ThreatModel
 from tests.toys.attacking import run_attack
@@ -54,6 +54,10 @@ ATTACKS = [
     APGD("cw", steps=6),
     APGD("dlr", steps=4, restarts=2, eot=3),
     TargetedAPGD(classes=3, steps=5),
+    APGD("ce", steps=6).on_engine(POOLED),
+    APGD("dlr", steps=4, restarts=2, eot=3).on_engine(POOLED).collapsed(),
+    TargetedAPGD(classes=3, steps=5).on_engine(POOLED),
+    TargetedAPGD(classes=3, steps=6).on_engine(POOLED).for_classes(3),
     FAB(classes=3, steps=6),
     FAB(classes=2, steps=6, restarts=2),
     Square(30),
@@ -75,6 +79,8 @@ ATTACKS = [
     EoTSquare(20, eot=2).collapsed(),
     AutoAttack("standard"),
     AutoAttack("standard").for_classes(3),
+    AutoAttack("standard").on_engine(POOLED).collapsed(),
+    AutoAttack("rand").on_engine(POOLED),
     AutoAttack("rand"),
     AutoAttack("rand").collapsed(),
     AutoAttack("strong"),

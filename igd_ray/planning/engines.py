@@ -1,0 +1,28 @@
+"""Whose code searches, pyautoattack's or the engine's: the choice, and what a run says of it."""
+
+from collections.abc import Sequence
+
+from igd_ray.attacks.base import ENGINES, PYAUTOATTACK
+from igd_ray.attacks.registry import NamedAttack
+
+
+def on_engine(attack: NamedAttack, engine: str) -> NamedAttack:
+    """Return `attack`, searched by `engine` where it has the choice."""
+    return attack if attack.algorithm is None else attack.of(attack.algorithm.on_engine(engine))
+
+
+def engine_notes(attacks: Sequence[NamedAttack], engine: str) -> list[str]:
+    """Return a note for each of `attacks` that says which engine searched at which of its stages.
+
+    There are none where pyautoattack was asked for, as it is by default.
+    """
+    if engine == PYAUTOATTACK:
+        return []
+    notes = []
+    for attack in attacks:
+        by = {} if attack.algorithm is None else attack.algorithm.searched_by
+        stages = {each: [stage for stage in by if by[stage] == each] for each in ENGINES}
+        said = [f"{each} for {', '.join(named)}" for each, named in stages.items() if named]
+        if said:
+            notes.append(f"engine of {attack.label}: {'; '.join(said)}")
+    return notes
