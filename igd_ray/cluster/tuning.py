@@ -11,6 +11,10 @@ from igd_ray.units.objective import Record, Source, timed
 # Trials of Tune that run at once, each in its own process, which later trials use again.
 MOST_CONCURRENT = 2
 
+# There is a second process only once a trial of Tune took longer than a process takes to start. Before, the first
+# process would have done the trial while the second one started, and Tune would end that one unused.
+SECONDS_TO_START = 5.0
+
 # Most settings in one trial of Tune: Tune takes far longer to start a trial than to measure a setting.
 MOST_SETTINGS = 16
 
@@ -119,10 +123,13 @@ def _searcher(sampler: Sampler, record: Record) -> Any:
             super().__init__(metric=None, mode=None)
             self.failure: Exception | None = None
             self._running: dict[str, list[Proposal]] = {}
+            self._longest = 0.0
 
         def suggest(self, trial_id: str) -> Any:
             if self.failure is not None:
                 return Searcher.FINISHED
+            if self._running and self._longest < SECONDS_TO_START:
+                return None
             proposals = [one for one in (sampler.ask() for _ in range(settings)) if one is not None]
             if not proposals:
                 # Tune asks again after None once a running trial ends; without one it never would.
@@ -133,6 +140,7 @@ def _searcher(sampler: Sampler, record: Record) -> Any:
         def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
             proposals = self._running.pop(trial_id, [])
             answers = ["its process died"] * len(proposals) if error or result is None else result["answers"]
+            self._longest = max(self._longest, sum(answer[1] for answer in answers if not isinstance(answer, str)))
             for one, answer in zip(proposals, answers, strict=True):
                 try:
                     self._take(one, answer)

@@ -3,7 +3,9 @@
 import os
 import signal
 import subprocess
+import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,22 @@ from safetensors.torch import save_file
 
 from igd_ray.catalog import Catalog
 from igd_ray.cli import main
-from igd_ray.cluster import RayExecutor
+from igd_ray.cluster import RayExecutor, tuning
 from igd_ray.cluster.tuning import search_with_tune
 from igd_ray.config import SearchSettings, load_settings
 from igd_ray.errors import IgdError
 from igd_ray.execution.session import ExecutorFactory
 from igd_ray.planning.search import load_objective, plan_searches, read_search, read_trials
-from igd_ray.search import BisectionSampler, ListSampler, Noise, PackageSampler, SearchSpace, Setting, Trial
+from igd_ray.search import (
+    BisectionSampler,
+    ListSampler,
+    Measurement,
+    Noise,
+    PackageSampler,
+    SearchSpace,
+    Setting,
+    Trial,
+)
 from igd_ray.units.objective import ObjectiveSource, ShardCaches
 from igd_ray.verbs.search import search
 from tests.toys.commands import igd_command
@@ -86,6 +97,44 @@ def test_every_process_reads_the_caches_where_ray_keeps_them(session: None, tmp_
         return [array.flags.owndata, array.flags.writeable, activations.data_ptr() == array.ctypes.data]
 
     assert ray.get(is_shared.remote(ray.put(source))) == [False, False, True]
+
+
+@dataclass(frozen=True)
+class Noted:
+    """An objective that notes in a folder which processes build it, and measures once so many have."""
+
+    folder: Path
+    processes: int
+
+    def build(self) -> "Noted":
+        (self.folder / str(os.getpid())).touch()
+        return self
+
+    def measure(self, setting: Setting) -> Measurement:
+        deadline = time.monotonic() + 120
+        while len(list(self.folder.iterdir())) < self.processes and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return Measurement((1,), (1,), (0,), (0,))
+
+
+@pytest.mark.parametrize(("seconds_to_start", "settings", "processes"), [(5.0, 8, 1), (0.0, 2, 2)])
+def test_there_is_a_second_process_only_for_trials_that_take_longer_than_its_start(
+    session: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds_to_start: float,
+    settings: int,
+    processes: int,
+) -> None:
+    # Workers cannot import this file, so its classes travel with their code.
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(tuning, "SECONDS_TO_START", seconds_to_start)
+    monkeypatch.setattr(tuning, "MOST_SETTINGS", 1)
+    sampler = ListSampler([Setting(k, 0.0, 0.01, 1) for k in range(1, settings + 1)], 0.02)
+    trials: list[Trial] = []
+    search_with_tune(Noted(tmp_path, processes), sampler, trials.append)
+    assert sampler.finished
+    assert len(list(tmp_path.iterdir())) == processes
 
 
 def test_a_trial_that_fails_is_an_error_and_the_others_are_kept(session: None, tmp_path: Path) -> None:
