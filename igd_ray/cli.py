@@ -71,7 +71,7 @@ def _exit_code(words: list[str]) -> int:
         return FAILED
     except SystemExit as leaving:
         # A file of the user's that a plan looks at does not choose the exit code. Without the module none was imported.
-        exits = sys.modules.get("igd_ray.models.foreign")
+        exits = sys.modules.get("igd_ray.models.sources")
         file = exits.exiting_file(leaving) if exits is not None else None
         if file is None:
             raise

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from igd_ray.errors import InputError
-from igd_ray.models.foreign import contained
+from igd_ray.models.sources import contained
 
 Result = Literal["ok", "warning", "error"]
 

@@ -25,8 +25,7 @@ from igd_ray.attacks.registry import (
     parse_attack,
 )
 from igd_ray.errors import InputError, did_you_mean, first_line
-from igd_ray.models.foreign import exits_refused
-from igd_ray.models.sources import import_sources
+from igd_ray.models.sources import exits_refused, import_sources
 from igd_ray.protocol import ATTACK_GROUPS, AUDIT_PREFIX, TRANSFER_PREFIX
 
 
@@ -145,11 +144,6 @@ def _is_transfer(label: str) -> bool:
         return False
 
 
-def is_in_a_file(entry: str) -> bool:
-    """Tell whether `entry` names code in a file, rather than a label of this package."""
-    return "=" in entry or "@" in entry
-
-
 def require_free_label(label: str, what: str) -> None:
     """Check that an attack from outside may be called `label`; `what` is the flag that names it.
 
@@ -167,25 +161,21 @@ def require_free_label(label: str, what: str) -> None:
 
 
 def check_attack(entry: str) -> None:
-    """Check that `entry` is a label or names an attack, or another model, in a file; no file is read.
+    """Check that `entry`, one that `is_in_a_file`, names an attack or another model in a file; no file is read.
 
     Raises:
-        InputError: if it is neither.
+        InputError: if it does not.
     """
     if is_from_another_model(entry):
         parse_transfer_from(entry)
-    elif "=" in entry:
-        parse_own(entry)
     else:
-        parse_attack(entry)
+        parse_own(entry)
 
 
 def named_attack(entry: str) -> NamedAttack:
-    """Return the attack that `entry` asks for; the file of an attack of the user's own is imported.
+    """Return the attack that `entry`, one that `is_in_a_file`, names; the file of an attack of one's own is imported.
 
     Raises:
         InputError: if there is no such attack.
     """
-    if is_from_another_model(entry):
-        return parse_transfer_from(entry)
-    return parse_own(entry).imported() if "=" in entry else parse_attack(entry)
+    return parse_transfer_from(entry) if is_from_another_model(entry) else parse_own(entry).imported()

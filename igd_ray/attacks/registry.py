@@ -151,6 +151,11 @@ def expand_attacks(labels: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(member for label in labels for member in ATTACK_GROUPS.get(label, (label,))))
 
 
+def is_in_a_file(entry: str) -> bool:
+    """Tell whether `entry` names code in a file, see `igd_ray.attacks.own`, rather than a label of this package."""
+    return "=" in entry or "@" in entry
+
+
 def parse_attack(label: str) -> NamedAttack:
     """Return the attack called `label`.
 

@@ -6,7 +6,6 @@ both. Several merges may run at once: only one writes the entry, the others thro
 """
 
 import secrets
-import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +25,7 @@ from igd_ray.catalog.sealed import sealed_parquet
 from igd_ray.catalog.sources import KEY_COLUMNS, MERGED
 from igd_ray.catalog.store import Catalog
 from igd_ray.catalog.tables import QUARANTINE, UnreadableError, require_own, same_rows
-from igd_ray.errors import IgdError, first_line
+from igd_ray.errors import IgdError
 
 # Rows of a row group, of whole results: few enough to be skipped, many enough to be packed well.
 ROWS_OF_A_GROUP = 100_000
@@ -134,44 +133,6 @@ def compact(
     else:
         raise IgdError(f"other merges of {catalog} came first {TRIES} times; nothing is lost, run the command again")
     return Compaction(len(batch.rows), len(batch.files), deleted)
-
-
-class RunningMerge:
-    """Merges a catalog's small files while a run goes on and at its end; the run never waits for it, nor fails by it.
-
-    Args:
-        catalog: the run's.
-    """
-
-    def __init__(self, catalog: Catalog) -> None:
-        # Its own, as a thread of its own uses it.
-        self._catalog = Catalog(catalog.address)
-        self._finished = 0
-        self._thread: threading.Thread | None = None
-
-    def __enter__(self) -> "RunningMerge":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
-        if kind is None:
-            if self._thread is not None:
-                self._thread.join()
-            self._merge()
-
-    def count(self) -> None:
-        """Note that a unit is committed."""
-        self._finished += 1
-        if self._finished >= UNITS_OF_A_MERGE and (self._thread is None or not self._thread.is_alive()):
-            self._finished = 0
-            # A daemon: killed in the middle of it, a merge loses nothing.
-            self._thread = threading.Thread(target=self._merge, daemon=True)
-            self._thread.start()
-
-    def _merge(self) -> None:
-        try:
-            compact(self._catalog, keep_seconds=KEEP_SECONDS, least=FILES_OF_A_MERGE)
-        except (IgdError, OSError, pa.ArrowException) as error:
-            self._catalog.tables.say(f"the small files of {self._catalog} were not merged: {first_line(error)}")
 
 
 def _merge_table(catalog: Catalog, table: str, batch: _Batch, least: int) -> None:

@@ -15,7 +15,7 @@ from igd_ray.cluster.storage import StorageCheck
 from igd_ray.cluster.tuning import search_with_tune
 from igd_ray.cluster.workers import RayWorkers
 from igd_ray.errors import InputError
-from igd_ray.execution.attempts import AttemptLog
+from igd_ray.execution.executor import AttemptLog
 from igd_ray.execution.queue import Halving
 from igd_ray.search import Sampler
 from igd_ray.units.base import Unit, UnitReport

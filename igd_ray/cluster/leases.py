@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
-from igd_ray.execution.attempts import AttemptLog, outcome_of
+from igd_ray.execution.executor import AttemptLog, outcome_of
 from igd_ray.execution.queue import Halving, ReadyQueue
 from igd_ray.units.base import Unit, UnitReport
 

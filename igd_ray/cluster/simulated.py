@@ -9,7 +9,7 @@ from pathlib import Path
 
 from igd_ray.catalog import Catalog
 from igd_ray.cluster.leases import Event, LeaseLoop, Ready, Reported
-from igd_ray.execution.attempts import AttemptLog
+from igd_ray.execution.executor import AttemptLog
 from igd_ray.execution.queue import Halving
 from igd_ray.units.base import Unit, UnitReport
 

@@ -14,7 +14,7 @@ from igd_ray.cluster.resources import ActorPlan, allocated_device, plan_actors, 
 from igd_ray.cluster.shipping import Parcel, pack, unpack
 from igd_ray.cluster.storage import CatalogKeeper, KeptCatalog, StorageCheck, answer
 from igd_ray.errors import FOREIGN_MESSAGE_LENGTH, IgdError, InputError, first_line
-from igd_ray.execution.worker import Worker
+from igd_ray.execution.executor import Worker
 from igd_ray.units.base import BrokenWorkerError, Unit, UnitReport, host_name
 from igd_ray.units.replica import ImageArrays, WorkerSetup
 

@@ -1,7 +1,6 @@
 """Typed settings of every verb, from the command line or a YAML file; what cannot be used fails before work starts."""
 
-from igd_ray.config.base import WorkspaceSettings
-from igd_ray.config.loading import load_settings
+from igd_ray.config.base import WorkspaceSettings, load_settings
 from igd_ray.config.of_verbs import EvaluateSettings, ImportSettings, RankSettings, SearchSettings, TrainSettings
 
 __all__ = [

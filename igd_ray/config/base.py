@@ -1,25 +1,107 @@
-"""Settings of every verb that computes: a model, data, and where and how to run."""
+"""Settings: the types and ranges of their values, those that every verb has, and how they are loaded."""
 
-from collections.abc import Collection, Iterator
-from typing import Annotated, Literal
+import math
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
 
+import pydantic
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from igd_ray.errors import InputError
+from igd_ray.data.images import SETTINGS as DATA_SETTINGS
+from igd_ray.data.images import with_options
+from igd_ray.errors import InputError, did_you_mean
 from igd_ray.models.demo import DEMO_EPSILON
 from igd_ray.ranking import RANKINGS
+from igd_ray.ranking.base import ranking_options
 from igd_ray.ranking.clip_dissect import similarity_function
-from igd_ray.ranking.registry import ranking_options
-from igd_ray.threat import Norm, ThreatModel
-from igd_ray.values.parsing import (
-    DRAWS,
-    SIGMA,
-    TAU,
-    Arguments,
-    Fraction,
-    Texts,
-    require_range,
-)
+from igd_ray.threat import Norm, ThreatModel, parse_fraction
+from igd_ray.values.environment import environment_settings
+from igd_ray.values.plain_yaml import read_yaml, require_plain
+
+# Beyond these nothing is evaluated that an evaluator would want, or ever ends.
+SIGMA = (0.0, 10.0)
+TAU = (1e-6, 1e6)
+DRAWS = (1, 10_000)
+MOST_TRIED = 1000
+MOST_TRIALS = 100_000
+MOST_SHARD_IMAGES = 100_000
+
+
+def require_range(name: str, value: float, limits: tuple[float, float], unit: str = "") -> None:
+    """Check that the setting `name` lies within `limits`, both included.
+
+    Raises:
+        InputError: with the limits, if it does not.
+    """
+    low, high = limits
+    if not low <= value <= high:
+        raise InputError(f"{name} must lie in {low:g}…{high:g}{unit}, not {value:g}")
+
+
+def at_commas(value: object) -> object:
+    """Split a text at its commas; anything else stays as it is.
+
+    >>> at_commas("none, loir-50")
+    ['none', 'loir-50']
+    """
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def as_numbers(value: object) -> object:
+    """Split a text at its commas, or read LOW:HIGH:COUNT as so many values that grow by equal factors.
+
+    >>> [round(number, 6) for number in as_numbers("0.001:1:4")]
+    [0.001, 0.01, 0.1, 1.0]
+
+    Raises:
+        InputError: if a grid has no such ends, or too many values.
+    """
+    ends = value.split(":") if isinstance(value, str) else []
+    if len(ends) != 3:
+        return at_commas(value)
+    try:
+        low, high, count = float(ends[0]), float(ends[1]), int(ends[2])
+    except ValueError:
+        low = high = count = 0
+    if not (0 < low < high < math.inf and 2 <= count <= MOST_TRIED):
+        raise InputError(
+            f"a logarithmic grid is LOW:HIGH:COUNT with 0 < LOW < HIGH and COUNT in 2…{MOST_TRIED}, not {value!r}"
+        )
+    return [low * (high / low) ** (step / (count - 1)) for step in range(count)]
+
+
+def whole_numbers(text: str) -> Sequence[int]:
+    """Return the numbers that LOW:HIGH (both included), or numbers with commas, stand for, ascending.
+
+    >>> list(whole_numbers("2:4")), whole_numbers("8,1")
+    ([2, 3, 4], [1, 8])
+
+    Raises:
+        InputError: if there are none, or they are not whole numbers.
+    """
+    low, colon, high = text.partition(":")
+    try:
+        values = range(int(low), int(high) + 1) if colon else sorted({int(k) for k in text.split(",")})
+    except ValueError:
+        values = []
+    if not values:
+        raise InputError(f"ks must be LOW:HIGH with LOW ≤ HIGH, or numbers with commas, not {text!r}")
+    return values
+
+
+def _plain(value: object) -> object:
+    """Take arguments that can stand in a key."""
+    require_plain(value)
+    return value
+
+
+Fraction = Annotated[float, BeforeValidator(parse_fraction)]
+Arguments = Annotated[dict[str, Any], BeforeValidator(_plain)]
+Listed = Annotated[tuple[str, ...], BeforeValidator(at_commas)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+Labels = Annotated[Listed, Field(min_length=1)]
+
 
 # Epsilon where none is given: what the demo's model was made for, and the paper's for CIFAR.
 EPSILON_BY_DATA = {"digits": DEMO_EPSILON}
@@ -143,3 +225,38 @@ def options_of_others(settings: WorkspaceSettings, methods: Collection[str | Non
     for method in RANKINGS:
         for option in sorted(ranking_options(method) & settings.model_fields_set - used):
             yield method, "--" + option.replace("_", "-")
+
+
+# A value longer than this hides what an error says of it.
+LONGEST_VALUE_IN_ERROR = 200
+
+Settings = TypeVar("Settings", bound=WorkspaceSettings)
+
+
+def load_settings(kind: type[Settings], *, file: str | Path | None, given: dict[str, object]) -> Settings:
+    """Return settings from the environment, overridden by a YAML `file`, if any, and by what was `given` as flags.
+
+    Raises:
+        InputError: for an unreadable file, an unknown setting (naming close matches), or a value that does not fit.
+    """
+    values: dict[str, object] = {**environment_settings(), **(read_yaml(file) if file is not None else {}), **given}
+    known = [*kind.model_fields, *DATA_SETTINGS]
+    for name in values:
+        if name not in known:
+            raise InputError(f"unknown setting {name!r}; known: {', '.join(known)}{did_you_mean(str(name), known)}")
+    options = {name: str(values.pop(name)) for name in DATA_SETTINGS if values.get(name) is not None}
+    if options:
+        values["data"] = with_options(str(values.get("data", kind.model_fields["data"].default)), options)
+    try:
+        settings = kind(**values)  # type: ignore[arg-type]
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        cause = first.get("ctx", {}).get("error")
+        if isinstance(cause, InputError):
+            raise cause from None
+        name = ".".join(str(part) for part in first["loc"])
+        raise InputError(
+            f"{name}: {first['msg'].lower()}, not {repr(first['input'])[:LONGEST_VALUE_IN_ERROR]}"
+        ) from None
+    settings.check()
+    return settings

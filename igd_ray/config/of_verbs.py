@@ -7,15 +7,8 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from igd_ray.attacks.own import check_attack
-from igd_ray.attacks.registry import expand_attacks
-from igd_ray.config.base import WorkspaceSettings, options_of_others
-from igd_ray.defenses.specs import defense_arguments, defense_names, parse_defense
-from igd_ray.errors import InputError
-from igd_ray.models.anatomy.layers import PENULTIMATE
-from igd_ray.ranking import ranking_class
-from igd_ray.ranking.own import register_files, split_method
-from igd_ray.threat import Norm
-from igd_ray.values.parsing import (
+from igd_ray.attacks.registry import expand_attacks, is_in_a_file, parse_attack
+from igd_ray.config.base import (
     DRAWS,
     MOST_SHARD_IMAGES,
     MOST_TRIALS,
@@ -26,11 +19,19 @@ from igd_ray.values.parsing import (
     Fraction,
     Labels,
     Listed,
+    WorkspaceSettings,
     as_numbers,
     at_commas,
+    options_of_others,
     require_range,
     whole_numbers,
 )
+from igd_ray.defenses.specs import defense_arguments, defense_names, parse_defense
+from igd_ray.errors import InputError
+from igd_ray.models.anatomy.layers import PENULTIMATE
+from igd_ray.ranking import ranking_class
+from igd_ray.ranking.own import register_files, split_method
+from igd_ray.threat import Norm
 
 
 class RankSettings(WorkspaceSettings):
@@ -236,9 +237,13 @@ class EvaluateSettings(WorkspaceSettings):
             raise InputError(
                 "--until decided compares defenses with the undefended model; name it and another: --defenses none,…"
             )
-        register_files(self.method, self.method_arg, taken=defense_names())
+        if self.method or self.method_arg:
+            register_files(self.method, self.method_arg, taken=defense_names())
         for attack in expand_attacks(self.attacks):
-            check_attack(attack)
+            if is_in_a_file(attack):
+                check_attack(attack)
+            else:
+                parse_attack(attack)
         labels = [parse_defense(defense) for defense in self.defenses]
         defense_arguments(self.defense_arg, [label.label for label in labels if label.own])
         for name, file in map(split_method, self.method):

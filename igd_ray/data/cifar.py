@@ -14,9 +14,7 @@ import numpy.typing as npt
 import torch
 
 from igd_ray.data import class_names
-from igd_ray.data.class_names import rename_classes
-from igd_ray.data.images import ArrayReader, LabeledImages, row_id
-from igd_ray.data.request import Request
+from igd_ray.data.images import ArrayReader, LabeledImages, Request, row_id
 from igd_ray.downloads import download_to, note_download, transfer
 from igd_ray.errors import IgdError, InputError, did_you_mean, first_line
 
@@ -105,7 +103,7 @@ def _load(request: Request, archive: Archive) -> LabeledImages:
     labels = records[:, archive.labels - 1].astype(np.int64)
     pixels = np.ascontiguousarray(records[:, archive.labels :]).reshape(-1, *SHAPE)
     rows = request.window.rows(len(pixels), str(request))
-    images = LabeledImages(
+    return LabeledImages(
         reader=ArrayReader(pixels),
         indices=np.arange(rows.start, rows.stop, dtype=np.int64),
         labels=torch.from_numpy(labels[rows.start : rows.stop].copy()),
@@ -114,7 +112,6 @@ def _load(request: Request, archive: Archive) -> LabeledImages:
         spec=request.spec,
         split=request.split,
     )
-    return rename_classes(images, request.class_names)
 
 
 def _download(archive: Archive, folder: Path) -> None:

@@ -44,14 +44,12 @@ def read_lines(file: str, what: str) -> list[str]:
         raise InputError(f"{what}, one on each line; {path} cannot be read ({error.strerror})") from None
 
 
-def parse_class_names(class_names: str | Sequence[str] | None) -> tuple[str, ...] | None:
-    """Return the names listed, or those of the well-known set called "cifar10" or "cifar100"; None stays None.
+def parse_class_names(class_names: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the names listed, or those of the well-known set called "cifar10" or "cifar100".
 
     Raises:
         InputError: if no set has that name, the list is empty, a name is not a non-empty string, or one occurs twice.
     """
-    if class_names is None:
-        return None
     if isinstance(class_names, str):
         if class_names not in WELL_KNOWN:
             raise InputError(
@@ -74,14 +72,12 @@ def numbered_class_names(count: int) -> tuple[str, ...]:
     return tuple(str(label) for label in range(count))
 
 
-def rename_classes(images: LabeledImages, class_names: tuple[str, ...] | None) -> LabeledImages:
-    """Return `images` with `class_names`, one for each class it has; unchanged if None.
+def rename_classes(images: LabeledImages, class_names: tuple[str, ...]) -> LabeledImages:
+    """Return `images` with `class_names`, one for each class it has.
 
     Raises:
         InputError: if the number of names is not the number of classes.
     """
-    if class_names is None:
-        return images
     if len(class_names) != len(images.class_names):
         raise InputError(
             f"{images.spec!r} has {len(images.class_names)} classes, but {len(class_names)} names were given"

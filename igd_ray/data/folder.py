@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from igd_ray.data.decoding import decode_image, stack_images
-from igd_ray.data.images import LabeledImages, content_digest
-from igd_ray.data.request import Request
+from igd_ray.data.images import LabeledImages, Request, content_digest
 from igd_ray.errors import InputError, did_you_mean, first_line
 
 File = TypeVar("File")

@@ -13,11 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from igd_ray.data.class_names import rename_classes
 from igd_ray.data.decoding import decode_image, stack_images
 from igd_ray.data.folder import SUFFIXES, read_bytes, read_unchanged, taking_turns
-from igd_ray.data.images import LabeledImages, content_digest
-from igd_ray.data.request import Request
+from igd_ray.data.images import LabeledImages, Request, content_digest
 from igd_ray.errors import InputError, did_you_mean, first_line
 
 TRAIN = "train"
@@ -95,7 +93,7 @@ def load_imagenet(request: Request) -> LabeledImages:
     names = names[rows.start : rows.stop]
     paths = tuple(folder / name for name in names)
     digests = tuple(content_digest(read_bytes(path)) for path in paths)
-    images = LabeledImages(
+    return LabeledImages(
         reader=ImageNetReader(paths, digests, preprocessing),
         indices=np.arange(len(paths), dtype=np.int64),
         labels=torch.tensor([labels_of[name.partition("/")[0]] for name in names], dtype=torch.int64),
@@ -106,7 +104,6 @@ def load_imagenet(request: Request) -> LabeledImages:
         spec=request.spec,
         split=request.split,
     )
-    return rename_classes(images, request.class_names)
 
 
 def _root_and_preprocessing(request: Request) -> tuple[Path, str]:

@@ -7,10 +7,9 @@ from igd_ray.data.class_names import parse_class_names, rename_classes
 from igd_ray.data.digits import digits_images
 from igd_ray.data.folder import load_folder
 from igd_ray.data.imagenet import load_imagenet
-from igd_ray.data.images import LabeledImages
+from igd_ray.data.images import LABEL_COLUMN, MODE, LabeledImages, Request, Source, Window, split_options
 from igd_ray.data.modes import in_mode
 from igd_ray.data.parquet import load_hub, load_parquet
-from igd_ray.data.request import LABEL_COLUMN, MODE, Request, Source, Window, split_options
 from igd_ray.errors import InputError, did_you_mean, first_line
 
 
@@ -58,11 +57,13 @@ def load_window(
     if label_column is not None and name not in WITH_COLUMNS:
         raise InputError(f"{spec}: a label column is for {' and '.join(WITH_COLUMNS)}:, not for {name}")
     load = SOURCES[name][1]
-    request = Request(spec, location, split, window, parse_class_names(class_names), label_column)
+    names = None if class_names is None else parse_class_names(class_names)
     try:
-        images = load(request)
+        images = load(Request(spec, location, split, window, names, label_column))
     except OSError as error:
         raise InputError(f"{spec}: it cannot be read ({error.strerror or first_line(error)})") from None
+    if names is not None:
+        images = rename_classes(images, names)
     return in_mode(images, options[MODE]) if MODE in options else images
 
 
@@ -71,7 +72,7 @@ def _load_digits(request: Request) -> LabeledImages:
         raise InputError(f"the digits come with scikit-learn, so write 'digits', not {request.spec!r}")
     images = digits_images(request.split)
     rows = request.window.rows(len(images), str(request))
-    return rename_classes(images.select(rows), request.class_names)
+    return images.select(rows)
 
 
 # What stands before the colon of a spec: the forms that messages show, and the source.

@@ -12,7 +12,7 @@ import safetensors.numpy
 import torch
 
 from igd_ray.errors import InputError, did_you_mean, first_line
-from igd_ray.values.parsing import PART, file_and_part
+from igd_ray.values.file_parts import PART, file_and_part
 
 SUFFIXES = (".npz", ".safetensors", ".pt", ".pth")
 

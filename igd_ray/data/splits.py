@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
-from igd_ray.data.images import LabeledImages, digest_of
+from igd_ray.data.images import LabeledImages, Window, digest_of
 from igd_ray.data.loading import load_window
-from igd_ray.data.request import Window
 from igd_ray.errors import InputError
 
 

@@ -7,10 +7,9 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from igd_ray.defenses.registry import DefenseKind, DefensePasses, Parts, register
+from igd_ray.defenses.registry import DefenseKind, DefensePasses
 from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.errors import InputError
-from igd_ray.protocol import NONE
 
 
 class Defense(nn.Module):
@@ -110,15 +109,3 @@ def require_steps(steps: int, step_size: float) -> None:
         raise InputError(f"steps must be at least 0, not {steps}")
     if not 0 <= step_size < math.inf:
         raise InputError(f"step_size must be at least 0 and finite, in [0, 1] pixel units, not {step_size:g}")
-
-
-@register
-class Undefended(DefenseKind):
-    """`none`: the base model itself, which every defense is compared with."""
-
-    name = NONE
-    is_base_model = True
-
-    def build(self, spec: DefenseSpec, parts: Parts) -> nn.Module:
-        """Return the base model itself."""
-        return parts.model

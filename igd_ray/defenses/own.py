@@ -32,8 +32,7 @@ from igd_ray.errors import InputError, did_you_mean
 from igd_ray.identity import content_hash
 from igd_ray.models.anatomy.layers import Layer
 from igd_ray.models.anatomy.stand_in import stand_in_logits
-from igd_ray.models.foreign import contained
-from igd_ray.models.sources import import_sources, model_sources, sources_digest
+from igd_ray.models.sources import contained, import_sources, model_sources, sources_digest
 from igd_ray.ranking import RANKINGS
 
 if TYPE_CHECKING:

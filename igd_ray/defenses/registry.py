@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from igd_ray.errors import InputError
 from igd_ray.models.anatomy.layers import Layer
+from igd_ray.protocol import NONE
 from igd_ray.threat import ThreatModel, parse_fraction
 
 if TYPE_CHECKING:
@@ -293,3 +294,15 @@ def all_forms() -> Iterator[tuple[str, Form, DefenseKind]]:
 def as_settings(arguments: Arguments) -> dict[str, Any]:
     """Return `arguments` for a constructor that knows their types."""
     return dict(arguments)
+
+
+@register
+class Undefended(DefenseKind):
+    """`none`: the base model itself, which every defense is compared with."""
+
+    name = NONE
+    is_base_model = True
+
+    def build(self, spec: "DefenseSpec", parts: Parts) -> nn.Module:
+        """Return the base model itself."""
+        return parts.model

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from igd_ray.catalog import Catalog
-from igd_ray.execution.run import RunSummary
-from igd_ray.execution.session import Session
-from igd_ray.planning.evaluation import Cell, EvaluationPlan
+from igd_ray.execution.session import RunSummary, Session
+from igd_ray.planning.attack_units import Cell
+from igd_ray.planning.evaluation import EvaluationPlan
 from igd_ray.protocol import NONE
 from igd_ray.statistics import Comparison
 from igd_ray.units.base import UnitReport

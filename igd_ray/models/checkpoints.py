@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from igd_ray.downloads import begins_like_a_page
 from igd_ray.errors import InputError, did_you_mean
-from igd_ray.values.parsing import PART, file_and_part
+from igd_ray.values.file_parts import PART, file_and_part
 
 State = dict[str, Tensor]
 

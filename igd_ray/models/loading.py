@@ -12,9 +12,8 @@ from igd_ray.models.adapter import Adapter, OutputError, described_answer
 from igd_ray.models.checkpoints import OWN, load_weights
 from igd_ray.models.demo import demo_model
 from igd_ray.models.fingerprint import changed_since, model_fingerprint, model_state
-from igd_ray.models.foreign import exits_refused
 from igd_ray.models.robustbench import load_robustbench
-from igd_ray.models.sources import import_sources
+from igd_ray.models.sources import exits_refused, import_sources
 from igd_ray.models.timm import load_timm
 from igd_ray.models.wrappers import unwrapped
 

@@ -15,7 +15,7 @@ from igd_ray.downloads import fetched, reason, transfer
 from igd_ray.errors import InputError
 from igd_ray.models.checkpoints import State, load_state, read_checkpoint, state_in
 from igd_ray.models.zoo import Entry, build_entry, find_entry, robustbench_modules
-from igd_ray.values.parsing import file_and_part
+from igd_ray.values.file_parts import file_and_part
 
 # Where downloads are kept, one folder a dataset and threat model, as robustbench lays them out.
 DOWNLOADS = Path.home() / ".cache" / "igd-ray" / "robustbench"

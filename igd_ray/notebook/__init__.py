@@ -13,12 +13,11 @@ from igd_ray.catalog import ask, run_query
 from igd_ray.config import EvaluateSettings, load_settings
 from igd_ray.data import LabeledImages, check_images
 from igd_ray.data.class_names import numbered_class_names, rename_classes
+from igd_ray.data.images import Window
 from igd_ray.data.loading import SOURCES
-from igd_ray.data.request import Window
 from igd_ray.errors import InputError, first_line
 from igd_ray.execution.executor import in_process
-from igd_ray.execution.run import require_all
-from igd_ray.execution.session import Session
+from igd_ray.execution.session import Session, require_all
 from igd_ray.models import load_model
 from igd_ray.notebook.in_memory import MemoryModel, memory_defense, memory_images, memory_model
 from igd_ray.notebook.tables import Evaluation, ResultTable
@@ -155,7 +154,7 @@ def _labelled(images: Images, what: str, settings: EvaluateSettings, source: Mem
     """
     names = class_names_of(settings.classes)
     if isinstance(images, LabeledImages):
-        return rename_classes(images, names)
+        return images if names is None else rename_classes(images, names)
     if not isinstance(images, tuple | list) or len(images) != 2 or not all(isinstance(each, Tensor) for each in images):
         raise InputError(
             f"{what} images: expected load_images(…) or a pair of tensors (images [n, C, H, W], labels [n]), not "

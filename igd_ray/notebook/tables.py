@@ -7,9 +7,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from igd_ray.report.accuracy import accuracy_rows, accuracy_tables, remarks
+from igd_ray.report.accuracy import accuracy_rows, accuracy_tables
 from igd_ray.report.results import Results
-from igd_ray.report.terminal import shown, table_text
+from igd_ray.report.sentences import remarks
+from igd_ray.report.tables import shown, table_text
 
 # Of a row of `accuracy_rows`, what is no cell of a table: numbers by attack.
 _BY_ATTACK = ("attacked", "broken", "audit_attacked", "newly_broken")

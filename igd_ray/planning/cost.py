@@ -1,16 +1,19 @@
-"""What a plan would cost before it runs, in units, passes at most and time, and the order of units that follows."""
+"""What a plan would cost before it runs: units, passes at most and time, beside what separate runs would compute."""
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
-from igd_ray.attacks.base import QUERY
+from igd_ray.attacks.registry import NamedAttack
 from igd_ray.catalog import Catalog
-from igd_ray.planning.base_attacks import FIRST_STAGE
-from igd_ray.units.base import Passes, Unit, is_done, reproducible
+from igd_ray.defenses.specs import DefenseSpec
+from igd_ray.planning.attack_units import BaseAttacks
+from igd_ray.protocol import TRANSFER_PREFIX
+from igd_ray.units.attack import TransferUnit
+from igd_ray.units.base import Passes, Shard, Unit, is_done, reproducible
 from igd_ray.units.judged import JudgedUnit
 
 # Images that the timed passes run on.
@@ -82,23 +85,33 @@ def seconds_per_pass(model: nn.Module, example: torch.Tensor) -> tuple[float, fl
     return forward / TIMED_IMAGES, max(both - forward, 0.0) / TIMED_IMAGES
 
 
-def chain_order(unit: JudgedUnit) -> tuple[bool, int, str]:
-    """Return the order of a cascade: by cost, but queries last, as what they alone break tells of masked gradients."""
-    queries_only = unit.ways == {QUERY}
-    return queries_only, _cost(unit), unit.attack.label
+def naive_units(
+    defenses: Sequence[DefenseSpec],
+    attacks: Sequence[NamedAttack],
+    shards: Sequence[Shard],
+    *,
+    base: BaseAttacks,
+    judge_draws: int = 1,
+) -> list[JudgedUnit]:
+    """Return what separate runs would compute for each defense: every attack as published, nothing shared.
 
-
-def priority(unit: JudgedUnit) -> tuple[int, int]:
-    """Return the order in which units start: base attacks, transfers, direct attacks, audits; the dearest first."""
-    if unit.is_transfer:
-        return 2, 0
-    if unit.attack.audits:
-        return 4, 0
-    if not unit.defense.is_base_model:
-        return 3, -_cost(unit)
-    return (0, 0) if unit.attack.algorithm is None or unit.attack.label == FIRST_STAGE else (1, -_cost(unit))
-
-
-def _cost(unit: JudgedUnit) -> int:
-    """Return about how many passes a unit takes: the number of classes hardly orders them."""
-    return sum(unit.most_passes(num_classes=10))
+    On the base model an attack and its transfer are one in any case. Not to be run: many of these have the same key.
+    They say what a plan saves.
+    """
+    labels = {attack.label for attack in attacks}
+    others = {spec: replace(other, is_random=True) for spec, other in base.others.items()}
+    separate = replace(base, is_random=True, others=others)
+    units: list[JudgedUnit] = []
+    for defense in defenses:
+        for attack in (attack for attack in attacks if not attack.audits and attack.aims_at(defense.label)):
+            if defense.is_base_model and attack.transfer and attack.label.removeprefix(TRANSFER_PREFIX) in labels:
+                continue
+            for shard in shards:
+                on_base = separate.unit(attack, shard)
+                if attack.transfer and attack.source_model is None and defense.is_base_model:
+                    units.append(on_base)
+                elif attack.transfer:
+                    units += [on_base, TransferUnit(defense, attack, on_base, judge_draws)]
+                else:
+                    units.append(replace(on_base, defense=defense, judge_draws=judge_draws))
+    return units

@@ -3,43 +3,41 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Literal
 
 from igd_ray.attacks.own import named_attack
-from igd_ray.attacks.registry import NamedAttack, expand_attacks
+from igd_ray.attacks.registry import NamedAttack, expand_attacks, is_in_a_file, parse_attack
 from igd_ray.checks import LARGE_EPSILON_FACTOR
 from igd_ray.config import EvaluateSettings
 from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.errors import InputError
 from igd_ray.identity import unit_key
-from igd_ray.planning.audit import AuditPlanner
-from igd_ray.planning.base_attacks import BaseAttacks
-from igd_ray.planning.checks import CheckUnit, plan_checks
-from igd_ray.planning.cost import chain_order, priority
+from igd_ray.planning.attack_units import BaseAttacks, Cell, Mode, TablePlanner, priority
+from igd_ray.planning.cost import naive_units
 from igd_ray.planning.defenses import NeededDefenses, needed_defenses
 from igd_ray.planning.engines import engine_notes, on_engine
-from igd_ray.planning.naive import naive_units
 from igd_ray.planning.published import published_attack
 from igd_ray.planning.workspace import Workspace
-from igd_ray.protocol import NOT_MEASURED, attack_order, idea_note
-from igd_ray.units.attack import AttackUnit, TransferUnit
+from igd_ray.protocol import NOT_MEASURED, idea_note
+from igd_ray.units.attack import AttackUnit
 from igd_ray.units.base import Shard, Unit
-from igd_ray.units.checks.defense import INSPECTED_IMAGES, GradientCheckUnit
-from igd_ray.units.judged import JudgedUnit
-from igd_ray.units.points import SavePoints, points_to_save
+from igd_ray.units.checks.defense import (
+    INSPECTED_IMAGES,
+    CheckedShard,
+    DefenseCheckUnit,
+    GradientCheckUnit,
+    StoredPointsCheckUnit,
+)
+from igd_ray.units.checks.noise import NoiseUnit
+from igd_ray.units.judged import JudgedUnit, SavePoints, points_to_save
 
-# Every attack on every image; or the cheapest attack first, and the others on the images that it left robust.
-Mode = Literal["full", "cascade"]
+CheckUnit = DefenseCheckUnit | NoiseUnit | GradientCheckUnit | StoredPointsCheckUnit
 
+# Images that the attacks of the gradient checks run on: enough for McNemar's test to tell 20 steps from 200.
+GRADIENT_CHECK_IMAGES = 32
 
-@dataclass(frozen=True)
-class Cell:
-    """One shard of one (defense, attack) of the table, and the unit that fills it."""
-
-    defense: str
-    attack: str
-    unit: JudgedUnit
-
+# These are made where the direct attacks on the defense may cost this many times as much: they are of use beside a
+# protocol, and would dwarf a first look.
+GRADIENT_CHECK_SHARE = 10
 
 # With --until decided a look comes after so many shards more, as a share of those before, and after one at least: many
 # workers then have something to do, and at most a fifth of the images come after the one that would have decided.
@@ -118,7 +116,10 @@ def plan_evaluation(workspace: Workspace[EvaluateSettings]) -> EvaluationPlan:
         InputError: for anything that cannot be used, before work starts.
     """
     settings = workspace.settings
-    attacks = [on_engine(named_attack(entry), settings.engine) for entry in expand_attacks(settings.attacks)]
+    attacks = [
+        on_engine(named_attack(entry) if is_in_a_file(entry) else parse_attack(entry), settings.engine)
+        for entry in expand_attacks(settings.attacks)
+    ]
     attacks += [published_attack(workspace, entry) for entry in settings.points]
     _require_targets(attacks, settings)
     for attack in attacks:
@@ -245,7 +246,7 @@ def plan_attacks(
     ordinary = [attack for attack in attacks if not attack.audits]
     audits = [attack for attack in attacks if attack.audits]
     # An audit starts from the points of all attacks.
-    planner = _Planner(base, judge_draws, mode, "all" if audits else save_points)
+    planner = TablePlanner(base, judge_draws, mode, "all" if audits else save_points)
     reached = {each.label: shards if reach is None else shards[: reach[each.label]] for each in defenses}
     for number, shard in enumerate(shards):
         for defense in defenses:
@@ -288,85 +289,6 @@ def plan_attacks(
     )
 
 
-class _Planner:
-    """Collects cells and what they need, row by row."""
-
-    def __init__(self, base: BaseAttacks, judge_draws: int, mode: Mode, save_points: SavePoints) -> None:
-        self._base, self._judge_draws, self._mode, self._save_points = base, judge_draws, mode, save_points
-        self._audit = AuditPlanner(base, judge_draws, self._source)
-        self.cells: list[Cell] = []
-        self.sources: dict[str, AttackUnit] = {}
-        # A dictionary for its order and for having each note once.
-        self.notes: dict[str, None] = {}
-
-    def add_row(
-        self, defense: DefenseSpec, ordinary: Sequence[NamedAttack], audits: Sequence[NamedAttack], shard: Shard
-    ) -> None:
-        """Add the cells of one defense and one shard."""
-        ordinary = [attack for attack in ordinary if attack.aims_at(defense.label)]
-        audits = [attack for attack in audits if attack.aims_at(defense.label)]
-        units = [self._unit(defense, attack, shard) for attack in ordinary]
-        if self._mode == "cascade" and not defense.is_base_model:
-            units = _chained(units)
-        self.cells += [Cell(defense.label, attack.label, unit) for attack, unit in zip(ordinary, units, strict=True)]
-        kind = defense.registered
-        fitting = [
-            attack
-            for attack in audits
-            if (kind.has_two_passes or not attack.needs_two_passes)
-            and (kind.has_surrogate or not attack.needs_surrogate)
-        ]
-        attacking = {unit.attack.label: unit for unit in units if unit.attack.algorithm is not None}
-        # In one order, whatever order attacks were asked for in: the audit's seeds derive from it.
-        before = [attacking[label] for label in sorted(attacking, key=attack_order)]
-        audited = self._audit.units(defense, fitting, before, shard) if fitting else []
-        self.cells += [Cell(defense.label, attack.label, unit) for attack, unit in audited]
-        left_out = [attack.label for attack in audits if attack.needs_two_passes and attack not in fitting]
-        if left_out:
-            note = f"{NOT_MEASURED}{', '.join(left_out)} on {defense.label}, which has no two passes to aim at"
-            self.notes[note] = None
-        if kind.has_surrogate and not any(attack.needs_surrogate for attack in fitting):
-            self.notes[f"{NOT_MEASURED}audit-bpda on {defense.label}, whose own gradients are useless to attacks"] = (
-                None
-            )
-
-    def units_on(self, defense: DefenseSpec) -> dict[str, list[JudgedUnit]]:
-        """Return the units of each attack on `defense`."""
-        units: dict[str, list[JudgedUnit]] = {}
-        for cell in self.cells:
-            if cell.defense == defense.label:
-                units.setdefault(cell.attack, []).append(cell.unit)
-        return units
-
-    def _unit(self, defense: DefenseSpec, attack: NamedAttack, shard: Shard) -> JudgedUnit:
-        base = self._base
-        if defense.is_base_model and attack.source_model is None:
-            return self._source(base.unit(attack, shard))
-        if attack.transfer:
-            draws = self._judge_draws if not defense.is_base_model or base.is_random else 1
-            return TransferUnit(defense, attack, self._source(base.unit(attack, shard)), draws)
-        return replace(base.on(defense, attack, shard, self._judge_draws), save_points=self._save_points)
-
-    def _source(self, unit: AttackUnit) -> AttackUnit:
-        """Have `unit` computed and what it needs, and return it."""
-        for needed in (*self._base.needed_by(unit), unit):
-            self.sources.setdefault(needed.key, needed)
-        return unit
-
-
-def _chained(units: Sequence[JudgedUnit]) -> list[JudgedUnit]:
-    """Return `units`, in their order, each on the images that all cheaper ones left robust."""
-    chained: dict[int, JudgedUnit] = {}
-    before: tuple[str, ...] = ()
-    for place in sorted(range(len(units)), key=lambda place: chain_order(units[place])):
-        unit = units[place]
-        if unit.attack.algorithm is not None:
-            unit = unit.following(before)
-            before = (unit.key,)
-        chained[place] = unit
-    return [chained[place] for place in range(len(units))]
-
-
 def run_unit(
     run_id: str, unit: Unit, defense: str | None, attack: str | None, *, reported: bool = False
 ) -> dict[str, object]:
@@ -392,3 +314,45 @@ def _unaveraged(defenses: Sequence[DefenseSpec], attacks: Sequence[NamedAttack])
         f"{NOT_MEASURED}gradients averaged over the noise of randomised defenses ({', '.join(randomised)}); "
         "AutoAttack standard is made for deterministic ones, apgd-eot for these"
     ]
+
+
+def plan_checks(
+    defense: DefenseSpec,
+    units: Mapping[str, Sequence[JudgedUnit]],
+    *,
+    inspected: Shard,
+    shards: Sequence[Shard],
+    planned_images: int,
+    protocol: str,
+    seed: int,
+    num_classes: int,
+) -> list[CheckUnit]:
+    """Return the checks of one defense.
+
+    Args:
+        defense: what is checked.
+        units: of each attack on it, shard by shard.
+        inspected: the images that the model is looked at on.
+        shards: all images that are evaluated.
+        planned_images: how many the run evaluates at most: what is checked does not depend on where it ends.
+        protocol: see `igd_ray.checks.check_randomised`.
+        seed: the run's seed.
+        num_classes: of the model.
+    """
+    checks: list[CheckUnit] = [DefenseCheckUnit(defense, inspected, protocol, seed)]
+    if defense.is_random:
+        checks += [NoiseUnit(defense, shard, seed) for shard in shards]
+    attacking = [unit for of_attack in units.values() for unit in of_attack if unit.judges_points]
+    if attacking:
+        first = inspected.first(GRADIENT_CHECK_IMAGES)
+        gradients = GradientCheckUnit(defense, first, attacking[0].threat, seed)
+        direct = [unit for unit in attacking if not unit.is_transfer and not unit.attack.transfer]
+        cost = sum(sum(unit.most_passes(num_classes)) for unit in direct)
+        cost = cost * planned_images // sum(len(shard.ids) for shard in shards)
+        if cost >= GRADIENT_CHECK_SHARE * sum(gradients.most_passes(num_classes)):
+            checks.append(gradients)
+    for of_attack in units.values():
+        if of_attack[0].judges_points and of_attack[0].save_points != "none":
+            parts = tuple(CheckedShard(unit.key, unit.points_unit.key, unit.shard) for unit in of_attack)
+            checks.append(StoredPointsCheckUnit(defense, of_attack[0].attack, of_attack[0].threat, parts, seed))
+    return checks

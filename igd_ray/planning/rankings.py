@@ -13,8 +13,7 @@ from igd_ray.catalog import Catalog
 from igd_ray.errors import IncompleteError, InputError
 from igd_ray.identity import content_hash, derive_seed, unit_key
 from igd_ray.models import Layer
-from igd_ray.models.foreign import contained
-from igd_ray.models.sources import code_digest
+from igd_ray.models.sources import code_digest, contained
 from igd_ray.planning.workspace import CLIP, AnyWorkspace, RankedModel
 from igd_ray.ranking import (
     GivenRanking,

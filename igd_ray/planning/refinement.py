@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from igd_ray.attacks.registry import parse_attack
 from igd_ray.catalog import Catalog
 from igd_ray.config import SearchSettings
-from igd_ray.planning.base_attacks import BaseAttacks
+from igd_ray.planning.attack_units import BaseAttacks
 from igd_ray.planning.evaluation import EvaluationPlan, plan_attacks
 from igd_ray.planning.search import SearchPlan
 from igd_ray.planning.workspace import Workspace

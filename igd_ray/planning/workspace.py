@@ -18,15 +18,15 @@ from igd_ray.checks import check_randomised
 from igd_ray.config import WorkspaceSettings
 from igd_ray.data import LabeledImages, probe_and_search, require_disjoint
 from igd_ray.data.class_names import WELL_KNOWN, parse_class_names, read_lines
+from igd_ray.data.images import Window
 from igd_ray.data.loading import load_window
-from igd_ray.data.request import Window
 from igd_ray.defenses.own import OwnDefense
 from igd_ray.downloads import noted_downloads
 from igd_ray.errors import InputError
 from igd_ray.identity import content_hash, derive_seed
 from igd_ray.models import PENULTIMATE, Layer, check_model, find_layer, load_model, model_fingerprint
 from igd_ray.models.checkpoints import OWN
-from igd_ray.models.foreign import contained
+from igd_ray.models.sources import contained
 from igd_ray.units.base import Shard, shards_of
 from igd_ray.units.replica import ClipSource, ImageArrays, ModelSource, WorkerSetup
 
@@ -359,9 +359,11 @@ def class_names_of(classes: str | None) -> tuple[str, ...] | None:
     Raises:
         InputError: if there is no such file, or it holds no names.
     """
-    if classes is not None and classes not in WELL_KNOWN:
-        return parse_class_names(read_lines(classes, "classes: expected cifar10, cifar100 or a file of names"))
-    return parse_class_names(classes)
+    if classes is None:
+        return None
+    if classes in WELL_KNOWN:
+        return parse_class_names(classes)
+    return parse_class_names(read_lines(classes, "classes: expected cifar10, cifar100 or a file of names"))
 
 
 def _model_id(fingerprint: str, arguments: Mapping[str, object]) -> str:

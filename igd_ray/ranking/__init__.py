@@ -3,7 +3,18 @@
 from importlib import import_module
 from pkgutil import iter_modules
 
-from igd_ray.ranking.base import Batch, Probe, Ranking, State, Statistic, StatisticRanking, pooled_activations
+from igd_ray.ranking.base import (
+    RANKINGS,
+    Batch,
+    Probe,
+    Ranking,
+    State,
+    Statistic,
+    StatisticRanking,
+    pooled_activations,
+    ranking_class,
+    register,
+)
 from igd_ray.ranking.clip_dissect import (
     SIMILARITIES,
     clip_dissect,
@@ -16,7 +27,6 @@ from igd_ray.ranking.in_process import rank_neurons
 from igd_ray.ranking.leave_one_out import leave_one_out
 from igd_ray.ranking.prompts import class_prompts, embed_classes
 from igd_ray.ranking.random import random_scores
-from igd_ray.ranking.registry import RANKINGS, ranking_class, register
 from igd_ray.ranking.scores import NeuronScores
 
 __all__ = [

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
+from igd_ray.errors import InputError, did_you_mean
 from igd_ray.models.anatomy.layers import Layer, recorded
 from igd_ray.models.sources import code_digest
 
@@ -131,7 +132,7 @@ class Ranking(ABC):
     """A method that scores the neurons of one layer for every class.
 
     A subclass is a frozen dataclass; its fields, which have defaults, are the method's settings. It is registered
-    where it is defined, by `igd_ray.ranking.registry.register`. In this order:
+    where it is defined, by `igd_ray.ranking.base.register`. In this order:
 
     1. It is made with the layer, the class names and its settings, and `prepared`, which finds bad input.
     2. `sharded` fits it to the model, where its statistics are computed as units.
@@ -258,3 +259,50 @@ def pooled_activations(model: nn.Module, layer: Layer, images: Tensor) -> Tensor
     with recorded(model, layer) as activations:
         model(images)
     return layer.pool(activations[0])
+
+
+# Which CLIP model is meant: settings of every ranking that reads one.
+CLIP_SETTINGS = frozenset({"clip", "clip_weights"})
+
+
+R = TypeVar("R", bound=Ranking)
+
+
+RANKINGS: dict[str, type[Ranking]] = {}
+
+
+def register(method: str) -> Callable[[type[R]], type[R]]:
+    """Register the decorated class of rankings under `method`, for `--method` and for masks called `method`-K.
+
+    Raises:
+        ValueError: if another class has that name.
+    """
+
+    def add(ranking: type[R]) -> type[R]:
+        if (other := RANKINGS.setdefault(method, ranking)) is not ranking:
+            raise ValueError(f"{method!r} is registered as {other.__qualname__}; choose another name")
+        return ranking
+
+    return add
+
+
+def ranking_class(method: str) -> type[Ranking]:
+    """Return the class of rankings by `method`.
+
+    Raises:
+        InputError: if there is no such method, naming close matches.
+    """
+    if method not in RANKINGS:
+        raise InputError(f"method must be one of {', '.join(RANKINGS)}, not {method!r}{did_you_mean(method, RANKINGS)}")
+    return RANKINGS[method]
+
+
+def ranking_options(method: str) -> frozenset[str]:
+    """Return the names of a run's settings that rankings by `method` depend on; one in a file has settings of its own.
+
+    Raises:
+        InputError: if there is no such method, naming close matches.
+    """
+    ranking = ranking_class(method)
+    own = frozenset(ranking.setting_names() if code_digest(ranking) is None else ())
+    return own | CLIP_SETTINGS if "clip" in ranking.reads else own

@@ -29,10 +29,10 @@ from igd_ray.ranking.base import (
     concatenated,
     planned,
     pooled_activations,
+    register,
 )
 from igd_ray.ranking.in_process import rank_neurons
 from igd_ray.ranking.prompts import class_prompts, embed_classes, read_prompts
-from igd_ray.ranking.registry import register
 from igd_ray.ranking.scores import NeuronScores
 
 if TYPE_CHECKING:

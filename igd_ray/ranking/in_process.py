@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from igd_ray.data.images import LabeledImages
 from igd_ray.errors import InputError
 from igd_ray.models.anatomy.layers import PENULTIMATE, find_layer
-from igd_ray.ranking.base import Batch, Probe, State, Statistic
-from igd_ray.ranking.registry import ranking_class
+from igd_ray.ranking.base import Batch, Probe, State, Statistic, ranking_class
 from igd_ray.ranking.scores import NeuronScores
 
 if TYPE_CHECKING:

@@ -22,9 +22,8 @@ from igd_ray.models.anatomy.layers import PENULTIMATE, Layer
 from igd_ray.models.anatomy.linear_suffix import is_affine, is_linear_suffix, linear_changes
 from igd_ray.models.anatomy.memory import PeakMemory
 from igd_ray.models.anatomy.precision import full_precision
-from igd_ray.ranking.base import Batch, Probe, State, StatisticRanking, planned
+from igd_ray.ranking.base import Batch, Probe, State, StatisticRanking, planned, register
 from igd_ray.ranking.in_process import rank_neurons
-from igd_ray.ranking.registry import register
 from igd_ray.ranking.scores import NeuronScores
 
 # Bytes that re-running the suffix may take beside the model and what its prefix left: as many neurons share a call

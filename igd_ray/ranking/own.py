@@ -12,10 +12,8 @@ from torch import Tensor, nn
 
 from igd_ray.errors import InputError, did_you_mean
 from igd_ray.models.fingerprint import model_fingerprint
-from igd_ray.models.foreign import contained
-from igd_ray.models.sources import code_digest, import_sources
-from igd_ray.ranking.base import Batch, Ranking, Replica, State, Statistic
-from igd_ray.ranking.registry import RANKINGS
+from igd_ray.models.sources import code_digest, contained, import_sources
+from igd_ray.ranking.base import RANKINGS, Batch, Ranking, Replica, State, Statistic
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*(-[A-Za-z0-9_]*[A-Za-z_][A-Za-z0-9_]*)*")
 

@@ -6,8 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from igd_ray.ranking.base import Input, Ranking, State, Statistic
-from igd_ray.ranking.registry import register
+from igd_ray.ranking.base import Input, Ranking, State, Statistic, register
 from igd_ray.ranking.scores import NeuronScores
 
 

@@ -3,16 +3,8 @@
 import textwrap
 from typing import Any, NamedTuple
 
-from igd_ray.report.audit import audit_sentences
-from igd_ray.report.evaluation import (
-    broken_of_attacked,
-    looking_sentences,
-    noise_sentences,
-    noise_shares,
-    warnings,
-)
-from igd_ray.report.falls import fall_sentences
 from igd_ray.report.results import Results
+from igd_ray.report.tables import Row, Share
 from igd_ray.statistics import Comparison
 
 # With more attacks than these the accuracies and what may be claimed stand in a table each.
@@ -115,16 +107,6 @@ def accuracy_tables(results: Results) -> list[PrintedTable]:
     return tables
 
 
-def remarks(results: Results) -> list[str]:
-    """Return what stands below the tables, a sentence each.
-
-    How far an evaluation looked that may end early, which attack broke each defense that falls, what an audit leaves of
-    each gain, what noise alone does, and what the checks warn of.
-    """
-    sentences = (looking_sentences, fall_sentences, audit_sentences, noise_sentences, warnings)
-    return [sentence for said in sentences for sentence in said(results)]
-
-
 def _columns(rows: list[dict[str, Any]], names: list[str]) -> list[dict[str, Any]]:
     return [{name: row[name] for name in names} for row in rows]
 
@@ -136,3 +118,22 @@ def _narrow(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _in_lines(text: str) -> str:
     return "\n".join(textwrap.wrap(text.replace("_", " "), _WIDTH, break_long_words=False))
+
+
+def broken_of_attacked(cell: Row) -> str | None:
+    """Return ``(12 of 40)`` for a cell that has no accuracy because the attack skipped what others had broken."""
+    if not cell["skipped"] or cell["attacked"] is None:
+        return None
+    return f"({cell['broken']} of {cell['attacked']})"
+
+
+def noise_shares(results: Results) -> dict[str, Share]:
+    """Return how often noise alone makes each random defense of a run wrong on images that it gets right at first."""
+    shares = {}
+    for row in results.noise:
+        if row["rate"] is not None:
+            why = f"{row['failed_images']} of {row['n']} images"
+        else:
+            why = "not finished" if row["n"] is None else "no image is right"
+        shares[row["defense"]] = Share(row["rate"], why=why)
+    return shares

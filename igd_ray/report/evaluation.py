@@ -3,10 +3,15 @@
 from collections import defaultdict
 from typing import NamedTuple
 
-from igd_ray.protocol import IDEA, NONE, NOT_MEASURED, attack_order, unplanned_attacks, unplanned_audits
+from igd_ray.protocol import (
+    NONE,
+    attack_order,
+    noted_ideas,
+)
+from igd_ray.report.accuracy import broken_of_attacked, noise_shares
 from igd_ray.report.figures.panels import Panel, Point
 from igd_ray.report.results import Results, Rows
-from igd_ray.report.tables import DASH, Column, Row, Share, Table, Verdict, percent
+from igd_ray.report.tables import DASH, Column, Row, Share, Table, Verdict
 from igd_ray.statistics import Comparison
 
 
@@ -17,74 +22,6 @@ class FindingGroup(NamedTuple):
     check: str
     times: int
     findings: Rows
-
-
-def broken_of_attacked(cell: Row) -> str | None:
-    """Return ``(12 of 40)`` for a cell that has no accuracy because the attack skipped what others had broken."""
-    if not cell["skipped"] or cell["attacked"] is None:
-        return None
-    return f"({cell['broken']} of {cell['attacked']})"
-
-
-def noise_shares(results: Results) -> dict[str, Share]:
-    """Return how often noise alone makes each random defense of a run wrong on images that it gets right at first."""
-    shares = {}
-    for row in results.noise:
-        if row["rate"] is not None:
-            why = f"{row['failed_images']} of {row['n']} images"
-        else:
-            why = "not finished" if row["n"] is None else "no image is right"
-        shares[row["defense"]] = Share(row["rate"], why=why)
-    return shares
-
-
-def noise_sentences(results: Results) -> list[str]:
-    """Return a sentence for each random defense of a run: how often noise alone makes it wrong."""
-    return [
-        f"noise alone makes {defense} wrong in {percent(share.value)} of the looks at clean images ({share.why})"
-        for defense, share in noise_shares(results).items()
-        if share.value is not None
-    ]
-
-
-def most_images(results: Results) -> str:
-    """Return how many images a run evaluates, or may evaluate, in words."""
-    return f"{'at most ' if results.goes_until_decided else ''}{results.run['n']} images"
-
-
-def looking_sentences(results: Results) -> list[str]:
-    """Return sentences on a run whose number of images was not chosen before the first look; none of any other run."""
-    again = [row["defense"] for row in results.worst_cases if row["anytime"] and row["defense"] != "none"]
-    if not again:
-        return []
-    validity = (
-        "Their tests and intervals hold at every look: mixture martingales, decided at E = 1/p ≥ 20, and confidence "
-        "sequences."
-    )
-    if not results.goes_until_decided:
-        return [f"Runs on fewer of the images came before, for {', '.join(again)}. {validity}"]
-    most = results.run["n"]
-    ends = []
-    for row in results.worst_cases:
-        if (comparison := results.compared.get(row["defense"])) is not None:
-            images = f"all {most}" if row["n"] == most else f"{row['n']} of at most {most}"
-            ends.append(f"{row['defense']} is {_DECIDED[comparison.verdict]} after {images} images")
-    return [f"Images came in a random order until each gain was decided: {'; '.join(ends)}. {validity}"] if ends else []
-
-
-_DECIDED = {"gain": "decided as a gain", "loss": "decided as a loss", "undecided": "undecided"}
-
-
-def warnings(results: Results) -> list[str]:
-    """Return a line for each finding of the checks that is more than information."""
-    grave = [finding for finding in results.findings if finding["severity"] != "info"]
-    return [
-        f"check {finding['check']} ({finding['defense']}): {finding['message']}"
-        for finding in sorted(
-            grave, key=lambda finding: (finding["defense"] is None, finding["defense"], finding["check"])
-        )
-        for _ in range(finding["times"])
-    ]
 
 
 def finding_groups(results: Results, *, grave: bool) -> list[FindingGroup]:
@@ -236,28 +173,15 @@ def cost_table(results: Results) -> Table:
     return Table(columns, rows)
 
 
-def remarks(results: Results) -> list[str]:
-    """Return those of a run's notes that tell neither of a gap nor of an attack's idea."""
-    return [note for note in results.run["notes"] or [] if not note.startswith((NOT_MEASURED, IDEA))]
-
-
-def unmeasured(results: Results) -> list[str]:
-    """Return a sentence for everything that a reader could take for measured and that is not.
-
-    Of the run's notes those count that begin with `NOT_MEASURED`.
-    """
-    notes = results.run["notes"] or []
-    gaps = [note.removeprefix(NOT_MEASURED) for note in notes if note.startswith(NOT_MEASURED)]
-    everywhere = [attack for attacks in results.planned.values() for attack in attacks]
-    sentences = [*gaps, *unplanned_attacks(results.planned), *unplanned_audits(everywhere, gaps)]
-    if results.progress is not None:
-        units = results.progress
-        waiting = units["planned"] - units["done"] - units["failed"] - units["quarantined"]
-        if waiting:
-            sentences.append(
-                f"{waiting} of {units['planned']} units have not finished; running the same command resumes."
-            )
-    for row in results.given_up:
-        what = " / ".join(part for part in (row["defense"], row["attack"]) if part) or row["kind"]
-        sentences.append(f"Unit {row['unit_key']} ({what}) failed, attempts: {row['failures']}; {row['error']}")
-    return sentences
+def audit_table(results: Results) -> Table:
+    """Return the audit attacks of a run on each defense, with the idea of each, which the run's notes tell."""
+    ideas = noted_ideas(results.run["notes"] or [])
+    rows = [{**row, "idea": ideas.get(row["attack"], "")} for row in results.audit_attacks]
+    columns = [
+        Column("attack", "Attack"),
+        Column("defense", "Defense"),
+        Column("attacked", "Images attacked", "count"),
+        Column("newly_broken", "Newly broken", "count"),
+        Column("idea", "Idea", "prose"),
+    ]
+    return Table(columns, rows)

@@ -12,15 +12,13 @@ import jinja2
 from markupsafe import Markup
 
 from igd_ray.catalog import SCHEMA_VERSION, Catalog
-from igd_ray.catalog.files import write_whole
+from igd_ray.catalog.places import write_whole
 from igd_ray.catalog.query import Reader, ask
 from igd_ray.errors import InputError
 from igd_ray.protocol import CITATION, NONE
-from igd_ray.report import audit, broken, comparison, evaluation
+from igd_ray.report import broken, comparison, evaluation, sentences
 from igd_ray.report.broken import Broken, read_broken
-from igd_ray.report.claims import baseline, claims, worst_accuracy
 from igd_ray.report.documents import DOCUMENTS
-from igd_ray.report.falls import fall_sentences
 from igd_ray.report.figures.overlap import MOST_SETS, overlap
 from igd_ray.report.figures.robustness import robustness
 from igd_ray.report.preparation.gallery import Pictures, Pixels, pictures
@@ -150,18 +148,18 @@ def render(
         navigation=navigation,
         title=f"{run['model']} on {run['dataset']}",
         run=run,
-        threat=f"{_threat(run)}, {evaluation.most_images(results)}",
+        threat=f"{_threat(run)}, {sentences.most_images(results)}",
         facts=_facts(results),
         config=_pretty(run["config"]),
         headline=headline,
-        falls=fall_sentences(results),
-        looking=evaluation.looking_sentences(results),
+        falls=sentences.fall_sentences(results),
+        looking=sentences.looking_sentences(results),
         skipping=any(
             isinstance(value, Share) and value.instead != DASH for row in headline.rows for value in row.values()
         ),
         signed=signed,
-        baseline=baseline(results),
-        claims=claims(results),
+        baseline=sentences.baseline(results),
+        claims=sentences.claims(results),
         robustness=_robustness(results),
         overlaps=_overlaps(what_broke),
         decisive=broken.decisive_table(what_broke),
@@ -172,9 +170,9 @@ def render(
         grave=evaluation.finding_groups(results, grave=True),
         infos=evaluation.finding_groups(results, grave=False),
         is_audited=results.is_audited,
-        audit=audit.audit_table(results),
-        audit_sentences=audit.audit_sentences(results),
-        unmeasured=evaluation.unmeasured(results),
+        audit=evaluation.audit_table(results),
+        audit_sentences=sentences.audit_sentences(results),
+        unmeasured=sentences.unmeasured(results),
         settings=evaluation.settings_table(results),
         costs=evaluation.cost_table(results),
         searches=search_table(preparation),
@@ -222,7 +220,7 @@ def _robustness(results: Results) -> Markup | None:
     rows, panels = evaluation.robustness_panels(results)
     if not panels:
         return None
-    base = next((worst_accuracy(row) for row in results.worst_cases if row["defense"] == NONE), None)
+    base = next((sentences.worst_accuracy(row) for row in results.worst_cases if row["defense"] == NONE), None)
     return robustness(rows, panels, worst=2 if results.is_audited else 1, baseline=base)
 
 
@@ -260,13 +258,13 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     run = results.run
     facts = {
         "Model": f"{run['model']} ({run['model_id']})",
-        "Data": f"{run['dataset']}, {run['split']} split, {evaluation.most_images(results)}",
+        "Data": f"{run['dataset']}, {run['split']} split, {sentences.most_images(results)}",
         "Threat model": _threat(run),
         "Seed": run["seed"],
         "Run": f"{run['run_id']} ({run['verb']}, {run['created_at']:%Y-%m-%d %H:%M} UTC)",
         "Software": f"igd-ray {version('igd-ray')}, catalog schema {SCHEMA_VERSION}",
     }
-    notes = [("Note", note) for note in evaluation.remarks(results)]
+    notes = [("Note", note) for note in sentences.own_notes(results)]
     return [*((name, str(value)) for name, value in facts.items()), *notes]
 
 

@@ -17,8 +17,18 @@ from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.identity import derive_seed, unit_key
 from igd_ray.threat import ThreatModel
 from igd_ray.units.base import Passes, Rows, Shard
-from igd_ray.units.judged import TABLE, JudgedUnit, Judgement, base_passes, outcome_rows
-from igd_ray.units.points import Points, SavePoints, point_rows, read_points
+from igd_ray.units.judged import (
+    ADVERSARIALS,
+    OUTCOMES,
+    JudgedUnit,
+    Judgement,
+    Points,
+    SavePoints,
+    base_passes,
+    outcome_rows,
+    point_rows,
+    read_points,
+)
 from igd_ray.units.replica import Context
 
 
@@ -55,7 +65,7 @@ class AttackUnit(JudgedUnit):
     save_points: SavePoints = "all"
 
     kind = "attack"
-    tables = ("adversarials", TABLE)
+    tables = (ADVERSARIALS, OUTCOMES)
     is_transfer = False
 
     @property
@@ -167,7 +177,7 @@ class AttackUnit(JudgedUnit):
                     f"looks of {self.attack.label}, which left them alone; lower sigma, or raise draws"
                 )
         outcomes = outcome_rows(judgement, context, seconds=time.perf_counter() - started, stages=stages)
-        return {TABLE: outcomes, "adversarials": point_rows(self.key, self.shard, self._saved(points, outcomes))}
+        return {OUTCOMES: outcomes, ADVERSARIALS: point_rows(self.key, self.shard, self._saved(points, outcomes))}
 
     def _attacked(
         self, attack: Attack, context: Context, judgement: Judgement, stages: list[str | None]
@@ -246,7 +256,7 @@ class TransferUnit(JudgedUnit):
     part: Shard | None = None
 
     kind = "transfer"
-    tables = (TABLE,)
+    tables = (OUTCOMES,)
     is_transfer = True
 
     @property
@@ -326,7 +336,7 @@ class TransferUnit(JudgedUnit):
         judgement = Judgement(self, context)
         if len(judgement.standing):
             judgement.judge(read_points(context, self.source.key, self.shard, judgement.images))
-        return {TABLE: outcome_rows(judgement, context, seconds=time.perf_counter() - started)}
+        return {OUTCOMES: outcome_rows(judgement, context, seconds=time.perf_counter() - started)}
 
 
 def _over_shard(before: Points, points: Points, rows: Tensor, images: Tensor) -> Points:

@@ -15,7 +15,7 @@ from igd_ray.catalog import SCHEMAS, Catalog
 from igd_ray.data import LabeledImages
 from igd_ray.errors import first_line
 from igd_ray.identity import content_hash
-from igd_ray.models.foreign import exiting_file, exits_raised
+from igd_ray.models.sources import exiting_file, exits_raised
 from igd_ray.units.replica import Context
 
 Rows = Sequence[Mapping[str, object]]

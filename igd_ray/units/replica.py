@@ -17,7 +17,7 @@ from igd_ray.errors import IgdError, InputError
 from igd_ray.models import load_model, model_fingerprint, model_sources
 from igd_ray.models.checkpoints import OWN
 from igd_ray.models.sources import import_sources
-from igd_ray.values.parsing import file_and_part
+from igd_ray.values.file_parts import file_and_part
 
 if TYPE_CHECKING:
     from igd_ray.models.clip import Clip

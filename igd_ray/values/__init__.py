@@ -1,1 +1,1 @@
-"""How text becomes settings: values and their ranges, YAML without surprises, the environment."""
+"""Settings from outside: YAML without surprises, parts of files, the environment; light, for any verb and layer."""

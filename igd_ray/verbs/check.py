@@ -14,8 +14,7 @@ from igd_ray.config import EvaluateSettings, RankSettings, load_settings
 from igd_ray.contracts import look_at_attack, look_at_model, look_at_ranking
 from igd_ray.contracts.attack import StandIn
 from igd_ray.errors import InputError
-from igd_ray.models.foreign import contained
-from igd_ray.models.sources import import_sources
+from igd_ray.models.sources import contained, import_sources
 from igd_ray.planning.defenses import contract_of, needed_defenses
 from igd_ray.planning.rankings import make_ranking, models_of, probe_examples
 from igd_ray.planning.workspace import Workspace

@@ -4,8 +4,7 @@ import argparse
 
 from igd_ray.config import EvaluateSettings, SearchSettings, load_settings
 from igd_ray.errors import IgdError
-from igd_ray.execution.run import require_all
-from igd_ray.execution.session import Session
+from igd_ray.execution.session import Session, require_all
 from igd_ray.planning.evaluation import plan_evaluation
 from igd_ray.planning.search import plan_searches
 from igd_ray.planning.workspace import Workspace
@@ -14,8 +13,7 @@ from igd_ray.report.html import write_report
 from igd_ray.values.environment import CATALOG, EXECUTOR
 from igd_ray.verbs.clean_images import clean_images
 from igd_ray.verbs.evaluate import evaluate, require_worst_case, show_accuracy
-from igd_ray.verbs.executors import executor_for
-from igd_ray.verbs.flags import given_settings
+from igd_ray.verbs.flags import executor_for, given_settings
 from igd_ray.verbs.search import search
 
 # Few enough for minutes on two cores, enough for intervals of about ±12 points.

@@ -19,7 +19,7 @@ from igd_ray.catalog import Catalog
 from igd_ray.catalog.places import Folder, Place
 from igd_ray.downloads import unreachable
 from igd_ray.errors import IgdError, first_line
-from igd_ray.report.terminal import print_table
+from igd_ray.report.tables import print_table
 from igd_ray.verbs.flags import add_catalog_flag
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"

@@ -1,29 +1,32 @@
 """`igd evaluate`: attack defenses and reduce to the image-wise worst case."""
 
 import argparse
+import sys
+from collections.abc import Collection
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow as pa
 
 from igd_ray.attacks.base import ENGINES
 from igd_ray.attacks.registry import REGISTERED
 from igd_ray.catalog import Catalog, ask, run_query
+from igd_ray.catalog.places import write_whole
 from igd_ray.config import EvaluateSettings, load_settings
 from igd_ray.defenses.specs import known_defenses
-from igd_ray.errors import IncompleteError
-from igd_ray.execution.comparisons import commit_comparisons
-from igd_ray.execution.run import RunSummary, commit_run, require_all
-from igd_ray.execution.session import Session
+from igd_ray.errors import IncompleteError, InputError
+from igd_ray.execution.session import RunSummary, Session, commit_comparisons, commit_run, require_all
 from igd_ray.execution.until_decided import evaluate_until_decided
 from igd_ray.planning.evaluation import EvaluationPlan, plan_evaluation
 from igd_ray.planning.workspace import Workspace
 from igd_ray.protocol import attack_order
-from igd_ray.report.accuracy import accuracy_rows, accuracy_tables, remarks
+from igd_ray.report.accuracy import accuracy_rows, accuracy_tables
+from igd_ray.report.records.gates import GRAMMAR, METRICS, Gate, judge_gates, junit_file, parse_gate, require_asked
 from igd_ray.report.results import find_run, read_results
-from igd_ray.report.terminal import print_table
+from igd_ray.report.sentences import remarks
+from igd_ray.report.tables import print_table
 from igd_ray.units.ranking import read_ranking
 from igd_ray.verbs.dry_run import show_costs
-from igd_ray.verbs.executors import executor_for
 from igd_ray.verbs.flags import (
     OWN_RANKING,
     add_defense_arguments,
@@ -31,9 +34,9 @@ from igd_ray.verbs.flags import (
     add_dry_run,
     add_method_arguments,
     add_workspace_flags,
+    executor_for,
     given_settings,
 )
-from igd_ray.verbs.gates import Gates, add_gate_flags
 from igd_ray.verbs.output import show
 
 
@@ -179,3 +182,59 @@ def show_accuracy(catalog: Catalog, run_id: str, *, as_json: bool) -> None:
         print_table(table.rows, title=table.title)
     for sentence in remarks(results):
         print(sentence)
+
+
+# A claim fails, is undecided or was not measured; everything was computed and printed all the same.
+CLAIM_NOT_SHOWN = 4
+
+
+def add_gate_flags(parser: argparse.ArgumentParser) -> None:
+    """Add `--gate` and `--junit`."""
+    gates = parser.add_argument_group("gates, for continuous integration")
+    gates.add_argument(
+        "--gate",
+        action="append",
+        default=[],
+        metavar="CLAIM",
+        help=f'"{GRAMMAR}" with METRIC one of {", ".join(METRICS)}, of DEFENSE or of each: exit code {CLAIM_NOT_SHOWN} '
+        "unless it holds beyond chance; may be repeated",
+    )
+    gates.add_argument("--junit", metavar="FILE", default=None, help="write the verdicts of --gate as a JUnit file")
+
+
+class Gates:
+    """The gates of one command line.
+
+    Raises:
+        InputError: if one cannot be read, or the file of verdicts cannot be written.
+    """
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._gates: list[Gate] = [parse_gate(text) for text in arguments.gate]
+        self._junit = None if arguments.junit is None else Path(arguments.junit)
+        if self._junit is not None:
+            if not self._gates:
+                raise InputError("--junit is for the verdicts of --gate; give a claim, or leave --junit out")
+            if self._junit.is_dir() or not self._junit.parent.is_dir():
+                raise InputError(f"--junit {self._junit}: not a file in a folder that exists; name one")
+
+    def require_asked(self, defenses: Collection[str]) -> None:
+        """Check that they can be asked of a run with `defenses`, before it computes anything."""
+        for gate in self._gates:
+            require_asked(gate, defenses)
+
+    def judge(self, catalog: Catalog, run_id: str, *, quiet: bool) -> int:
+        """Print the verdicts, unless `quiet` those that hold, write the file, and return the exit code."""
+        if not self._gates:
+            return 0
+        results = ask(catalog, lambda reader: read_results(reader, find_run(reader, run_id)))
+        judged = judge_gates(results, self._gates)
+        if self._junit is not None:
+            write_whole(self._junit, junit_file(run_id, judged))
+        missed = [each for each in judged if each.verdict != "holds"]
+        for each in judged:
+            if each in missed:
+                print(f"igd: gate: {each}", file=sys.stderr)
+            elif not quiet:
+                print(f"gate: {each}")
+        return CLAIM_NOT_SHOWN if missed else 0

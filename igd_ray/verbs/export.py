@@ -10,8 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from igd_ray.catalog import Catalog, ask
-from igd_ray.catalog.files import write_whole
-from igd_ray.catalog.places import Folder
+from igd_ray.catalog.places import Folder, write_whole
 from igd_ray.catalog.query import Reader
 from igd_ray.errors import IgdError, InputError
 from igd_ray.report.records.card import evaluation_card

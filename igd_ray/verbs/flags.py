@@ -1,10 +1,15 @@
-"""Flags that several verbs share. A flag that is not given is absent, so that a settings file may say it."""
+"""Flags that several verbs share, and what they choose. One that is not given is absent, for a settings file to say."""
 
 import argparse
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from igd_ray.errors import InputError, first_line
 from igd_ray.values.environment import CATALOG, EXECUTOR, environment_settings
+
+if TYPE_CHECKING:
+    from igd_ray.config import WorkspaceSettings
+    from igd_ray.execution.session import ExecutorFactory
 
 
 def add_catalog_flag(parser: argparse.ArgumentParser) -> None:
@@ -178,3 +183,20 @@ def _argument(text: str, flag: str, example: str) -> tuple[str, object]:
         raise InputError(f"--{flag} {name}: {first_line(error)}") from None
     except ValueError as error:
         raise InputError(f"--{flag} {name}: not a plain value ({first_line(error)})") from None
+
+
+def executor_for(settings: "WorkspaceSettings") -> "ExecutorFactory":
+    """Return what makes the executor; Ray, and PyTorch, are imported only here.
+
+    Raises:
+        InputError: for a device that this machine does not have.
+    """
+    if settings.executor == "local":
+        from igd_ray.execution.executor import in_process
+
+        return in_process(settings.device)
+    from igd_ray.cluster import RayExecutor
+
+    return lambda setup: RayExecutor(
+        setup, actors=settings.actors, device=settings.device, seconds=settings.unit_timeout
+    )

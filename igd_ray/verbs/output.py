@@ -4,7 +4,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from igd_ray.report.terminal import print_table
+from igd_ray.report.tables import print_table
 
 if TYPE_CHECKING:
     import pyarrow as pa

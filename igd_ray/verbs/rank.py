@@ -9,18 +9,23 @@ from igd_ray.catalog import Catalog, ask, run_query
 from igd_ray.catalog.query import Reader
 from igd_ray.config import ImportSettings, RankSettings, load_settings
 from igd_ray.errors import InputError, did_you_mean
-from igd_ray.execution.run import commit_stages
-from igd_ray.execution.session import Session
+from igd_ray.execution.session import Session, commit_stages
 from igd_ray.planning.rankings import RankingPlan, import_ranking, plan_ranking
 from igd_ray.planning.workspace import Workspace
 from igd_ray.ranking import RANKINGS
 from igd_ray.report.preparation.neurons import labels_of, neuron_table
 from igd_ray.report.preparation.stored import TOP, read_neurons
 from igd_ray.report.results import Rows
-from igd_ray.report.terminal import print_table
+from igd_ray.report.tables import print_table
 from igd_ray.verbs.dry_run import show_costs
-from igd_ray.verbs.executors import executor_for
-from igd_ray.verbs.flags import OWN_RANKING, add_dry_run, add_method_arguments, add_workspace_flags, given_settings
+from igd_ray.verbs.flags import (
+    OWN_RANKING,
+    add_dry_run,
+    add_method_arguments,
+    add_workspace_flags,
+    executor_for,
+    given_settings,
+)
 from igd_ray.verbs.output import show
 
 # Classes of a ranking that are printed for people.

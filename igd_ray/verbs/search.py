@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from igd_ray.catalog import Catalog, ask, run_query
 from igd_ray.config import SearchSettings, load_settings
-from igd_ray.execution.run import commit_run, commit_stages, require_all
-from igd_ray.execution.session import Session
+from igd_ray.execution.session import Session, commit_run, commit_stages, require_all
 from igd_ray.planning.refinement import commit_refinement, most_refinement, plan_refinement, robust_accuracies
 from igd_ray.planning.search import SearchPlan, SearchResult, finish_search, plan_searches
 from igd_ray.planning.search.own import plan_own_search
@@ -17,7 +16,6 @@ from igd_ray.report.preparation.stored import read_search
 from igd_ray.search import Trial, best_trials, most_accurate
 from igd_ray.units.base import Unit
 from igd_ray.verbs.dry_run import show_costs
-from igd_ray.verbs.executors import executor_for
 from igd_ray.verbs.flags import (
     OWN_RANKING,
     add_defense_arguments,
@@ -25,6 +23,7 @@ from igd_ray.verbs.flags import (
     add_dry_run,
     add_method_arguments,
     add_workspace_flags,
+    executor_for,
     given_settings,
 )
 from igd_ray.verbs.output import show

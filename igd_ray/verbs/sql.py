@@ -96,7 +96,7 @@ def _write_csv(table: "pa.Table", output: str | None) -> None:
 
 
 def _write_text(answer: Answer, form: str, output: str | None) -> None:
-    from igd_ray.report.terminal import shown
+    from igd_ray.report.tables import shown
     from igd_ray.report.texts import grid_of_rows, latex_table, markdown_table
 
     cells = grid_of_rows(answer.dictionaries(), answer.names, shown)

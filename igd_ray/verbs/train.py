@@ -5,13 +5,11 @@ import argparse
 from igd_ray.config import TrainSettings, load_settings
 from igd_ray.defenses.registry import KINDS, checked_arguments
 from igd_ray.defenses.specs import given_arguments
-from igd_ray.execution.run import commit_stages
-from igd_ray.execution.session import Session
+from igd_ray.execution.session import Session, commit_stages
 from igd_ray.planning.training import plan_sodef, training_table
 from igd_ray.planning.workspace import Workspace
 from igd_ray.verbs.dry_run import show_costs
-from igd_ray.verbs.executors import executor_for
-from igd_ray.verbs.flags import add_defense_arguments, add_dry_run, add_workspace_flags, given_settings
+from igd_ray.verbs.flags import add_defense_arguments, add_dry_run, add_workspace_flags, executor_for, given_settings
 from igd_ray.verbs.output import show
 
 

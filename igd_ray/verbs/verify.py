@@ -12,7 +12,8 @@ from igd_ray.config import EvaluateSettings, load_settings
 from igd_ray.data.points import read_points_file
 from igd_ray.errors import IgdError, IncompleteError, InputError
 from igd_ray.execution.executor import local_device
-from igd_ray.planning.evaluation import Cell, plan_evaluation
+from igd_ray.planning.attack_units import Cell
+from igd_ray.planning.evaluation import plan_evaluation
 from igd_ray.planning.workspace import Workspace
 from igd_ray.verbs.flags import MOVED, add_catalog_flag, add_moved_flags, given_settings
 from igd_ray.verbs.output import show

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from igd_ray.errors import InputError, did_you_mean, first_line
-from igd_ray.report.terminal import print_table
+from igd_ray.report.tables import print_table
 
 # What `igd zoo --check --output igd_ray/models/zoo.json` wrote in the repository's root. Read as a file, because
 # `igd_ray.models` imports PyTorch, and a list should not wait for it.

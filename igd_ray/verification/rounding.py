@@ -9,7 +9,7 @@ from igd_ray.errors import IgdError
 from igd_ray.execution.progress import Progress
 from igd_ray.identity import derive_seed
 from igd_ray.judging import judge
-from igd_ray.planning.evaluation import Cell
+from igd_ray.planning.attack_units import Cell
 from igd_ray.planning.workspace import Workspace
 from igd_ray.units.base import UnitReport, is_out_of_memory, reproducible
 from igd_ray.units.judged import JudgedUnit, Judgement

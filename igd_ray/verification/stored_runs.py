@@ -5,12 +5,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from igd_ray.attacks.own import is_in_a_file
+from igd_ray.attacks.registry import is_in_a_file
 from igd_ray.catalog import Catalog, ask, run_query
 from igd_ray.config import EvaluateSettings, WorkspaceSettings, load_settings
 from igd_ray.errors import InputError, did_you_mean
 from igd_ray.identity import content_hash
-from igd_ray.planning.evaluation import Cell, EvaluationPlan
+from igd_ray.planning.attack_units import Cell
+from igd_ray.planning.evaluation import EvaluationPlan
 from igd_ray.planning.workspace import IN_MEMORY, Workspace
 
 # Settings that may name code in files, and what they name.

@@ -14,12 +14,11 @@ from igd_ray.catalog import Catalog
 from igd_ray.config import EvaluateSettings
 from igd_ray.errors import IgdError, first_line
 from igd_ray.execution.progress import Progress
-from igd_ray.planning.evaluation import Cell
+from igd_ray.planning.attack_units import Cell
 from igd_ray.planning.workspace import Workspace
 from igd_ray.threat import DISTANCE_TOLERANCE, ThreatModel
 from igd_ray.units.base import UnitReport, is_out_of_memory, reproducible
-from igd_ray.units.judged import JudgedUnit, Judgement, judged_facts
-from igd_ray.units.points import Points, read_points
+from igd_ray.units.judged import JudgedUnit, Judgement, Points, judged_facts, read_points
 from igd_ray.units.replica import Context
 
 # Sums of squares are rounded in another order on another processor.

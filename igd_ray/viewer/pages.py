@@ -17,8 +17,7 @@ from igd_ray.report.preparation.gallery import pictures
 from igd_ray.report.preparation.stored import read_class_names
 from igd_ray.report.records.images import Kept, kept_points, read_some_points
 from igd_ray.report.results import Rows, find_run
-from igd_ray.report.tables import DASH, Row, percent, pixel_fraction
-from igd_ray.report.terminal import shown
+from igd_ray.report.tables import DASH, Row, percent, pixel_fraction, shown
 from igd_ray.viewer.questions import Found, Questions
 
 # What fits on a page: runs, rows of an answer, characters of one of its values, and pictures.

@@ -15,7 +15,7 @@ from igd_ray.catalog import Catalog, run_query
 from igd_ray.cluster.leases import MOST_CRASHES, MOST_LOSSES, Died, Event, LeaseLoop, Ready, Reported
 from igd_ray.cluster.simulated import LoopCost, loop_cost
 from igd_ray.errors import IgdError
-from igd_ray.execution.attempts import AttemptLog
+from igd_ray.execution.executor import AttemptLog
 from igd_ray.execution.queue import SOURCE_FAILED, Halving
 from igd_ray.units.base import Shard, Unit, UnitReport
 

@@ -8,9 +8,9 @@ import pytest
 from igd_ray.catalog import SCHEMAS, Catalog
 from igd_ray.catalog.buckets import Bucket
 from igd_ray.catalog.places import Folder
-from igd_ray.execution.attempts import AttemptLog
+from igd_ray.execution.executor import AttemptLog
 from igd_ray.execution.queue import Halving
-from igd_ray.execution.run import pending
+from igd_ray.execution.session import pending
 from igd_ray.units.base import Rows, Shard, Unit
 from igd_ray.units.replica import Context
 

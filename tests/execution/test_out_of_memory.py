@@ -11,8 +11,7 @@ from igd_ray.catalog import Catalog, run_query
 from igd_ray.execution.queue import SOURCE_FAILED
 from igd_ray.units.attack import AttackUnit
 from igd_ray.units.base import Rows
-from igd_ray.units.checks.defense import DefenseCheckUnit, GradientCheckUnit
-from igd_ray.units.checks.stored_points import StoredPointsCheckUnit
+from igd_ray.units.checks.defense import DefenseCheckUnit, GradientCheckUnit, StoredPointsCheckUnit
 from igd_ray.units.replica import Context
 from tests.toys.runs import run_evaluation
 
@@ -107,7 +106,7 @@ def test_checks_take_fewer_images_at_once_and_their_findings_belong_to_the_run(
     for kind in (DefenseCheckUnit, GradientCheckUnit, StoredPointsCheckUnit):
         monkeypatch.setattr(kind, "compute", fitting(kind.compute))
     # The first look's check of gradients is made beside dear attacks only.
-    monkeypatch.setattr("igd_ray.planning.checks.GRADIENT_CHECK_SHARE", 0)
+    monkeypatch.setattr("igd_ray.planning.evaluation.GRADIENT_CHECK_SHARE", 0)
     assert not run_evaluation(catalog.root, **changes).failed
     parts = run_query(
         catalog,

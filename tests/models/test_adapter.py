@@ -8,7 +8,7 @@ from torch import distributed, nn
 
 from igd_ray.models import load_model
 from igd_ray.models.adapter import Adapter, OutputError, chosen_output
-from igd_ray.models.foreign import exits_refused
+from igd_ray.models.sources import exits_refused
 from igd_ray.models.wrappers import unwrapped
 from tests.models import kinds
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from igd_ray import report
 from igd_ray.attacks.adaptive.warm_start import WarmStartedAttack
 from igd_ray.attacks.registry import parse_attack
-from igd_ray.planning import evaluation as planning
+from igd_ray.planning import attack_units as planning
 from igd_ray.protocol import AUDIT_ATTACKS
 from igd_ray.units.attack import AttackUnit
 from tests.toys.counted_runs import Prepared, prepare
@@ -237,7 +237,7 @@ def test_the_audits_keys_follow_the_order_of_the_protocol_and_no_other(
     attacks = [*ORDINARY, *ANY_TARGET]
     planned = planned_audit(tmp_path, attacks)
     assert planned_audit(tmp_path, attacks[::-1]) == planned
-    for module in (report.claims, report.evaluation):
+    for module in (report.sentences, report.evaluation):
         monkeypatch.setattr(module, "attack_order", str)
     assert planned_audit(tmp_path, attacks) == planned
     monkeypatch.setattr(planning, "attack_order", str)

@@ -12,7 +12,7 @@ from igd_ray.attacks.transfer import TransferEOT
 from igd_ray.execution.executor import LocalExecutor
 from igd_ray.models.demo import WEIGHTS_FILE
 from igd_ray.units.attack import AttackUnit, TransferUnit
-from igd_ray.units.points import read_points
+from igd_ray.units.judged import read_points
 from tests.toys.counted_runs import Prepared, prepare
 from tests.toys.runs import rows, run_evaluation
 

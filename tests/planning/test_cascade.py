@@ -266,7 +266,7 @@ def a_tenth(patch: pytest.MonkeyPatch) -> str:
     patch.setattr(auto_attack, "VERSIONS", {**auto_attack.VERSIONS, **tenth})
     averaged = Registration("tr-apgd-eot", partial(TransferEOT, steps=10, collapse=False))
     patch.setitem(REGISTERED, averaged.label, averaged)
-    patch.setattr("igd_ray.planning.base_attacks.FIRST_STAGE", "tr-apgd-ce-10")
+    patch.setattr("igd_ray.planning.attack_units.FIRST_STAGE", "tr-apgd-ce-10")
     patch.setattr(AutoAttack, "continues", "tr-apgd-ce-10")
     budgets = {"rays": 1000, "tr-rays": 1000, "tr-apgd-ce": 10, "tr-apgd-cw": 10, "tr-apgd-t-dlr": 10}
     return ",".join(f"{name}-{budgets[name]}" if name in budgets else name for name in NINE_ATTACKS)

@@ -14,7 +14,7 @@ from igd_ray.catalog import Catalog, run_query
 from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.errors import IncompleteError, InputError
 from igd_ray.execution.executor import LocalExecutor
-from igd_ray.execution.run import require_all
+from igd_ray.execution.session import require_all
 from igd_ray.models.demo import WEIGHTS_FILE
 from igd_ray.planning.evaluation import plan_evaluation
 from igd_ray.units.attack import AttackUnit, TransferUnit

@@ -11,12 +11,12 @@ from markupsafe import Markup
 from igd_ray.catalog import ask
 from igd_ray.catalog.query import Reader
 from igd_ray.report.broken import Broken, attacks_on, read_broken, sets_of
-from igd_ray.report.claims import Claim, claims, worst_accuracy
 from igd_ray.report.evaluation import robustness_panels
 from igd_ray.report.figures.overlap import overlap
 from igd_ray.report.figures.robustness import robustness
 from igd_ray.report.figures.svg import standalone
 from igd_ray.report.results import Results, find_run, read_results
+from igd_ray.report.sentences import Claim, claims, worst_accuracy
 from tests.published.published import REPOSITORY, catalog_of
 
 FOLDER = REPOSITORY / "docs" / "pictures"

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from igd_ray.catalog import SCHEMAS, Catalog, named_query, run_query
-from igd_ray.report.terminal import print_table
+from igd_ray.report.tables import print_table
 from tests.toys.catalog_rows import add_plan, row
 
 REPOSITORY = Path(__file__).resolve().parents[2]

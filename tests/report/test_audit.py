@@ -19,11 +19,10 @@ from igd_ray.protocol import (
     idea_note,
 )
 from igd_ray.report.accuracy import PrintedTable, accuracy_rows, accuracy_tables
-from igd_ray.report.audit import audit_sentence, audit_sentences
-from igd_ray.report.evaluation import unmeasured
 from igd_ray.report.html import write_report
 from igd_ray.report.results import Results, find_run, read_results
-from igd_ray.report.terminal import print_table
+from igd_ray.report.sentences import audit_sentence, audit_sentences, unmeasured
+from igd_ray.report.tables import print_table
 from igd_ray.statistics import Comparison
 from igd_ray.verbs.evaluate import show_accuracy
 from tests.toys.catalog_rows import add_failure, add_plan, add_run, outcome, row

@@ -73,10 +73,10 @@ def test_an_accuracy_holds_where_wilson_s_interval_does(results: Results) -> Non
 
 def test_a_gate_of_no_name_asks_every_defense_or_the_undefended_model_alone(results: Results) -> None:
     assert set(verdicts(results, "worst_case >= 0")) == {"loir-12", "random-12", "cdir-12", "hedge"}
-    require_asked([parse_gate("worst_case >= 0.3")], ["none"])
+    require_asked(parse_gate("worst_case >= 0.3"), ["none"])
     for text, defenses in [("gain >= 0", ["none"]), ("gain >= 0", ["hedge"]), ("hegde: clean >= 0", ["none", "hedge"])]:
         with pytest.raises(InputError, match="--gate"):
-            require_asked([parse_gate(text)], defenses)
+            require_asked(parse_gate(text), defenses)
 
 
 def test_the_junit_file_has_a_case_for_each_verdict(results: Results) -> None:

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from igd_ray.report.terminal import print_table
+from igd_ray.report.tables import print_table
 
 ROWS = [{"defense": "none", "n": 64, "robust": 0.5}, {"defense": "loir-50", "n": 8, "robust": None}]
 

@@ -4,8 +4,7 @@ from pathlib import Path
 
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.config import EvaluateSettings, load_settings
-from igd_ray.execution.run import RunSummary
-from igd_ray.execution.session import ExecutorFactory
+from igd_ray.execution.session import ExecutorFactory, RunSummary
 from igd_ray.planning.evaluation import plan_evaluation
 from igd_ray.verbs.evaluate import evaluate
 from tests.toys.sessions import session_for

@@ -9,8 +9,8 @@ import torch
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.units.attack import AttackUnit, TransferUnit
 from igd_ray.units.base import Shard
-from igd_ray.units.checks.stored_points import StoredPointsCheckUnit
-from igd_ray.units.points import point_rows
+from igd_ray.units.checks.defense import StoredPointsCheckUnit
+from igd_ray.units.judged import point_rows
 from tests.toys.counted_runs import Prepared, prepare
 from tests.toys.runs import rows, run_evaluation
 
@@ -187,7 +187,7 @@ def test_points_of_large_images_take_a_quarter_of_their_bytes_and_come_back_exac
 def test_points_of_large_images_are_kept_only_where_they_broke_their_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: int, kept: str
 ) -> None:
-    monkeypatch.setattr("igd_ray.units.points.MOST_VALUES_KEPT", values)
+    monkeypatch.setattr("igd_ray.units.judged.MOST_VALUES_KEPT", values)
     prepared = prepare(tmp_path / "results", **CHANGES)  # digits have 64 values
     assert {prepared.cells("loir-8")[label].points_unit.save_points for label in DIRECT} == {kept}
     assert {prepared.cells("none")[label].points_unit.save_points for label in DIRECT} == {"all"}

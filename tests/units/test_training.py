@@ -13,7 +13,7 @@ from igd_ray.data import LabeledImages, load_images
 from igd_ray.defenses.sodef import SodefDefense, SodefHead, SodefTraining
 from igd_ray.errors import IncompleteError, InputError
 from igd_ray.execution.executor import LocalExecutor
-from igd_ray.execution.run import RunSummary, run_units
+from igd_ray.execution.session import RunSummary, run_units
 from igd_ray.models import Layer, find_layer, load_model, model_fingerprint
 from igd_ray.planning.training import SodefPlan, plan_epochs, training_table
 from igd_ray.units.arrays import read_arrays

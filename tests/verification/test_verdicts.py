@@ -16,7 +16,8 @@ from igd_ray.catalog import Catalog
 from igd_ray.config import EvaluateSettings
 from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.errors import IgdError, InputError
-from igd_ray.planning.evaluation import Cell, EvaluationPlan, plan_evaluation
+from igd_ray.planning.attack_units import Cell
+from igd_ray.planning.evaluation import EvaluationPlan, plan_evaluation
 from igd_ray.threat import Norm, ThreatModel
 from igd_ray.units.attack import AttackUnit, TransferUnit
 from igd_ray.units.base import Shard, execute

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from igd_ray.data.decoding import decode_image, stack_images
-from igd_ray.data.images import LabeledImages, row_id
+from igd_ray.data.images import LabeledImages, Request, row_id
 from igd_ray.data.parquet.labels import (
     is_text,
     names_in_metadata,
@@ -27,7 +27,6 @@ from igd_ray.data.parquet.labels import (
     whole_numbers,
 )
 from igd_ray.data.parquet.shards import files_of_split
-from igd_ray.data.request import Request
 from igd_ray.errors import InputError, did_you_mean, first_line
 
 IMAGE_COLUMNS = ("img", "image")

@@ -8,10 +8,9 @@ from pathlib import Path, PurePath
 
 import pyarrow.parquet as pq
 
-from igd_ray.data.images import LabeledImages
+from igd_ray.data.images import LabeledImages, Request
 from igd_ray.data.parquet.files import load_files
 from igd_ray.data.parquet.shards import SUFFIX, missing_shards, natural_order, shards_of_split
-from igd_ray.data.request import Request
 from igd_ray.downloads import note_download
 from igd_ray.errors import InputError, first_line
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import TypeVar
 
-from igd_ray.data.request import Request
+from igd_ray.data.images import Request
 from igd_ray.errors import InputError, did_you_mean
 
 File = TypeVar("File")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from igd_ray.catalog.files import write_whole
+from igd_ray.catalog.places import write_whole
 from igd_ray.report.figures.search import search_curve
 from igd_ray.report.figures.svg import standalone
 from igd_ray.report.preparation.stored import Preparation

@@ -5,8 +5,7 @@ from importlib.metadata import version
 
 from igd_ray.catalog import SCHEMA_VERSION
 from igd_ray.protocol import CITATION, attack_order
-from igd_ray.report import audit, evaluation
-from igd_ray.report.claims import claims
+from igd_ray.report import evaluation, sentences
 from igd_ray.report.results import Results
 from igd_ray.report.tables import DASH, Column, Row, Table, pixel_fraction
 from igd_ray.report.texts import grid, markdown, markdown_table
@@ -28,19 +27,19 @@ def evaluation_card(results: Results, hashes: Mapping[str, str]) -> str:
         _facts(
             {
                 "Model": run["model"],
-                "Data": f"{run['dataset']}, {run['split']} split, {evaluation.most_images(results)}",
+                "Data": f"{run['dataset']}, {run['split']} split, {sentences.most_images(results)}",
                 "Threat model": f"{run['norm']}, ε = {pixel_fraction(run['epsilon'])}, pixels in [0, 1]",
                 "Evaluated": f"{run['created_at']:%Y-%m-%d %H:%M} UTC",
             }
         ),
         "## Results",
-        _bullets([f"{claim.defense} {claim.sentence} ({claim.detail})." for claim in claims(results)]),
+        _bullets([f"{claim.defense} {claim.sentence} ({claim.detail})." for claim in sentences.claims(results)]),
         _table(_headline(results)),
         " ".join(
             [
                 "What may be claimed follows from a test at 5 % against the undefended model on the same images: "
                 "McNemar's exact one, or one that is valid at every look where that is said.",
-                *evaluation.looking_sentences(results),
+                *sentences.looking_sentences(results),
                 "Several defenses in one table are several tests: the chance that one of them errs is larger than 5 %, "
                 "unless the p-values after Holm's correction are taken.",
             ]
@@ -54,7 +53,7 @@ def evaluation_card(results: Results, hashes: Mapping[str, str]) -> str:
         "## Checks",
         _table(_findings(results)) if results.findings else "No check found anything.",
         "## What was not measured",
-        _bullets(evaluation.unmeasured(results)) or "Nothing that the protocol has was left out.",
+        _bullets(sentences.unmeasured(results)) or "Nothing that the protocol has was left out.",
         "## Hashes",
         _facts({**_ids(results), **{f"SHA-256 of {name}": digest for name, digest in hashes.items()}}),
         "## Software",
@@ -108,13 +107,13 @@ def _audit(results: Results) -> list[str]:
         return []
     return [
         "## Audit",
-        _bullets(audit.audit_sentences(results)),
-        _table(audit.audit_table(results)),
+        _bullets(sentences.audit_sentences(results)),
+        _table(evaluation.audit_table(results)),
     ]
 
 
 def _remarks(results: Results) -> list[str]:
-    remarks = evaluation.remarks(results)
+    remarks = sentences.own_notes(results)
     return ["## Remarks", _bullets(remarks)] if remarks else []
 
 

@@ -65,22 +65,21 @@ def parse_gate(text: str) -> Gate:
     return Gate(match["defense"], metric, threshold)
 
 
-def require_asked(gates: Sequence[Gate], defenses: Collection[str]) -> None:
-    """Check that each of `gates` can be asked of a run with `defenses`.
+def require_asked(gate: Gate, defenses: Collection[str]) -> None:
+    """Check that `gate` can be asked of a run with `defenses`.
 
     Raises:
         InputError: naming the gate and what to do.
     """
-    for gate in gates:
-        if gate.defense is not None and gate.defense not in defenses:
-            raise InputError(
-                f'--gate "{gate}": the run has no defense {gate.defense!r}; it has {", ".join(defenses)}'
-                f"{did_you_mean(gate.defense, defenses)}"
-            )
-        if gate.metric == "gain" and NONE not in defenses:
-            raise InputError(f'--gate "{gate}": a gain is over the undefended model; add none to --defenses')
-        if gate.metric == "gain" and _asked(gate, defenses) == [NONE]:
-            raise InputError(f'--gate "{gate}": the undefended model has no gain over itself; name a defense')
+    if gate.defense is not None and gate.defense not in defenses:
+        raise InputError(
+            f'--gate "{gate}": the run has no defense {gate.defense!r}; it has {", ".join(defenses)}'
+            f"{did_you_mean(gate.defense, defenses)}"
+        )
+    if gate.metric == "gain" and NONE not in defenses:
+        raise InputError(f'--gate "{gate}": a gain is over the undefended model; add none to --defenses')
+    if gate.metric == "gain" and _asked(gate, defenses) == [NONE]:
+        raise InputError(f'--gate "{gate}": the undefended model has no gain over itself; name a defense')
 
 
 class Judged(NamedTuple):

@@ -103,7 +103,7 @@ def test_a_unit_that_kills_its_workers_is_given_up_and_the_others_finish(session
 
 
 def test_an_evaluation_of_a_study_runs_on_ray_by_its_settings(session: None, tmp_path: Path) -> None:
-    from igd_ray.verbs.executors import executor_for
+    from igd_ray.verbs.flags import executor_for
 
     settings = settings_for(tmp_path / "results", attacks="clean", defenses="none", actors=1)
     with session_for(settings, executor_for(settings)) as session:

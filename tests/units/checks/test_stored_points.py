@@ -17,8 +17,8 @@ from igd_ray.planning.evaluation import run_unit
 from igd_ray.threat import Norm, ThreatModel
 from igd_ray.units.attack import AttackUnit, TransferUnit
 from igd_ray.units.base import execute
-from igd_ray.units.checks.stored_points import LOOKS, CheckedShard, StoredPointsCheckUnit
-from igd_ray.units.points import point_rows
+from igd_ray.units.checks.defense import LOOKS, CheckedShard, StoredPointsCheckUnit
+from igd_ray.units.judged import point_rows
 from igd_ray.units.replica import Context
 from tests.toys.contexts import GivenModel, shard
 from tests.toys.models import Threshold

@@ -8,9 +8,9 @@ import pytest
 
 from igd_ray.catalog import Catalog
 from igd_ray.catalog.query import ask
-from igd_ray.report.falls import fall_sentence, fall_sentences
 from igd_ray.report.html import write_report
 from igd_ray.report.results import find_run, read_results
+from igd_ray.report.sentences import fall_sentence, fall_sentences
 from igd_ray.verbs.evaluate import show_accuracy
 from tests.toys.catalog_rows import add_failure, add_plan, add_run, outcome
 

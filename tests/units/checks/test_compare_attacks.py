@@ -7,10 +7,10 @@ from igd_ray.attacks.registry import parse_attack
 from igd_ray.catalog import Catalog
 from igd_ray.catalog.schemas import SCHEMAS
 from igd_ray.defenses.specs import NONE, DefenseSpec
-from igd_ray.execution.comparisons import compare_attacks
-from igd_ray.planning.evaluation import Cell
 from igd_ray.units.attack import AttackUnit, TransferUnit
 from igd_ray.units.base import Shard
+from igd_ray.units.checks.defense import compare_attacks
+from igd_ray.units.judged import JudgedUnit
 from tests.toys.runs import settings_for
 
 IMAGES = Shard("test", 0, 12, tuple(f"image-{number}" for number in range(12)), "digest")
@@ -20,9 +20,9 @@ DEFENSE = DefenseSpec("loir-2", "model", "masking", k=2)
 STATUSES = {"R": "robust", "B": "broken", "N": "broken", "S": "skipped"}
 
 
-def cell(
+def attacked(
     catalog: Catalog, label: str, letters: str, stages: Sequence[str | None] = (None,) * 12, after: tuple[str, ...] = ()
-) -> Cell:
+) -> JudgedUnit:
     """One attack, direct or transferred, whose outcomes `letters` say."""
     attack = parse_attack(label)
     threat = settings_for(Path("unused")).threat
@@ -43,41 +43,41 @@ def cell(
         for image_id, letter, stage in zip(IMAGES.ids, letters, stages, strict=True)
     ]
     catalog.commit("outcomes", unit.key, rows)
-    return Cell(DEFENSE.label, label, unit)
+    return unit
 
 
-def compared(catalog: Catalog, *cells: Cell) -> dict[str, tuple[str, float | None]]:
-    return {finding.check: (finding.severity, finding.value) for finding in compare_attacks(catalog, cells)}
+def compared(catalog: Catalog, *units: JudgedUnit) -> dict[str, tuple[str, float | None]]:
+    return {finding.check: (finding.severity, finding.value) for finding in compare_attacks(catalog, units)}
 
 
 def test_transfers_that_break_what_direct_attacks_leave_are_a_warning(catalog: Catalog) -> None:
-    direct = cell(catalog, "apgd-ce", "BBBRRRRRRRRR")
-    few, many = cell(catalog, "tr-apgd-ce", "BBBBBBRRRRRR"), cell(catalog, "tr-apgd-cw", "RRRRRRBBBBBB")
+    direct = attacked(catalog, "apgd-ce", "BBBRRRRRRRRR")
+    few, many = attacked(catalog, "tr-apgd-ce", "BBBBBBRRRRRR"), attacked(catalog, "tr-apgd-cw", "RRRRRRBBBBBB")
     # Three alone may be chance, nine may not.
     assert compared(catalog, direct, few) == {"transfer-beats-direct": ("info", 3)}
     assert compared(catalog, direct, few, many) == {"transfer-beats-direct": ("warning", 9)}
-    stronger = cell(catalog, "apgd-cw", "BBBBBBBBBBBB")
+    stronger = attacked(catalog, "apgd-cw", "BBBBBBBBBBBB")
     assert compared(catalog, direct, few, many, stronger) == {"transfer-beats-direct": ("info", 0)}
 
 
 def test_what_noise_broke_no_attack_did(catalog: Catalog) -> None:
-    direct = cell(catalog, "apgd-ce", "RRRRRRRRRRRR")
-    transfer = cell(catalog, "tr-apgd-ce", "NNNNNNNNNNNN")
+    direct = attacked(catalog, "apgd-ce", "RRRRRRRRRRRR")
+    transfer = attacked(catalog, "tr-apgd-ce", "NNNNNNNNNNNN")
     assert compared(catalog, direct, transfer) == {"transfer-beats-direct": ("info", 0)}
 
 
 def test_query_attacks_that_break_what_gradients_leave_are_a_warning(catalog: Catalog) -> None:
-    gradient = cell(catalog, "apgd-ce", "BBRRRRRRRRRR")
-    query = cell(catalog, "square", "RBBBBBRRRRRR", ("square",) * 12)
+    gradient = attacked(catalog, "apgd-ce", "BBRRRRRRRRRR")
+    query = attacked(catalog, "square", "RBBBBBRRRRRR", ("square",) * 12)
     assert compared(catalog, gradient, query) == {"query-beats-gradient": ("warning", 4)}
     # A stage of an ensemble is what broke an image, not the ensemble.
-    ensemble = cell(catalog, "aa", "BBBBBBRRRRRR", ("apgd-ce",) * 2 + ("fab-t",) * 4 + (None,) * 6)
+    ensemble = attacked(catalog, "aa", "BBBBBBRRRRRR", ("apgd-ce",) * 2 + ("fab-t",) * 4 + (None,) * 6)
     assert compared(catalog, ensemble, query) == {"query-beats-gradient": ("info", 0)}
 
 
 def test_of_a_cascade_only_images_count_that_gradients_attacked(catalog: Catalog) -> None:
-    first = cell(catalog, "square", "BBBBBBRRRRRR", ("square",) * 12)
-    second = cell(catalog, "apgd-ce", "SSSSSRBBRRRR", after=(first.unit.key,))
+    first = attacked(catalog, "square", "BBBBBBRRRRRR", ("square",) * 12)
+    second = attacked(catalog, "apgd-ce", "SSSSSRBBRRRR", after=(first.key,))
     assert compared(catalog, first, second) == {"query-beats-gradient": ("warning", 1)}
-    transfer = cell(catalog, "tr-apgd-ce", "BBBBBBBBRRRR")
+    transfer = attacked(catalog, "tr-apgd-ce", "BBBBBBBBRRRR")
     assert compared(catalog, transfer, second)["transfer-beats-direct"][1] is None, "direct attacks skipped those"
