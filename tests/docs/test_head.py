@@ -30,6 +30,7 @@ def test_the_block_runs_as_written_but_for_its_ports(tmp_path: Path) -> None:
         script = script.replace(fixed, free)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {"HOME": str(tmp_path), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment["RAY_worker_niceness"] = "0"  # at Ray's own they would starve beside other tests
     # Job control gives the head a process group, as in a terminal, so that `kill %1` finds it; `wait` lets it end.
     done = subprocess.run(
         ["bash", "-m", "-c", f"set -e\n{script}wait || true"],
