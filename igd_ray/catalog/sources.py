@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,7 +84,8 @@ class Definition(NamedTuple):
         return f"CREATE OR REPLACE {kind} {self.name} AS {self.query};"
 
 
-def definitions() -> list[Definition]:
+@cache
+def definitions() -> tuple[Definition, ...]:
     """Return every view and macro over the relations ``stored_<table>``, each after what it needs."""
     texts = [
         _protocol(),
@@ -93,7 +95,7 @@ def definitions() -> list[Definition]:
     found: list[Definition] = []
     for text in texts:
         found += _parsed(text, {*(f"stored_{table}" for table in SCHEMAS), *(each.name for each in found)})
-    return found
+    return tuple(found)
 
 
 def view_statements(root: str) -> str:
