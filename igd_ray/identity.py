@@ -25,6 +25,7 @@ STAGE_VERSIONS: Mapping[str, int] = {
     "gradient-check": 1,
     "noise": 1,
     "review": 1,
+    "analysis": 1,
     "run": 1,
 }
 

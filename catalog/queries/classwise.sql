@@ -1,16 +1,5 @@
 -- The best and the worst class of each defense in the worst case over all planned attacks (the paper's table 11); of equal
 -- ones the first.
-WITH labels AS (
-    SELECT DISTINCT run_id, image_id, label FROM outcomes WHERE label IS NOT NULL
-), classes AS (
-    SELECT
-        run_id, defense, label,
-        count(*) AS n,
-        CASE WHEN count(robust) = count(*) THEN avg(robust::INT) END AS robust_accuracy
-    FROM worst_case_images
-    JOIN labels USING (run_id, image_id)
-    GROUP BY ALL
-)
 SELECT
     run_id, defense,
     arg_max(label, (robust_accuracy, -label)) AS best_class,
@@ -19,8 +8,8 @@ SELECT
     arg_min(label, (robust_accuracy, label)) AS worst_class,
     min(robust_accuracy) AS worst_robust_accuracy,
     arg_min(n, (robust_accuracy, label)) AS worst_n
-FROM classes
+FROM class_accuracy
 GROUP BY run_id, defense
 -- One class that is not known yet could be the best or the worst.
 HAVING count(robust_accuracy) = count(*)
-ORDER BY run_id, defense <> 'none', defense;
+ORDER BY run_id, defense <> 'none', defense

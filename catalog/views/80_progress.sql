@@ -6,6 +6,7 @@ WITH yielded AS (
     SELECT unit_key FROM stored_arrays
     UNION SELECT unit_key FROM stored_adversarials
     UNION SELECT unit_key FROM stored_noise
+    UNION SELECT unit_key FROM stored_measurements
     UNION SELECT unit_key FROM stored_checks WHERE unit_key IS NOT NULL
     UNION SELECT ranking_id FROM stored_rankings
     UNION SELECT search_id FROM stored_searches

@@ -209,6 +209,23 @@ COLUMNS: Mapping[str, Sequence[Column]] = {
         Column("value", _REAL),
         _required("message", _TEXT),
     ],
+    # What `igd analyze` measures; a view for each analysis says what its rows mean.
+    "measurements": [
+        _required("unit_key", _TEXT),
+        _required("analysis", _TEXT),
+        Column("model", _TEXT),
+        Column("model_id", _TEXT),
+        Column("dataset", _TEXT),
+        Column("defense", _TEXT),
+        Column("attack", _TEXT),
+        Column("image_id", _TEXT),
+        Column("label", _INT),
+        Column("broken", _FLAG),  # whether the attack changed the prediction
+        _required("quantity", _TEXT),
+        Column("x", _REAL),  # where on a plane, or at which repetition
+        Column("y", _REAL),
+        Column("value", _REAL),  # NULL where it is not defined
+    ],
     "failures": [
         _required("unit_key", _TEXT),
         Column("kind", _TEXT),

@@ -24,6 +24,7 @@ KEY_COLUMNS = {
     "outcomes": "unit_key",
     "adversarials": "unit_key",
     "noise": "unit_key",
+    "measurements": "unit_key",
     "rankings": "ranking_id",
     "arrays": "unit_key",
     "searches": "search_id",

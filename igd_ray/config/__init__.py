@@ -1,9 +1,11 @@
 """Typed settings of every verb, from the command line or a YAML file; what cannot be used fails before work starts."""
 
+from igd_ray.config.analysis import AnalyzeSettings
 from igd_ray.config.base import WorkspaceSettings, load_settings
 from igd_ray.config.of_verbs import EvaluateSettings, ImportSettings, RankSettings, SearchSettings, TrainSettings
 
 __all__ = [
+    "AnalyzeSettings",
     "EvaluateSettings",
     "ImportSettings",
     "RankSettings",

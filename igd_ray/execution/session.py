@@ -145,7 +145,7 @@ def commit_run(
     settings, catalog = workspace.settings, workspace.catalog
     catalog.create()
     catalog.commit("run_units", run_id, units)
-    evaluates = verb == "evaluate"
+    evaluates = verb in ("evaluate", "analyze")
     run = {
         "run_id": run_id,
         "verb": verb,

@@ -170,6 +170,17 @@ class Workspace(Generic[S]):
         other.settings = settings
         return other
 
+    def at_layer(self, name: str) -> "Workspace[S]":
+        """Return this model, data and catalog with another layer of the model to rank and mask.
+
+        Raises:
+            InputError: if there is none of that name, or it cannot be masked.
+        """
+        other = copy(self)
+        other.settings = self.settings.model_copy(update={"layer": name})
+        other.layer = self.find_layer(name)
+        return other
+
     @property
     def class_names(self) -> tuple[str, ...]:
         """One name per class."""

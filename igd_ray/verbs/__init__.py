@@ -7,6 +7,7 @@ VERBS = {
     "train": "train what a defense needs: SODEF's ODE block",
     "search": "find the smallest k that keeps clean accuracy, by bisection",
     "evaluate": "attack defenses and reduce to the image-wise worst case",
+    "analyze": "show what stands behind the accuracies: classes, settings, neurons, loss surfaces, cost",
     "check": "check a defense of your own before it is evaluated",
     "new": "write a commented starting file for a defense of your own",
     "verify": "judge stored points again; fail where a stored verdict does not hold",

@@ -5,7 +5,14 @@ import argparse
 import yaml
 
 from igd_ray.catalog import Catalog, ask
-from igd_ray.config import EvaluateSettings, RankSettings, SearchSettings, TrainSettings, WorkspaceSettings
+from igd_ray.config import (
+    AnalyzeSettings,
+    EvaluateSettings,
+    RankSettings,
+    SearchSettings,
+    TrainSettings,
+    WorkspaceSettings,
+)
 from igd_ray.errors import InputError
 from igd_ray.report.results import find_run
 from igd_ray.verbs.flags import add_catalog_flag
@@ -16,6 +23,7 @@ SETTINGS: dict[str, type[WorkspaceSettings]] = {
     "train": TrainSettings,
     "search": SearchSettings,
     "evaluate": EvaluateSettings,
+    "analyze": AnalyzeSettings,
 }
 
 

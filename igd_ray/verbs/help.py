@@ -19,6 +19,10 @@ EXAMPLES = {
         "igd evaluate --defenses none,loir-8 --attacks iwwc,audit --mode cascade --dry-run",
         'igd evaluate --model net.py:factory --weights net.safetensors --attacks aa --gate "worst_case >= 0.3"',
     ),
+    "analyze": (
+        "igd analyze overlap --defenses loir-8,cdir-8",
+        "igd analyze sensitivity --defenses none,loir-8 --vary k=4,8,16 --vary sigma=0,0.05 --figure heat.svg",
+    ),
     "check": ("igd check mine.py:factory", "igd check mine=mine.py:factory --defense-arg mine.levels=8"),
     "new": ("igd new defense mine", "igd new defense rounding && igd check rounding.py:factory"),
     "verify": ("igd verify --sample 16", "igd verify --points aa.pth --model robustbench:Wong2020Fast --data cifar10"),

@@ -14,6 +14,7 @@ import yaml
 
 from igd_ray.cluster.jobs import run_job
 from igd_ray.config import (
+    AnalyzeSettings,
     EvaluateSettings,
     RankSettings,
     SearchSettings,
@@ -34,6 +35,7 @@ SETTINGS: dict[str, type[WorkspaceSettings]] = {
     "train": TrainSettings,
     "search": SearchSettings,
     "evaluate": EvaluateSettings,
+    "analyze": AnalyzeSettings,
 }
 
 # Verbs that read a catalog and take no settings file: their flags that take a value.
@@ -92,7 +94,7 @@ def stage(verb: str, words: list[str], folder: Path) -> list[str]:
     if getattr(arguments, "junit", None) is not None:
         _require_absolute("--junit", arguments.junit)
         flags.append(f"--junit={arguments.junit}")
-    for flag in ("compare", "show", "top"):
+    for flag in ("compare", "show", "top", "figure"):
         if getattr(arguments, flag, None) is not None:
             raise InputError(
                 f"--{flag} only prints what is there; run igd {verb} here, with the catalog of the cluster"
@@ -113,7 +115,7 @@ def stage(verb: str, words: list[str], folder: Path) -> list[str]:
         values = _take_along(values, folder)
         (folder / "settings.yaml").write_text(yaml.safe_dump(values))
         flags.append("--config=settings.yaml")
-        flags += [arguments.trained] if verb == "train" else []
+        flags += [str(values[name]) for name in ("trained", "analysis") if name in values]
     _require_absolute("--catalog", str(values.get("catalog", "results")))
     _copy_code(folder)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -99,7 +99,7 @@ def test_a_verification_takes_its_flags_and_files_along(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "takes one of rank, train, search, evaluate, report, verify, not nothing"),
+        ([], "takes one of rank, train, search, evaluate, analyze, report, verify, not nothing"),
         (["evalute"], "did you mean 'evaluate'"),
         (["evaluate"], "--catalog results: a job runs in a copy"),
         (["evaluate", "--catalog", "s3://bucket/results", "--data", "folder:mine"], "--data mine: a job runs"),

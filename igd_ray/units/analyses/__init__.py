@@ -1,0 +1,1 @@
+"""Units of analyses: what they measure are rows of `measurements`."""
