@@ -22,7 +22,7 @@ from igd_ray.catalog.duckdb_files import CatalogFiles
 from igd_ray.catalog.merged import INDEX, merged_name, number_of
 from igd_ray.catalog.schemas import SCHEMAS
 from igd_ray.catalog.sealed import sealed_parquet
-from igd_ray.catalog.sources import KEY_COLUMNS, MERGED
+from igd_ray.catalog.sources import KEY_COLUMNS
 from igd_ray.catalog.store import Catalog
 from igd_ray.catalog.tables import QUARANTINE, UnreadableError, require_own, same_rows
 from igd_ray.errors import IgdError
@@ -141,7 +141,7 @@ def _merge_table(catalog: Catalog, table: str, batch: _Batch, least: int) -> Non
     if table == "adversarials":
         # Points without verdicts are of an attempt that is not finished.
         single &= catalog.keys("outcomes")
-        single = {key for key in single if catalog.finish_unit((table, "outcomes"), key)}
+        single = {key for key in sorted(single) if catalog.finish_unit((table, "outcomes"), key)}
     small = [
         file
         for file in catalog.merged.files(table)
@@ -306,41 +306,40 @@ def _write(catalog: Catalog, table: str, results: Sequence[Result], batch: _Batc
 def _delete_merged(catalog: Catalog, keep_seconds: float) -> int:
     """Delete files that have not counted for `keep_seconds`, each if what counts instead is undamaged."""
     log, deleted = catalog.merged, 0
-    kept = {number for number in log.numbers() if catalog.place.age(f"{INDEX}/{number:08d}.parquet") < keep_seconds}
+    old = {number for number in log.numbers() if catalog.place.age(f"{INDEX}/{number:08d}.parquet") >= keep_seconds}
     for table in SCHEMAS:
         if table == INDEX:
             continue
         places = log.of(table)
-        young = {where.file for where in places.values() if number_of(where.file) in kept}
         sound = set()
-        for file in {where.file for where in places.values()} - young:
+        # Those from before there were numbers are old, too.
+        for file in sorted({where.file for where in places.values() if number_of(where.file) in {*old, None}}):
             if catalog.tables.is_sound(table, file):
                 sound.add(file)
             else:
                 catalog.tables.set_aside(table, file)
                 log.forget()
         places = log.of(table)
-        for key in catalog.tables.keys(table):
+        for key in sorted(catalog.tables.keys(table)):
             if key in places and places[key].file in sound:
                 catalog.place.delete(f"{table}/{key}.parquet")
                 deleted += 1
-        _delete_abandoned(catalog, table, kept)
+        _delete_abandoned(catalog, table, old)
     return deleted
 
 
-def _delete_abandoned(catalog: Catalog, table: str, kept: set[int]) -> None:
+def _delete_abandoned(catalog: Catalog, table: str, old: set[int]) -> None:
     """Delete the merged files of `table` that never counted and never will, or whose results are in later ones."""
     log = catalog.merged
     counting = {where.file for where in log.of(table).values()}
-    numbers = set(log.numbers())
-    spoiled = {name.removesuffix(".parquet") for name in catalog.place.names(f"{QUARANTINE}/{INDEX}")}
+    # From the listing that `counting` is from: what a merge announces from now on is in neither.
+    announced = log.announced()
     for file in catalog.tables.names(table):
-        number = number_of(file) if file.startswith(MERGED) else None
-        if number is None or number not in numbers or number in kept or file in counting or f"{number:08d}" in spoiled:
+        number = number_of(file)
+        if number not in old or file in counting or catalog.tables.is_left_out(table, file):
             continue
-        announced = log.announced(number)
-        if announced is None or catalog.tables.is_left_out(table, file):
+        files = announced.get(number)
+        if files is None or (f"{table}/{file}" in files and max(announced) not in old):
             continue
-        later = max(numbers)
-        if f"{table}/{file}" not in announced or later not in kept:
+        if f"{number:08d}.parquet" not in catalog.place.names(f"{QUARANTINE}/{INDEX}"):
             catalog.place.delete(f"{table}/{file}")

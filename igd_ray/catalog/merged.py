@@ -60,7 +60,7 @@ class MergedResults:
         self._tables = tables
         self._entries: dict[str, list[Announced] | None] = {}
         self.read_by_arrow()
-        self._known: tuple[str, ...] | None = None
+        self._listed: set[str] | None = None
         self._all: dict[str, list[tuple[str, Where]]] = {}
         self._of: dict[str, dict[str, Where]] = {}
         self._files: dict[str, set[str]] = {}
@@ -93,19 +93,22 @@ class MergedResults:
 
     def forget(self) -> None:
         """Look anew at what is there."""
-        self._known = None
+        self._listed = None
 
     def numbers(self) -> list[int]:
         """Return the numbers of the log's entries."""
         return sorted(int(name) for name in self._tables.keys(INDEX) if _NUMBER.fullmatch(name))
 
-    def announced(self, number: int) -> set[str] | None:
-        """Return the merged files, as ``table/file``, that the entry `number` names; None if it cannot be read."""
-        self._refresh()
-        rows = self._entries.get(f"{number:08d}")
-        if rows is None:
-            return None
-        return {f"{row.table_name}/{row.file}" for row in rows}
+    def announced(self) -> dict[int, set[str] | None]:
+        """Return the merged files, as ``table/file``, that each entry names by its number; None if it cannot be read.
+
+        By the entries that were there when `of` was last asked.
+        """
+        return {
+            int(name): None if rows is None else {f"{row.table_name}/{row.file}" for row in rows}
+            for name, rows in self._entries.items()
+            if _NUMBER.fullmatch(name)
+        }
 
     def next_number(self) -> int:
         """Return a number that neither an entry nor a merged file has or had."""
@@ -137,13 +140,13 @@ class MergedResults:
 
     def _refresh(self) -> None:
         keys = self._tables.keys(INDEX)
+        if keys == self._listed:
+            return
         numbered = {name for name in keys if _NUMBER.fullmatch(name)}
         # Those from before there were numbers come first; of these the first by name overrides the others.
         names = (*sorted(keys - numbered, reverse=True), *sorted(numbered))
-        if names == self._known:
-            return
         self._entries = {name: self._entries[name] if name in self._entries else self._read(name) for name in names}
-        self._all, self._of, self._known = {}, {}, names
+        self._all, self._of, self._listed = {}, {}, keys
 
     def _read(self, name: str) -> list[Announced] | None:
         file = f"{name}.parquet"
@@ -166,7 +169,7 @@ class MergedResults:
 
     def _resolve(self, table: str) -> dict[str, Where]:
         """Return where the results of `table` are, the latest entry first whose file is there and undamaged."""
-        rows = [(key, where) for name in self._known or () for key, where in self._rows(name, table)]
+        rows = [(key, where) for name in self._entries for key, where in self._rows(name, table)]
         self._all[table] = rows
         if not rows:
             return {}
