@@ -62,6 +62,7 @@ ATTACKS = [
     FAB(classes=2, steps=6, restarts=2),
     Square(30),
     Square(10, restarts=2),
+    Square(10, restarts=2).on_engine(POOLED),
     EoTSquare(20, eot=2),
     RayS(300),
     PGD(6),

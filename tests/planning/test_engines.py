@@ -55,7 +55,7 @@ def test_autoattack_does_not_take_its_first_stage_from_pyautoattacks_transfer(tm
 def test_a_run_says_which_engine_searched_at_which_stage() -> None:
     attacks = [on_engine(parse_attack(label), "pooled") for label in ("clean", "aa", "rays", "tr-apgd-ce")]
     assert engine_notes(attacks, "pooled") == [
-        "engine of aa: pyautoattack for fab-t, square; pooled for apgd-ce, apgd-t",
+        "engine of aa: pyautoattack for fab-t; pooled for apgd-ce, apgd-t, square",
         "engine of tr-apgd-ce: pyautoattack for apgd-ce",
     ]
     assert engine_notes(attacks, "pyautoattack") == []

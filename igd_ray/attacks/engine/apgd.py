@@ -6,7 +6,7 @@ point, where AutoAttack walks on and keeps the last.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from igd_ray.attacks.counting import CountedTarget
 from igd_ray.attacks.engine.losses import TINY, Loss
-from igd_ray.attacks.engine.pool import CPU_ROWS, GPU_ROWS, Pool, Row
+from igd_ray.attacks.engine.pool import Pool, Row, RowState, rows_on, wide
 from igd_ray.attacks.engine.streams import image_keys, normal, stream, uniform
 from igd_ray.threat import Norm, ThreatModel
 
@@ -53,10 +53,6 @@ class Walk:
     ends_when_broken: bool = False
     capacity: int | None = None
 
-    def rows_on(self, device: torch.device) -> int:
-        """Return how many rows run at a time on `device`."""
-        return self.capacity or (GPU_ROWS if device.type == "cuda" else CPU_ROWS)
-
 
 def checkpoint_windows(steps: int) -> np.ndarray:
     """Return for each step how many steps it looks back on if it is a checkpoint, otherwise 0: int64 [steps].
@@ -78,7 +74,7 @@ def checkpoint_windows(steps: int) -> np.ndarray:
 
 
 @dataclass
-class Rows:
+class Rows(RowState):
     """The state of the rows that run: points [rows, C, H, W], and numbers [rows]."""
 
     images: Tensor
@@ -127,17 +123,6 @@ class Rows:
             halved=torch.ones_like(labels, dtype=torch.bool),
         )
 
-    def chosen(self, positions: Tensor) -> Self:
-        """Return some of the rows."""
-        return replace(self, **{each.name: getattr(self, each.name)[positions] for each in fields(self)})
-
-    def with_more(self, others: Self) -> Self:
-        """Return these rows and `others` behind them."""
-        return replace(
-            self,
-            **{each.name: torch.cat([getattr(self, each.name), getattr(others, each.name)]) for each in fields(self)},
-        )
-
 
 def random_starts(images: Tensor, threat: ThreatModel, seed: int, stage: str) -> Starts:
     """Return what gives random points on the ball's surface, each row's from a stream of its image.
@@ -158,7 +143,7 @@ def random_starts(images: Tensor, threat: ThreatModel, seed: int, stage: str) ->
         else:
             offsets = normal(streams, images.shape[1:])
             lengths = torch.linalg.vector_norm(offsets.flatten(1), dim=1)
-        offsets = threat.epsilon * offsets / (_wide(lengths) + TINY)
+        offsets = threat.epsilon * offsets / (wide(lengths) + TINY)
         return (images[[row.image for row in rows]] + offsets.to(images.device)).clamp_(0, 1)
 
     return starts
@@ -209,7 +194,7 @@ class _Climb:
     def run(self, attacked: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Search until no row runs and none waits."""
         device, walk = self._images.device, self._walk
-        pool = Pool(attacked, walk.rows, walk.rows_on(device))
+        pool = Pool(attacked, walk.rows, walk.capacity or rows_on(device))
         passes = 0
         rows = self._enter(None, pool)
         while rows is not None and pool.running:
@@ -242,7 +227,7 @@ class _Climb:
     def _ask(self, rows: Rows) -> Tensor:
         """Set the rows' losses and gradients at their points; return where the target is wrong."""
         eot, count = self._walk.eot, len(rows.points)
-        together = max(1, self._walk.rows_on(rows.points.device) // count)
+        together = max(1, (self._walk.capacity or rows_on(rows.points.device)) // count)
         points = rows.points.detach().requires_grad_()
         gradient: Tensor | None = None
         for first in range(0, eot, together):
@@ -265,11 +250,11 @@ class _Climb:
         """Note what is best, what is wrong, and at a checkpoint halve steps that no longer pay."""
         losses, starting = self._losses, self._taken == 0
         newly = wrong & ~rows.broken if self._walk.ends_when_broken else wrong
-        rows.kept = torch.where(_wide(newly), rows.points, rows.kept)
+        rows.kept = torch.where(wide(newly), rows.points, rows.kept)
         rows.broken |= wrong
         better = losses > rows.best_loss
-        rows.best = torch.where(_wide(better), rows.points, rows.best)
-        rows.best_gradient = torch.where(_wide(better), rows.gradient, rows.best_gradient)
+        rows.best = torch.where(wide(better), rows.points, rows.best)
+        rows.best_gradient = torch.where(wide(better), rows.gradient, rows.best_gradient)
         rows.best_loss = torch.where(better, losses, rows.best_loss)
         # AutoAttack remembers losses in single precision, so that it sees no smaller rises.
         loss = losses.float()
@@ -294,16 +279,16 @@ class _Climb:
         rows.checked_loss = torch.where(here, rows.best_loss, rows.checked_loss)
         rows.rises = torch.where(here, 0.0, rows.rises)
         rows.step_size = torch.where(halving, rows.step_size / 2, rows.step_size)
-        rows.points = torch.where(_wide(halving), rows.best, rows.points)
-        rows.gradient = torch.where(_wide(halving), rows.best_gradient, rows.gradient)
+        rows.points = torch.where(wide(halving), rows.best, rows.points)
+        rows.gradient = torch.where(wide(halving), rows.best_gradient, rows.gradient)
 
     def _move(self, rows: Rows) -> None:
         """Take a step: along the gradient, with some of the last step's momentum, inside the ball and [0, 1]."""
         forward = torch.from_numpy(np.where(self._taken > 0, FORWARD, 1.0))
-        share = _wide(forward.to(rows.points))
+        share = wide(forward.to(rows.points))
         momentum = rows.points - rows.before
         rows.before = rows.points
-        step = torch.addcmul(rows.points, _wide(rows.step_size.to(rows.points)), self._directions(rows))
+        step = torch.addcmul(rows.points, wide(rows.step_size.to(rows.points)), self._directions(rows))
         step = self._projected(step, rows)
         step = torch.lerp(rows.points, step, share).addcmul_(momentum, 1 - share)
         rows.points = self._projected(step, rows)
@@ -347,10 +332,5 @@ class _Climb:
         return rows.chosen(torch.tensor(staying, dtype=torch.int64, device=rows.points.device))
 
 
-def _wide(numbers: Tensor) -> Tensor:
-    """Return numbers [rows] to go with points, [rows, 1, 1, 1]."""
-    return numbers[:, None, None, None]
-
-
 def _lengths(differences: Tensor) -> Tensor:
-    return _wide(torch.linalg.vector_norm(differences.flatten(1), dim=1))
+    return wide(torch.linalg.vector_norm(differences.flatten(1), dim=1))

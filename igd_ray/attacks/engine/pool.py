@@ -7,10 +7,24 @@ row breaks an image depends neither on the size of the pool nor on the other ima
 
 from collections import deque
 from collections.abc import Iterable
-from typing import NamedTuple
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
 
 # Rows at a time: many enough that a pass costs little beside its arithmetic.
 CPU_ROWS, GPU_ROWS = 64, 256
+
+
+def rows_on(device: torch.device) -> int:
+    """Return how many rows run at a time on `device` by default."""
+    return GPU_ROWS if device.type == "cuda" else CPU_ROWS
+
+
+def wide(numbers: Tensor) -> Tensor:
+    """Return numbers [rows] to go with points, [rows, 1, 1, 1]."""
+    return numbers[:, None, None, None]
 
 
 class Row(NamedTuple):
@@ -57,3 +71,17 @@ class Pool:
         ]
         self.running = [self.running[position] for position in staying]
         return staying
+
+
+@dataclass
+class RowState:
+    """What is known of the rows that run, in the order of `Pool.running`; each field of a subclass is [rows, …]."""
+
+    def chosen(self, positions: Tensor) -> Self:
+        """Return some of the rows."""
+        return replace(self, **{each.name: getattr(self, each.name)[positions] for each in fields(self)})
+
+    def with_more(self, others: Self) -> Self:
+        """Return these rows and `others` behind them."""
+        both = ((each.name, [getattr(rows, each.name) for rows in (self, others)]) for each in fields(self))
+        return replace(self, **{name: torch.cat(values) for name, values in both})
