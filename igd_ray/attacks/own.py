@@ -22,6 +22,7 @@ from igd_ray.attacks.registry import (
     REGISTERED,
     NamedAttack,
     Registration,
+    is_in_a_file,
     parse_attack,
 )
 from igd_ray.errors import InputError, did_you_mean, first_line
@@ -173,9 +174,11 @@ def check_attack(entry: str) -> None:
 
 
 def named_attack(entry: str) -> NamedAttack:
-    """Return the attack that `entry`, one that `is_in_a_file`, names; the file of an attack of one's own is imported.
+    """Return the attack that `entry`, a label or one that `is_in_a_file`, names; a file with an attack is imported.
 
     Raises:
         InputError: if there is no such attack.
     """
+    if not is_in_a_file(entry):
+        return parse_attack(entry)
     return parse_transfer_from(entry) if is_from_another_model(entry) else parse_own(entry).imported()
