@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
-from igd_ray.attacks.own import named_attack
-from igd_ray.attacks.registry import NamedAttack, expand_attacks, is_in_a_file, parse_attack
+from igd_ray.attacks.registry import NamedAttack
 from igd_ray.checks import LARGE_EPSILON_FACTOR
 from igd_ray.config import EvaluateSettings
 from igd_ray.defenses.specs import DefenseSpec
@@ -14,7 +13,7 @@ from igd_ray.identity import unit_key
 from igd_ray.planning.attack_units import BaseAttacks, Cell, Mode, TablePlanner, priority
 from igd_ray.planning.cost import naive_units
 from igd_ray.planning.defenses import NeededDefenses, needed_defenses
-from igd_ray.planning.engines import engine_notes, on_engine
+from igd_ray.planning.engines import asked_attacks, engine_notes
 from igd_ray.planning.published import published_attack
 from igd_ray.planning.workspace import Workspace
 from igd_ray.protocol import NOT_MEASURED, idea_note
@@ -116,10 +115,7 @@ def plan_evaluation(workspace: Workspace[EvaluateSettings]) -> EvaluationPlan:
         InputError: for anything that cannot be used, before work starts.
     """
     settings = workspace.settings
-    attacks = [
-        on_engine(named_attack(entry) if is_in_a_file(entry) else parse_attack(entry), settings.engine)
-        for entry in expand_attacks(settings.attacks)
-    ]
+    attacks = asked_attacks(settings.attacks, settings.engine)
     attacks += [published_attack(workspace, entry) for entry in settings.points]
     _require_targets(attacks, settings)
     for attack in attacks:

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
 
-from igd_ray.attacks.own import named_attack
-from igd_ray.attacks.registry import NamedAttack, expand_attacks
+from igd_ray.attacks.registry import NamedAttack
 from igd_ray.config import AnalyzeSettings, EvaluateSettings
 from igd_ray.errors import InputError
 from igd_ray.identity import unit_key
 from igd_ray.planning.attack_units import BaseAttacks, Cell
 from igd_ray.planning.defenses import NeededDefenses
+from igd_ray.planning.engines import asked_attacks
 from igd_ray.planning.evaluation import run_unit
 from igd_ray.planning.rankings import RankingPlan
 from igd_ray.planning.workspace import Workspace
@@ -136,7 +136,7 @@ class Analysis(ABC):
     def asked_attacks(self, settings: EvaluateSettings) -> list[NamedAttack]:
         """Return the attacks that are asked for, or this analysis's own."""
         given = settings.attacks if "attacks" in settings.model_fields_set else self.attacks
-        return [named_attack(entry) for entry in expand_attacks(given)]
+        return asked_attacks(given, settings.engine)
 
 
 # By name.
