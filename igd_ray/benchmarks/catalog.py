@@ -1,11 +1,6 @@
 """How fast a large catalog answers: whole processes of `igd` beside a yardstick, by turns."""
 
-import os
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,34 +8,18 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from igd_ray.benchmarks.made_up_catalog import Size, add_run, run_id_of, write_sorted
+from igd_ray.benchmarks.processes import IGD, NOTE, Process, run_program, spread
 from igd_ray.catalog import Catalog
 from igd_ray.catalog.compaction import SECONDS_TO_SETTLE, compact
-from igd_ray.errors import IgdError, InputError
+from igd_ray.errors import InputError
 
 # Of a run, as many as the test split of CIFAR-10 has.
 IMAGES = 10_000
 
-# The two programs note the most memory that they had: what the system says of an ended process counts its parent's.
-_NOTE = """
-def note(path):
-    try:
-        status = open("/proc/self/status").read()
-    except OSError:
-        return
-    open(path, "w").write(status.partition("VmHWM:")[2].split()[0])
-"""
-IGD = f"""
-import sys
-from igd_ray.cli import main
-{_NOTE}
-code = main(sys.argv[2:])
-note(sys.argv[1])
-sys.exit(code)
-"""
 YARDSTICK = f"""
 import sys
 import duckdb
-{_NOTE}
+{NOTE}
 where = "WHERE run_id = $run" if sys.argv[3:] else ""
 print(duckdb.execute(
     f\"\"\"
@@ -57,15 +36,6 @@ print(duckdb.execute(
 ).fetchall())
 note(sys.argv[1])
 """
-
-
-@dataclass(frozen=True)
-class Process:
-    """What a process took: seconds in all, seconds of processors, and the most memory in MiB, where that is known."""
-
-    seconds: float
-    processor_seconds: float
-    memory: float | None
 
 
 @dataclass(frozen=True)
@@ -93,10 +63,10 @@ def bench_catalog(size: Size, rounds: int) -> list[dict[str, object]]:
         outcomes, beside the command that merges them. Only the first run's files are there when merging is timed.
 
     Raises:
-        InputError: for a size or number of rounds below 1.
+        InputError: for a size below 1.
         IgdError: if a command fails.
     """
-    for flag, value in (("runs", size.runs), ("n", size.images), ("rounds", rounds)):
+    for flag, value in (("runs", size.runs), ("n", size.images)):
         if value < 1:
             raise InputError(f"--{flag} must be at least 1, not {value}")
     with tempfile.TemporaryDirectory(prefix="igd-bench-") as name:
@@ -144,44 +114,16 @@ def _timed(folder: Path, sorted_file: Path, questions: Sequence[Question], round
     for _ in range(rounds):
         for question, pairs in taken.items():
             one = [question.run_id] if question.run_id else []
-            yardstick = _run(folder, YARDSTICK, [str(sorted_file), *one])
-            pairs.append((_run(folder, IGD, [*question.words, "--catalog", str(folder / "results")]), yardstick))
+            yardstick = run_program(folder, YARDSTICK, [str(sorted_file), *one])
+            pairs.append((run_program(folder, IGD, [*question.words, "--catalog", str(folder / "results")]), yardstick))
     return [_row(question, pairs) for question, pairs in taken.items()]
 
 
 def _row(question: Question, pairs: Sequence[tuple[Process, Process]]) -> dict[str, object]:
     waits = SECONDS_TO_SETTLE if question.words[0] == "compact" else 0.0
-    ratios = [(mine.seconds - waits) / yardstick.seconds for mine, yardstick in pairs]
-    processor = [mine.processor_seconds / yardstick.processor_seconds for mine, yardstick in pairs]
-    memory = [mine.memory for mine, _ in pairs if mine.memory is not None]
     return {
         "command": " ".join(question.words).partition(" --output ")[0],
-        "seconds": round(statistics.median(mine.seconds for mine, _ in pairs), 3),
-        "ratio": round(statistics.median(ratios), 2),
-        "least": round(min(ratios), 2),
-        "largest": round(max(ratios), 2),
-        "processor_ratio": round(statistics.median(processor), 2),
+        **spread(pairs, waited_seconds=waits),
         "goal": question.goal,
-        "memory_MiB": round(max(memory)) if memory else None,
         "merged_MB": None,
     }
-
-
-def _run(folder: Path, program: str, words: Sequence[str]) -> Process:
-    """Run a Python program in a process of its own.
-
-    Raises:
-        IgdError: if it fails.
-    """
-    memory = folder / "memory"
-    memory.unlink(missing_ok=True)
-    before, started = os.times(), time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", program, str(memory), *words], capture_output=True, text=True)
-    seconds, after = time.perf_counter() - started, os.times()
-    if done.returncode:
-        raise IgdError(f"{' '.join(words)} failed: {(done.stderr.splitlines() or ['without a word'])[-1]}")
-    return Process(
-        seconds,
-        after.children_user + after.children_system - before.children_user - before.children_system,
-        int(memory.read_text()) / 1024 if memory.exists() else None,
-    )

@@ -30,7 +30,7 @@ ELSEWHERE = {
     "igd view": "serves until it is interrupted: tests/viewer/test_server.py",
     "igd doctor": "looks at the machine: tests/verbs/test_verbs.py",
     "python -m tests.toys.simulation": "takes ten minutes; fewer schedules: tests/catalog/test_simulation.py",
-    "igd bench": "takes minutes: tests/benchmarks/test_catalog.py and tests/cluster/test_bench.py",
+    "igd bench": "measures for minutes: tests/benchmarks/ and tests/cluster/test_bench.py",
     "igd zoo --check": "builds models for minutes: tests/verification/test_zoo.py",
     "ray up": "needs a cloud; the file's validation: tests/cluster/test_cluster_yaml.py",
     "ray d": "dashboard and down need a cloud",

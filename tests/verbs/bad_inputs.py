@@ -389,6 +389,12 @@ OWN: list[tuple[str, str]] = [
     ("bench catalog --n 0", "--n must be at least 1, not 0"),
     ("bench catalog --rounds 0", "--rounds must be at least 1, not 0"),
     ("bench catalog --model demo", "takes --n, --runs, --rounds and --json, not --model"),
+    ("bench start --n 4", "takes --rounds and --json, not --n"),
+    ("bench ranking --runs 2", "--runs does not belong to bench ranking"),
+    ("bench search --attacks aa", "--attacks does not belong to bench search"),
+    ("bench iwwc --runs 2", "--runs does not belong to bench iwwc"),
+    ("bench ranking --rounds 0", "--rounds must be at least 1, not 0"),
+    ("bench iwwc --attacks nothing", "unknown attack 'nothing'"),
     ("submit", "igd submit takes one of rank, train"),
     ("submit nothing", "nothing"),
 ]
