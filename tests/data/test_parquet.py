@@ -293,6 +293,31 @@ def test_one_changed_byte_gives_images_or_one_line(eight: Path, position: int, c
         assert images.shape == (8, 3, 6, 5)
 
 
+def test_damage_anywhere_behind_the_data_gives_images_or_one_line(eight: Path) -> None:
+    """One such byte, in the statistics of a column, made pyarrow end the process."""
+    content, changed = eight.read_bytes(), eight.with_name("changed.parquet")
+    behind = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    refused = 0
+    for place in range(behind, len(content)):
+        changed.write_bytes(content[:place] + bytes([79]) + content[place + 1 :])
+        images = result_or_input_error(lambda: load_images(f"parquet:{changed}", n=1))
+        refused += isinstance(images, InputError)
+        assert not isinstance(images, InputError) or "\n" not in str(images)
+    assert refused > 100
+
+
+def test_a_column_s_name_that_is_no_utf8_gives_images_or_one_line(eight: Path) -> None:
+    content, changed = eight.read_bytes(), eight.with_name("changed.parquet")
+    places = [place for place in range(len(content)) if content.startswith(b"label", place)]
+    refused = 0
+    for place in places:
+        changed.write_bytes(content[:place] + b"\x80" + content[place + 1 :])
+        images = result_or_input_error(lambda: load_images(f"parquet:{changed}").images)
+        refused += isinstance(images, InputError)
+        assert not isinstance(images, InputError) or "cannot be read" in str(images) or "label column" in str(images)
+    assert refused
+
+
 def test_a_text_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "test.parquet"
     path.write_text("img,label\n" * 100)

@@ -1,7 +1,7 @@
 """Images in Parquet files as Hugging Face stores them: a column of {bytes, path} or of bytes, and one of labels."""
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,23 +159,19 @@ def _opened(path: Path, label_column: str | None) -> ShardFile:
         field = f"{images}.bytes" if pa.types.is_struct(kind) else images
         _check_image_type(path, schema.field(images))
         require_label_type(path, labels, schema.field(labels).type)
-        _check_size(path, file.metadata, {field, labels})
+        _check_size(path, file.metadata)
         return ShardFile(path, file.metadata.num_rows, schema, images, field, labels)
 
 
 @contextmanager
 def _file(path: Path) -> Iterator[pq.ParquetFile]:
-    with _reading(path):
-        file = pq.ParquetFile(path, page_checksum_verification=True, buffer_size=BUFFER_BYTES)
-    with file:
-        yield file
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    # pyarrow reports damage as ArrowInvalid, OSError, UnicodeDecodeError (a ValueError) or OverflowError.
+    # pyarrow reports damage as ArrowInvalid, OSError, UnicodeDecodeError (a ValueError) or OverflowError; some of it
+    # only when what the file says of its columns is asked for.
     try:
-        yield
+        with pq.ParquetFile(path, page_checksum_verification=True, buffer_size=BUFFER_BYTES) as file:
+            yield file
+    except InputError:
+        raise
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise InputError(
             f"{path}: expected a complete Parquet file, but it cannot be read ({first_line(error)}); copy it again"
@@ -209,13 +205,13 @@ def _check_image_type(path: Path, field: pa.Field) -> None:
         )
 
 
-def _check_size(path: Path, metadata: pq.FileMetaData, columns: Collection[str]) -> None:
+def _check_size(path: Path, metadata: pq.FileMetaData) -> None:
     """Check what the file says of itself, before any of it is decompressed."""
     if metadata.num_rows > MOST_ROWS:
         raise InputError(f"{path}: {metadata.num_rows} rows exceed the limit of {MOST_ROWS}; split the file")
-    groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
-    chunks = [group.column(column) for group in groups for column in range(group.num_columns)]
-    _check_growth(path, sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in columns))
+    # Of all columns: pyarrow ends the process where what it is asked about a single one is damaged.
+    sizes = [metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups)]
+    _check_growth(path, sum(sizes))
 
 
 def _check_growth(path: Path, grown: int) -> None:
@@ -246,7 +242,7 @@ def _labels_and_names(files: Sequence[ShardFile], request: Request) -> tuple[npt
 
 
 def _read_labels(shard: ShardFile) -> pa.ChunkedArray:
-    with _file(shard.path) as file, _reading(shard.path):
+    with _file(shard.path) as file:
         column = file.read(columns=[shard.labels]).column(shard.labels)
     require_no_nulls(shard.path, column)
     return column
@@ -283,9 +279,8 @@ def _read_encoded(shard: ShardFile, rows: range) -> list[bytes]:
 def _stored(shard: ShardFile, file: pq.ParquetFile, groups: Sequence[int]) -> Iterator[bytes | None]:
     """Yield the images' bytes, one row at a time: every row may repeat a large one that is stored once."""
     columns = [shard.bytes_column]
-    with _reading(shard.path):
-        for batch in file.iter_batches(batch_size=1, row_groups=groups, columns=columns, use_threads=False):
-            column = batch.column(0)
-            in_struct = shard.bytes_column != shard.images
-            (content,) = (pc.struct_field(column, "bytes") if in_struct else column).to_pylist()
-            yield content
+    for batch in file.iter_batches(batch_size=1, row_groups=groups, columns=columns, use_threads=False):
+        column = batch.column(0)
+        in_struct = shard.bytes_column != shard.images
+        (content,) = (pc.struct_field(column, "bytes") if in_struct else column).to_pylist()
+        yield content
