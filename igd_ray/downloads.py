@@ -149,10 +149,19 @@ def transfer(url: str, path: Path) -> None:
 
 
 def check_hub_file(path: Path, what: str) -> None:
-    """Check a file in the cache of the Hugging Face hub, where large ones are called by their SHA-256, and note it.
+    """Check a file in the cache of the Hugging Face hub, as `hub_digest` does, and note it.
 
     Raises:
         InputError: if its content is not what it is called by.
+    """
+    note_download(f"{what}, SHA-256 {hub_digest(path, what)}")
+
+
+def hub_digest(path: Path, what: str) -> str:
+    """Return the SHA-256 of a file in the cache of the Hugging Face hub, where large ones are called by theirs.
+
+    Raises:
+        InputError: if its content is not what it is called by; errors call it `what`.
     """
     found, stored = _digest_of(path, "sha256"), path.resolve()
     if len(stored.name) == len(found) and stored.name != found:
@@ -160,7 +169,7 @@ def check_hub_file(path: Path, what: str) -> None:
             f"{what}: the downloaded file is damaged, its SHA-256 is {found}, not {stored.name}; delete {stored} to "
             "have it downloaded again"
         )
-    note_download(f"{what}, SHA-256 {found}")
+    return found
 
 
 def begins_like_a_page(path: Path) -> bool:
@@ -185,8 +194,14 @@ def reason(error: Exception) -> str:
     return said[:FOREIGN_MESSAGE_LENGTH] or type(cause).__name__
 
 
-def unreachable(addresses: Sequence[str], *, seconds: float) -> dict[str, str]:
-    """Return those of `addresses` that give no answer within `seconds`, all asked at once, each with the reason."""
+def unreachable(addresses: Sequence[str], *, seconds: float, trusted: bool = True) -> dict[str, str]:
+    """Return those of `addresses` that give no answer within `seconds`, all asked at once, each with the reason.
+
+    Args:
+        addresses: https:// or http://.
+        seconds: for all of them together.
+        trusted: whether an answer counts only under a certificate that downloads here would trust.
+    """
     import requests
 
     reasons = dict.fromkeys(addresses, f"no answer within {seconds:g} s")
@@ -197,6 +212,8 @@ def unreachable(addresses: Sequence[str], *, seconds: float) -> dict[str, str]:
             del reasons[address]
         except requests.RequestException as error:
             reasons[address] = reason(error)
+            if isinstance(error, requests.exceptions.SSLError) and not trusted:
+                del reasons[address]
 
     # Not a pool, which would wait at exit for a resolver that does not answer.
     threads = [Thread(target=ask, args=[address], daemon=True) for address in addresses]

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from igd_ray.catalog.sealed import Source
+from igd_ray.downloads import unreachable
 from igd_ray.errors import IgdError, InputError, first_line
 from igd_ray.lazy import fs, pa
 
@@ -21,6 +22,10 @@ SCHEMES = ("s3", "gs")
 # up to as many seconds later.
 SECONDS_OF_RETRIES = 10.0
 
+# Before anything is computed: for a connection, and then for an answer, credentials included.
+SECONDS_TO_ANSWER = 3.0
+SECONDS_OF_FIRST_RETRIES = 1.0
+
 
 class Bucket:
     """A place in an object store: a write is seen when it is complete, so files get their names at once.
@@ -29,12 +34,14 @@ class Bucket:
         uri: as ``s3://BUCKET/results``.
 
     Raises:
-        InputError: if pyarrow has no such filesystem.
+        InputError: if pyarrow has no such filesystem, or Google's store does not answer.
     """
 
     def __init__(self, uri: str) -> None:
         self._uri = uri.rstrip("/")
         try:
+            if self._uri.startswith("gs://"):
+                _require_answer(self._uri)
             self.filesystem, self.base = filesystem_of(self._uri)
         except (OSError, pa.ArrowException, ValueError) as error:
             raise InputError(f"the catalog {uri} cannot be used: {first_line(error)}") from error
@@ -149,11 +156,33 @@ class _Object:
         self._file.close()
 
 
-def filesystem_of(uri: str) -> tuple[Any, str]:
-    """Return pyarrow's filesystem for `uri`, and the path in it."""
+def _require_answer(uri: str) -> None:
+    """Check that Google's object store can be reached and asked, on which its library spends minutes.
+
+    Raises:
+        OSError: if it cannot be reached, or its answer is an error.
+    """
+    options = parse_qs(urlsplit(uri).query)
+    asked = os.environ.get("CLOUD_STORAGE_EMULATOR_ENDPOINT", "https://storage.googleapis.com")
+    if "endpoint_override" in options:
+        asked = f"{options.get('scheme', ['https'])[-1]}://{options['endpoint_override'][-1]}"
+    # The library waits for a connection for as long as the system does. It has certificates of its own.
+    for address, why in unreachable([asked], seconds=SECONDS_TO_ANSWER, trusted=False).items():
+        raise OSError(f"no connection to {address}: {why}; check the network, or name a folder")
+    filesystem, path = filesystem_of(uri, SECONDS_OF_FIRST_RETRIES)
+    filesystem.get_file_info([path])
+
+
+def filesystem_of(uri: str, retry_seconds: float = SECONDS_OF_RETRIES) -> tuple[Any, str]:
+    """Return pyarrow's filesystem for `uri`, and the path in it.
+
+    Args:
+        uri: as ``s3://BUCKET/results``.
+        retry_seconds: how long Google's library tries again, where the URI does not say it.
+    """
     parts = urlsplit(uri)
     if parts.scheme == "gs" and "retry_limit_seconds" not in parse_qs(parts.query):
-        uri += f"{'&' if parts.query else '?'}retry_limit_seconds={SECONDS_OF_RETRIES:g}"
+        uri += f"{'&' if parts.query else '?'}retry_limit_seconds={retry_seconds:g}"
     filesystem, path = fs.FileSystem.from_uri(uri)
     return filesystem, str(path)
 

@@ -1,10 +1,16 @@
 """A catalog in an object store, stood in for by a folder behind pyarrow's filesystem interface."""
 
+import socket
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from igd_ray.catalog import Catalog, run_query
+from igd_ray.cli import main
 from igd_ray.errors import IgdError, InputError
 from tests.toys.catalog_rows import add_outcomes, add_plan, add_run
 
@@ -79,3 +85,56 @@ def test_what_cannot_be_written_is_one_line(catalog: Catalog, bucket: Path) -> N
 def test_a_path_for_files_must_be_given(catalog: Catalog) -> None:
     with pytest.raises(InputError, match="is not a folder of this machine"):
         _ = catalog.root
+
+
+class Failing(BaseHTTPRequestHandler):
+    """Can be reached, and answers each question about an object with an error that passes."""
+
+    def do_GET(self) -> None:
+        self.send_error(503)
+
+    def do_HEAD(self) -> None:
+        self.send_error(404)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """A port that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture
+def failing() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Failing) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("verb", ["status", "evaluate"])
+@pytest.mark.parametrize(
+    ("store", "said"), [("127.0.0.1:9", "refused"), ("silent", "check the network"), ("failing", "cannot be used")]
+)
+def test_a_store_of_google_s_that_does_not_answer_is_refused_within_5_seconds(
+    verb: str,
+    store: str,
+    said: str,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    address = store if ":" in store else request.getfixturevalue(store)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    started = time.monotonic()
+    code = main([verb, "--catalog", f"gs://anonymous@bucket/results?endpoint_override={address}&scheme=http"])
+    assert time.monotonic() - started < 5
+    line = capsys.readouterr().err
+    assert (code, line.count("\n")) == (2, 1), line
+    assert line.startswith("igd: error: the catalog gs://")
+    assert said in line

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from igd_ray.data.images import LabeledImages, Request
 from igd_ray.data.parquet.files import load_files
 from igd_ray.data.parquet.shards import SUFFIX, missing_shards, natural_order, shards_of_split
-from igd_ray.downloads import note_download
+from igd_ray.downloads import hub_digest, note_download
 from igd_ray.errors import InputError, first_line
 
 # Hugging Face keeps a Parquet copy of every public data set, whatever its own files are, under this revision.
@@ -68,7 +68,10 @@ def _downloaded(request: Request, matched: re.Match[str]) -> Iterator[Path]:
     for path in shards:
         try:
             file = Path(huggingface_hub.hf_hub_download(repository, str(path), repo_type="dataset", revision=revision))
+            hub_digest(file, request.spec)
             metadata = pq.read_metadata(file)
+        except InputError:
+            raise
         except Exception as error:  # as above, or a file that is not Parquet
             raise _failed(request, error) from None
         note_download(f"hf:{repository}, {_commit(file)}")
