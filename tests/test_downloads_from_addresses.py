@@ -19,12 +19,12 @@ from igd_ray.errors import IgdError, InputError
 from igd_ray.models import load_model
 from igd_ray.models.zoo import find_entry
 from tests.data.test_cifar import folder as made_up_cifar
+from tests.data.test_cifar import pack_cifar100
 from tests.toys.loopback_hub import Hub, loopback_hub
 
 DRIVE = "Wong2020Fast"
 ADDRESS = "Debenedetti2022Light_XCiT-S12"
 ADDRESS_FILE = "RobustBench/robustbench/releases/download/v1.1/debenedetti2022light-xcit-s-cifar10-linf.pth.tar"
-ARCHIVE = "~kriz/cifar-10-binary.tar.gz"
 
 
 @pytest.fixture
@@ -143,29 +143,35 @@ def _file(folder: Path, content: bytes) -> Path:
 folder = made_up_cifar
 
 
-def test_the_archive_of_cifar(internet: Hub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = (folder / "cifar-10-binary.tar.gz").read_bytes()
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_the_archives_of_cifar(
+    internet: Hub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    if name == "cifar100":
+        pack_cifar100(folder, monkeypatch)
+    file = f"{name.replace('r1', 'r-1')}-binary.tar.gz"
+    content, address = (folder / file).read_bytes(), f"~kriz/{file}"
     place = tmp_path / "data"
     monkeypatch.setenv("IGD_DATA", str(place))
 
     def refused() -> str:
         with pytest.raises(InputError, match=r"failed .*; try again, put the file there, or give the") as said:
-            load_images("cifar10")
+            load_images(name)
         assert list(place.iterdir()) == []
         assert "\n" not in str(said.value)
         return str(said.value)
 
     assert "www.cs.toronto.edu answered 404 Not Found" in refused()
-    internet.pages = {ARCHIVE}
+    internet.pages = {address}
     assert "a web page came instead of the file" in refused()
-    internet.pages, internet.files, internet.damaged = set(), {ARCHIVE: content}, {ARCHIVE}
+    internet.pages, internet.files, internet.damaged = set(), {address: content}, {address}
     assert f"not {hashlib.md5(content).hexdigest()}" in refused()
     server, internet.address, internet.damaged = internet.address, "", set()
     assert "no connection to www.cs.toronto.edu" in refused()
-    internet.address, internet.cut, asked = server, {ARCHIVE}, len(internet.asked)
+    internet.address, internet.cut, asked = server, {address}, len(internet.asked)
     notes: list[str] = []
     with noted_downloads(notes):
-        assert len(load_images("cifar10")) == len(load_images("cifar10")) == 3
-    assert notes == [f"downloaded: cifar-10-binary.tar.gz, MD5 {hashlib.md5(content).hexdigest()}"]
+        assert len(load_images(name)) == len(load_images(name)) == 3
+    assert notes == [f"downloaded: {file}, MD5 {hashlib.md5(content).hexdigest()}"]
     assert len(internet.asked) - asked == 2, "it broke once, and came once"
-    assert [path.name for path in place.iterdir()] == ["cifar-10-binary.tar.gz"]
+    assert [path.name for path in place.iterdir()] == [file]

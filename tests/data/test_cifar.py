@@ -51,6 +51,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def pack_cifar100(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write a CIFAR-100 of 3 test images to `folder`, whose digest counts as the published one."""
+    contents = {"cifar-100-binary/test.bin": records(rows(3, 4), [5, 5, 0], [1, 99, 7])}
+    digest = pack(folder / "cifar-100-binary.tar.gz", contents)
+    monkeypatch.setattr(cifar, "CIFAR100", replace(cifar.CIFAR100, md5=digest))
+
+
 def test_pixels_labels_and_names_are_the_archive_s(folder: Path) -> None:
     data = load_images(f"cifar10:{folder}", split="train")
     expected = np.concatenate([rows(2, n) for n in range(1, 6)]).reshape(10, 3, 32, 32)
@@ -100,13 +107,11 @@ def test_the_spec_without_a_folder_reads_igd_data_or_data(folder: Path, monkeypa
 
 
 def test_cifar100_has_its_fine_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    contents = {"cifar-100-binary/test.bin": records(rows(2, 4), [5, 5], [1, 99])}
-    digest = pack(tmp_path / "cifar-100-binary.tar.gz", contents)
-    monkeypatch.setattr(cifar, "CIFAR100", replace(cifar.CIFAR100, md5=digest))
+    pack_cifar100(tmp_path, monkeypatch)
     data = load_images(f"cifar100:{tmp_path}")
-    assert data.labels.tolist() == [1, 99]
+    assert data.labels.tolist() == [1, 99, 7]
     assert data.class_names == CIFAR100
-    assert torch.equal(data.images, torch.from_numpy(rows(2, 4).reshape(2, 3, 32, 32)) / 255)
+    assert torch.equal(data.images, torch.from_numpy(rows(3, 4).reshape(3, 3, 32, 32)) / 255)
     assert data.ids[0].startswith("cifar100-test-000000-")
 
 

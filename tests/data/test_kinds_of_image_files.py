@@ -347,6 +347,10 @@ REFUSED: dict[str, tuple[Make, str, str]] = {
 }
 
 
+def test_there_are_many_kinds() -> None:
+    assert len(READ) >= 30
+
+
 @pytest.mark.parametrize("kind", REFUSED)
 def test_this_kind_is_refused(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -94,22 +94,29 @@ def test_a_clip_of_the_zoo_comes_once_and_is_noted_with_its_hash(tmp_path: Path)
         )
 
 
-def test_a_damaged_file_is_refused_each_time_until_it_is_deleted(tmp_path: Path, weights: bytes) -> None:
-    with loopback_hub() as hub:
-        hub.files = {MODEL: weights, CLIP: DEMO_CONFIG.with_suffix(".safetensors").read_bytes()}
-        hub.damaged = set(hub.files)
-        for _ in range(2):
-            for door, said in ask(hub, tmp_path, "timm", "clip").items():
-                assert said.startswith("InputError: "), (door, said)
-                assert "delete" in said, (door, said)
-                assert "\n" not in said
+DATA = "datasets/made/up/data/test-00000-of-00001.parquet"
+FILE = {"timm": MODEL, "clip": CLIP, "data": DATA}
+
+# What each door advises where the file does not come.
+ADVICE = {"timm": "weights", "clip": "weights", "data": "give them as parquet:DIR"}
 
 
-def test_without_the_file_or_the_network_each_door_says_what_to_do(tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", ["cut", "damaged", "missing", "a page", "no network"])
+def test_each_door_says_in_one_line_what_went_wrong_and_what_to_do(case: str, tmp_path: Path, weights: bytes) -> None:
+    files = {MODEL: weights, CLIP: DEMO_CONFIG.with_suffix(".safetensors").read_bytes(), DATA: parquet(3, 0)}
     with loopback_hub() as hub:
-        answers = ask(hub, tmp_path, "timm", "clip that is not there", "data")
-    for door, answer in {**answers, **ask(None, tmp_path, "timm", "data")}.items():
-        assert answer.startswith("InputError: "), (door, answer)
-        assert "\n" not in answer
-        advice = "give them as parquet:DIR" if door == "data" else "weights"
-        assert advice in answer, (door, answer)
+        hub.files = {} if case == "missing" else dict(files)
+        hub.cut = set(files) if case == "cut" else set()
+        hub.damaged = set(files) if case == "damaged" else set()
+        hub.pages = set(files) if case == "a page" else set()
+        answers = ask(None if case == "no network" else hub, tmp_path, *FILE)
+        for door, answer in answers.items():
+            assert answer.startswith("InputError: "), (door, answer)
+            assert ("delete" if case == "damaged" else ADVICE[door]) in answer, (door, answer)
+            assert "\n" not in answer
+        # What was refused is not taken for the file afterwards; what broke comes when it is asked for again.
+        if case == "damaged":
+            assert ask(hub, tmp_path, *FILE) == answers
+        if case == "cut":
+            again = ask(hub, tmp_path, *FILE)
+            assert not [answer for answer in again.values() if answer.startswith("InputError")], again

@@ -157,6 +157,10 @@ REFUSED = [
 ]
 
 
+def test_there_are_many_kinds() -> None:
+    assert len({factory for factory, *_ in [*EVALUATED, *REFUSED]}) >= 40
+
+
 @pytest.mark.parametrize(("factory", "changes", "expected"), REFUSED, ids=str)
 def test_this_kind_is_refused_before_work_starts(
     factory: str, changes: dict[str, object], expected: str, data: str, tmp_path: Path

@@ -2,6 +2,7 @@
 
 import shlex
 import signal
+import time
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
@@ -19,6 +20,9 @@ from tests.verbs.bad_inputs import DEEP, MANY_DIGITS, OWN, SHARED, STUDIES, writ
 
 # Of computing: a busy machine takes longer by the clock.
 SECONDS = 5
+
+# Seconds of computing that each answer took.
+SPENT: dict[str, float] = {}
 
 ROWS = [*((f"{verb} {flags}", expected) for verb in STUDIES for flags, expected in SHARED), *OWN]
 
@@ -44,7 +48,7 @@ def imported() -> None:
 
 
 @pytest.fixture
-def refusing(imported: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def refusing(imported: None, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail where Ray would start, or the answer takes too long."""
 
     def late(_signal: int, _frame: FrameType | None) -> NoReturn:
@@ -57,7 +61,9 @@ def refusing(imported: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     before = signal.signal(signal.SIGPROF, late)
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    started = time.process_time()
     yield
+    SPENT[request.node.name] = time.process_time() - started
     signal.setitimer(signal.ITIMER_PROF, 0)
     signal.signal(signal.SIGPROF, before)
 
@@ -101,6 +107,15 @@ def test_bad_input(
     assert expected in lines[0]
     assert len(lines[0]) < 1000
     assert sorted(path for path in folder.rglob("*") if "__pycache__" not in path.parts) == before
+
+
+def test_the_slowest_answer_took_less(capsys: pytest.CaptureFixture[str]) -> None:
+    if not SPENT:
+        pytest.skip("no row was answered before, in this process")
+    slowest = max(SPENT, key=lambda row: SPENT[row])
+    with capsys.disabled():
+        print(f"\nslowest of {len(SPENT)} bad inputs: {SPENT[slowest]:.2f} s of computing for {slowest}")
+    assert SPENT[slowest] < SECONDS
 
 
 @pytest.mark.skipif(find_spec("optuna") is not None, reason="optuna is installed, so nothing is missing")
