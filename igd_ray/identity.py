@@ -30,6 +30,20 @@ STAGE_VERSIONS: Mapping[str, int] = {
 }
 
 
+def require_plain(settings: Mapping[str, object]) -> None:
+    """Check that `settings`, of code of the user's, can be part of a key.
+
+    Raises:
+        InputError: if one of them is of another type than `content_hash` takes, or NaN or infinite.
+    """
+    try:
+        content_hash(dict(settings))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"its fields are its settings, and must be numbers, texts, true, false, None or lists of these: {error}"
+        ) from None
+
+
 def content_hash(value: object) -> str:
     """Return the hash, 32 hexadecimal digits, of `value` built of dict, list, tuple, str, int, float, bool, None.
 

@@ -4,7 +4,8 @@
 `igd_ray.attacks.Attack` that takes no arguments. `tr-mine=…` computes its points on the base model; `audit-mine=…`
 attacks what others left robust; `audit-mine@loir-16=…` attacks that defense only.
 
-`tr-aa@FILE.py:factory` is a transfer from another model, the one that `factory()` returns with its weights.
+`tr-aa@FILE.py:factory` is a transfer from another model, the one that `factory()` returns with its weights;
+`tr-aa@FILE.py:factory#WEIGHTS` gives it the weights of another file.
 """
 
 import inspect
@@ -26,8 +27,10 @@ from igd_ray.attacks.registry import (
     parse_attack,
 )
 from igd_ray.errors import InputError, did_you_mean, first_line
+from igd_ray.identity import require_plain
 from igd_ray.models.sources import exits_refused, import_sources
 from igd_ray.protocol import ATTACK_GROUPS, AUDIT_PREFIX, TRANSFER_PREFIX
+from igd_ray.values.file_parts import PART
 
 
 class OwnAttack(NamedTuple):
@@ -63,15 +66,11 @@ class OwnAttack(NamedTuple):
                         f"it has no subclass {self.class_name!r} of igd_ray.attacks.Attack"
                         f"{did_you_mean(self.class_name, known)}"
                     )
-                algorithm = defined()
+                return named_own(self.label, defined(), defense=self.defense, file=self.file)
         except InputError as error:
             self._refuse(str(error).removeprefix(self._prefix))
         except Exception as error:  # somebody's code may fail in any way
             self._refuse(f"{type(error).__name__}: {first_line(error)}")
-        idea = (inspect.getdoc(defined) or defined.__name__).partition("\n")[0]
-        registration = Registration(self.label, defined, idea=idea, file=self.file, defense=self.defense)
-        transfer = self.label.startswith(TRANSFER_PREFIX)
-        return NamedAttack(self.label, algorithm, transfer, registration)
 
     @property
     def _prefix(self) -> str:
@@ -79,6 +78,25 @@ class OwnAttack(NamedTuple):
 
     def _refuse(self, why: str) -> NoReturn:
         raise InputError(f"{self._prefix}{why}")
+
+
+def named_own(label: str, algorithm: Attack, *, defense: str | None, file: Path | None = None) -> NamedAttack:
+    """Return `algorithm`, an attack of the user's own, as the one called `label`.
+
+    Args:
+        label: free, see `require_free_label`.
+        algorithm: the attack.
+        defense: the label of the only defense that it attacks; None for all.
+        file: that workers have to import for it; None for what only this program holds.
+
+    Raises:
+        InputError: if the source of its class was not found, or its settings cannot be told from others.
+    """
+    require_plain(algorithm.settings)
+    defined = type(algorithm)
+    idea = (inspect.getdoc(defined) or defined.__name__).partition("\n")[0]
+    registration = Registration(label, defined, idea=idea, file=file, defense=defense)
+    return NamedAttack(label, algorithm, label.startswith(TRANSFER_PREFIX), registration)
 
 
 def parse_own(entry: str) -> OwnAttack:
@@ -98,6 +116,9 @@ def parse_own(entry: str) -> OwnAttack:
     return OwnAttack(label, defense or None, Path(file).resolve(), class_name)
 
 
+# FILE.py:factory#WEIGHTS.
+MODEL_AND_WEIGHTS = re.compile(rf"(?P<spec>.+\.py:[^:{PART}]+){PART}(?P<weights>.+)")
+
 # What another model may be called in a label.
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -112,7 +133,7 @@ def is_from_another_model(entry: str) -> bool:
 def parse_transfer_from(entry: str) -> NamedAttack:
     """Return the transfer from another model that `entry` names; nothing is read.
 
-    Its label is tr-ATTACK@NAME, by default with the model's file and factory as its name.
+    Its label is tr-ATTACK@NAME, by default with the model's file and factory, and the file of its weights, as its name.
 
     Raises:
         InputError: if it is not of that form, or there is no such transfer.
@@ -121,11 +142,12 @@ def parse_transfer_from(entry: str) -> NamedAttack:
     name, equals, spec = rest.partition("=")
     if not equals or not MODEL_NAME.fullmatch(name):
         name, spec = "", rest
+    spec, weights = model_and_weights(spec)
     file, _, factory = spec.rpartition(":")
     if not file.endswith(".py") or not factory:
         raise InputError(
             f"a transfer from another model is given as tr-ATTACK@FILE.py:factory or tr-ATTACK@NAME=FILE.py:factory, "
-            f"not {entry!r}"
+            f"with {PART}WEIGHTS behind it where a file holds its weights, not {entry!r}"
         )
     attack = parse_attack(label)
     if not attack.transfer:
@@ -133,9 +155,22 @@ def parse_transfer_from(entry: str) -> NamedAttack:
             f"--attacks {entry}: another model is for transfers, such as tr-aa@FILE.py:factory, not {label}"
         )
     path = Path(file)
-    return replace(
-        attack, label=f"{label}@{name or f'{path.name}:{factory}'}", source_model=f"{path.resolve()}:{factory}"
-    )
+    own_name, source = f"{path.name}:{factory}", f"{path.resolve()}:{factory}"
+    if weights is not None:
+        own_name, source = f"{own_name}{PART}{Path(weights).name}", f"{source}{PART}{Path(weights).resolve()}"
+    return replace(attack, label=f"{label}@{name or own_name}", source_model=source)
+
+
+def model_and_weights(spec: str) -> tuple[str, str | None]:
+    """Return FILE.py:factory and WEIGHTS of FILE.py:factory#WEIGHTS; any other spec has no weights.
+
+    >>> model_and_weights("net.py:net#net.pt#model_ema")
+    ('net.py:net', 'net.pt#model_ema')
+    >>> model_and_weights("net.py:net")
+    ('net.py:net', None)
+    """
+    found = MODEL_AND_WEIGHTS.fullmatch(spec)
+    return (spec, None) if found is None else (found["spec"], found["weights"])
 
 
 def _is_transfer(label: str) -> bool:

@@ -35,7 +35,7 @@ def bench_search(settings: SearchSettings, folder: Path, rounds: int) -> list[di
         workspace = Workspace(settings.model_copy(update={"catalog": str(folder / name)}))
         (plan,) = plan_searches(workspace)
         with Session(workspace, in_process("auto")) as session:
-            session.rank(plan.ranking)
+            session.rank(plan.mask_ranking)
         return workspace, plan
 
     def search(workspace: Workspace[SearchSettings], plan: SearchPlan) -> list[Trial]:
@@ -47,7 +47,7 @@ def bench_search(settings: SearchSettings, folder: Path, rounds: int) -> list[di
     workspace, plan = prepared("first")
     trials = search(workspace, plan)
     rounds_to_come = [prepared(f"{number}") for number in range(rounds)]
-    scores = read_ranking(workspace.catalog, plan.ranking.ranking_id).scores
+    scores = read_ranking(workspace.catalog, plan.mask_ranking.ranking_id).scores
     anew = partial(accuracies, workspace, scores, trials)
     with CountedImages(workspace.model) as counted:
         found = anew()

@@ -79,25 +79,50 @@ def sources_digest(sources: Mapping[str, Path]) -> str:
     return hashlib.sha256("\n".join(each).encode()).hexdigest()
 
 
-@cache
 def code_digest(defined: type) -> str | None:
-    """Return the SHA-256 of the file of the class `defined` and of the modules beside it that it imports.
+    """Return the SHA-256 of the code of the class `defined`.
 
-    None for the package's own classes: a change of what they compute raises a version in `igd_ray.identity`.
+    Of a class in a file it is that of the file and of the modules beside it that it imports; of one that a program or a
+    notebook defines itself, that of what the class and all that it reads compute. None for the package's own classes:
+    a change of what they compute raises a version in `igd_ray.identity`.
 
     Raises:
-        InputError: if the class does not come from a file, or a file cannot be read.
+        InputError: if the source of the class was not found, or a file cannot be read.
     """
     if defined.__module__.partition(".")[0] == PACKAGE:
         return None
+    # A notebook's main module has the file of its server.
+    return _memory_digest(defined) if defined.__module__ == "__main__" else _file_digest(defined)
+
+
+def read_code_anew() -> None:
+    """Forget the digests of classes that are in memory only: what their code reads may have changed since."""
+    _memory_digest.cache_clear()
+
+
+@cache
+def _memory_digest(defined: type) -> str:
+    # Here, as it imports PyTorch, and files need it not.
+    from igd_ray.models.live_code import code_in_memory
+
+    return code_in_memory(defined)
+
+
+@cache
+def _file_digest(defined: type) -> str:
     try:
         file = inspect.getfile(defined)
     except (TypeError, OSError):
-        raise InputError(
-            f"the source of {defined.__qualname__} was not found, so its results could not be told from those of "
-            "other code; define it in a file"
-        ) from None
+        raise no_source(defined.__qualname__) from None
     return sources_digest(model_sources(Path(file)))
+
+
+def no_source(name: str) -> InputError:
+    """Return the error that the code of a class or function called `name` cannot be told from other code."""
+    return InputError(
+        f"the source of {name} was not found, so its results could not be told from those of other code; define it in "
+        "a cell of a notebook, or in a file: `igd new defense|attack|ranking NAME` writes one"
+    )
 
 
 def is_of_a_file(module: str) -> bool:

@@ -12,16 +12,22 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
+from igd_ray.attacks import Attack
+from igd_ray.attacks.own import named_own, require_free_label
+from igd_ray.attacks.registry import NamedAttack
 from igd_ray.data import LabeledImages, check_images
 from igd_ray.data.images import ArrayReader, row_id
 from igd_ray.defenses.own import OwnDefense
 from igd_ray.defenses.registry import Argument, Arguments, Parts, Run
-from igd_ray.defenses.specs import parse_defense
+from igd_ray.defenses.specs import defense_names, parse_defense
 from igd_ray.errors import InputError, first_line
 from igd_ray.identity import content_hash
 from igd_ray.models import model_fingerprint
-from igd_ray.notebook.live_code import code_in_memory, has_own_code
+from igd_ray.models.live_code import code_in_memory, has_own_code
+from igd_ray.models.sources import code_digest
 from igd_ray.planning.workspace import IN_MEMORY
+from igd_ray.ranking import RANKINGS, Ranking
+from igd_ray.ranking.own import checked_class, require_free_name
 from igd_ray.units.replica import ModelSource
 
 
@@ -129,6 +135,38 @@ def memory_defense(label: str, module: nn.Module, base: nn.Module) -> MemoryDefe
     if module is base:
         defense.refuse("it is the base model itself, which `none` stands for; leave it out")
     return defense
+
+
+def memory_attack(name: str, attack: Attack | type[Attack]) -> NamedAttack:
+    """Return `attack` as the one called `name`: LABEL, or LABEL@DEFENSE for one that attacks that defense only.
+
+    Raises:
+        InputError: if the label is taken, the class takes arguments, or its source was not found.
+    """
+    label, _, defense = name.partition("@")
+    require_free_label(label, f"attack {name!r}")
+    what = f"attack {name} ({attack.__name__ if isinstance(attack, type) else type(attack).__name__})"
+    try:
+        return named_own(label, attack() if isinstance(attack, type) else attack, defense=defense or None)
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from error
+    except Exception as error:  # making one runs the program's code, which may fail in any way
+        raise InputError(f"{what}: {type(error).__name__}: {first_line(error)}") from error
+
+
+def memory_ranking(name: str, ranking: object) -> type[Ranking]:
+    """Make the class `ranking` known as the method `name`, for defenses called NAME-K, and return it.
+
+    Raises:
+        InputError: if the name is taken, it is not a class of rankings, or its source was not found.
+    """
+    what = f"method {name!r}"
+    require_free_name(name, what, defense_names())
+    found = checked_class(ranking, f"{what}: {getattr(ranking, '__name__', type(ranking).__name__)}")
+    if code_digest(found) is None:
+        raise InputError(f"{what}: {found.__name__} is a ranking of this package, which has a name already; use that")
+    RANKINGS[name] = found
+    return found
 
 
 def memory_images(images: Tensor, labels: Tensor, class_names: tuple[str, ...], what: str) -> LabeledImages:

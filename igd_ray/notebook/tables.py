@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from igd_ray.protocol import NONE, attack_order
 from igd_ray.report.accuracy import accuracy_rows, accuracy_tables
 from igd_ray.report.results import Results
 from igd_ray.report.sentences import remarks
@@ -85,7 +86,8 @@ class Evaluation:
         rows = [
             {name: value for name, value in row.items() if name not in _BY_ATTACK} for row in accuracy_rows(results)
         ]
-        by_attack = [{name: row[name] for name in _OF_AN_ATTACK} for row in results.accuracies]
+        accuracies = sorted(results.accuracies, key=_place)
+        by_attack = [{name: row[name] for name in _OF_AN_ATTACK} for row in accuracies]
         printed = tuple(ResultTable(table.title, table.rows) for table in accuracy_tables(results))
         return cls(
             results.run_id,
@@ -103,3 +105,7 @@ class Evaluation:
     def _repr_html_(self) -> str:
         below = "".join(f"<p>{html.escape(remark)}</p>" for remark in self.remarks)
         return "".join(table._repr_html_() for table in self._printed) + below
+
+
+def _place(row: Mapping[str, Any]) -> tuple[bool, str, tuple[int, int, str]]:
+    return row["defense"] != NONE, row["defense"], attack_order(row["attack"])

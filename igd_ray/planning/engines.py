@@ -1,20 +1,28 @@
 """Whose code searches, pyautoattack's or the engine's: the choice, and what a run says of it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from igd_ray.attacks.base import ENGINES, PYAUTOATTACK
 from igd_ray.attacks.own import named_attack
 from igd_ray.attacks.registry import NamedAttack, expand_attacks, is_in_a_file, parse_attack
 
 
-def asked_attacks(labels: Iterable[str], engine: str) -> list[NamedAttack]:
+def asked_attacks(
+    labels: Iterable[str], engine: str, held: Mapping[str, NamedAttack] = MappingProxyType({})
+) -> list[NamedAttack]:
     """Return the attacks that `labels` and groups ask for, searched by `engine` where they have the choice.
+
+    Args:
+        labels: labels, groups and entries of attacks in files.
+        engine: see `ENGINES`.
+        held: what only this program holds, by its entry.
 
     Raises:
         InputError: if there is no such attack.
     """
     return [
-        on_engine(named_attack(entry) if is_in_a_file(entry) else parse_attack(entry), engine)
+        on_engine(held.get(entry) or (named_attack(entry) if is_in_a_file(entry) else parse_attack(entry)), engine)
         for entry in expand_attacks(labels)
     ]
 

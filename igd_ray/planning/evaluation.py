@@ -115,7 +115,7 @@ def plan_evaluation(workspace: Workspace[EvaluateSettings]) -> EvaluationPlan:
         InputError: for anything that cannot be used, before work starts.
     """
     settings = workspace.settings
-    attacks = asked_attacks(settings.attacks, settings.engine)
+    attacks = asked_attacks(settings.attacks, settings.engine, workspace.given.attacks)
     attacks += [published_attack(workspace, entry) for entry in settings.points]
     _require_targets(attacks, settings)
     for attack in attacks:

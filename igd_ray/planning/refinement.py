@@ -38,11 +38,14 @@ def plan_refinement(workspace: Workspace[SearchSettings], plan: SearchPlan, tria
     images = workspace.search.select(slice(0, plan.settings.refine_n))
     shards = shards_of("search", images, REFINED_SHARD_IMAGES)
     labels = {trial.number: _label(plan, trial.setting) for trial in trials}
-    ranked = plan.ranked
     defenses = [plan.defense(trial.setting, labels[trial.number]) for trial in trials]
     attacks = [parse_attack(label) for label in ATTACKS]
     base = BaseAttacks(
-        ranked.model_id, len(ranked.class_names), workspace.model_is_random, plan.settings.threat, plan.settings.seed
+        plan.base.model_id,
+        len(plan.base.class_names),
+        workspace.model_is_random,
+        plan.settings.threat,
+        plan.settings.seed,
     )
     evaluation = plan_attacks(defenses, attacks, shards, base=base, inspected=shards[0])
     return Refinement(replace(evaluation, inspections=()), labels)

@@ -5,7 +5,7 @@ Everything that can be wrong with model, data and layer is found here, before an
 
 from collections.abc import Mapping
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar, cast
 from torch import nn
 
 from igd_ray.attacks.base import RANDOMISED_DIFFERENCE
+from igd_ray.attacks.own import model_and_weights
+from igd_ray.attacks.registry import NamedAttack
 from igd_ray.catalog import Catalog
 from igd_ray.checks import check_randomised
 from igd_ray.config import WorkspaceSettings
@@ -68,31 +70,41 @@ class Given:
     Attributes:
         model: the base model.
         test, probe: the images that are evaluated, and those that neurons are ranked on.
-        defenses: by their entries in the settings.
+        defenses, attacks: by their entries in the settings.
     """
 
     model: ModelSource | None = None
     test: LabeledImages | None = None
     probe: LabeledImages | None = None
     defenses: Mapping[str, OwnDefense] = field(default_factory=dict)
+    attacks: Mapping[str, NamedAttack] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class RankedModel:
-    """What a ranking is of.
+class NamedModel:
+    """What a search is of.
 
     Attributes:
         model, model_id: the base model's label and fingerprint.
         dataset: the data's spec.
-        layer: whose neurons are ranked.
         class_names: of its classes.
     """
 
     model: str
     model_id: str
     dataset: str
-    layer: Layer
     class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RankedModel(NamedModel):
+    """What a ranking is of.
+
+    Attributes:
+        layer: whose neurons are ranked.
+    """
+
+    layer: Layer
 
 
 @dataclass(frozen=True)
@@ -312,31 +324,38 @@ class Workspace(Generic[S]):
         return shards_of(name, self.use(name), size)
 
     @property
+    def named(self) -> NamedModel:
+        """The model, its data and its classes."""
+        return NamedModel(self.source.label, self.model_id, self.settings.data, tuple(self.class_names))
+
+    @property
     def ranked(self) -> RankedModel:
-        """The model and the layer that rankings are computed for."""
-        return RankedModel(self.source.label, self.model_id, self.settings.data, self.layer, tuple(self.class_names))
+        """The same, with the layer that rankings are computed for."""
+        return RankedModel(**asdict(self.named), layer=self.layer)
 
     def bring_points(self, name: str, points: LabeledImages) -> None:
         """Have workers bring along the image set `name`: points aligned with the images evaluated."""
         self._published[name] = points
         self.use(name)
 
-    def bring_model(self, spec: str) -> OtherModel:
-        """Have workers bring along the model FILE.py:factory, whose factory loads its weights.
+    def bring_model(self, named: str) -> OtherModel:
+        """Have workers bring along the model FILE.py:factory#WEIGHTS, or FILE.py:factory that loads its weights itself.
 
         Raises:
             InputError: naming the file, if it is not a model of these images and classes, or prints.
         """
+        spec, file = model_and_weights(named)
+        weights = file or OWN
         try:
             with contained():
-                model = load_model(spec, weights=OWN)
+                model = load_model(spec, weights=weights)
                 check_model(model, self.example, self.class_names, spec=spec)
                 is_random = self._is_random(model)
         except Exception as error:  # somebody's code may fail in any way
             # Most say themselves which file it is.
             raise InputError(str(error) if spec in str(error) else f"model {spec!r}: {error}") from error
         fingerprint = model_fingerprint(model)
-        source = ModelSource(spec, OWN, {}, fingerprint)
+        source = ModelSource(spec, weights, {}, fingerprint)
         model_id = _model_id(fingerprint, {})
         if model_id != self.model_id:
             self._other_models[model_id] = source

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from igd_ray.errors import InputError, did_you_mean
+from igd_ray.identity import require_plain
 from igd_ray.models.fingerprint import model_fingerprint
 from igd_ray.models.sources import code_digest, contained, import_sources
 from igd_ray.ranking.base import RANKINGS, Batch, Ranking, Replica, State, Statistic
@@ -52,14 +53,7 @@ def register_files(entries: Sequence[str], arguments: Mapping[str, object], *, t
     """
     files = {name: spec for name, spec in map(split_method, entries) if spec is not None}
     for name, spec in files.items():
-        if not NAME.fullmatch(name):
-            raise InputError(
-                f"--method {name}={spec}: expected a name of letters, digits, _ and - that does not end in a number, "
-                "as loir-50 does; choose another"
-            )
-        built_in = code_digest(RANKINGS[name]) is None if name in RANKINGS else name in taken
-        if built_in:
-            raise InputError(f"--method {name}={spec}: {name!r} is a name of this package; choose another")
+        require_free_name(name, f"--method {name}={spec}", taken)
         RANKINGS[name] = _load(spec)
         FILES[RANKINGS[name]] = Path(spec.rpartition(":")[0]).resolve()
     for argument, value in arguments.items():
@@ -70,6 +64,27 @@ def register_files(entries: Sequence[str], arguments: Mapping[str, object], *, t
                 "the package's own have flags of their own"
             )
         own_settings(name, RANKINGS[name], {argument: value})
+
+
+def require_free_name(name: str, what: str, taken: Collection[str]) -> None:
+    """Check that a ranking of the user's own may be called `name`.
+
+    Args:
+        name: of a ranking.
+        what: how errors call it.
+        taken: names that labels of defenses have, which would read otherwise.
+
+    Raises:
+        InputError: if it may not.
+    """
+    if not NAME.fullmatch(name):
+        raise InputError(
+            f"{what}: expected a name of letters, digits, _ and - that does not end in a number, as loir-50 does; "
+            "choose another"
+        )
+    built_in = code_digest(RANKINGS[name]) is None if name in RANKINGS else name in taken
+    if built_in:
+        raise InputError(f"{what}: {name!r} is a name of this package; choose another")
 
 
 def _load(spec: str) -> type[Ranking]:
@@ -90,10 +105,19 @@ def _load(spec: str) -> type[Ranking]:
             f"{path.name}: {name} is a function, such as the factory of a defense, and no ranking; igd search takes "
             "that as --defense NAME=FILE.py:factory"
         )
+    return checked_class(found, f"{path.name}: {name}")
+
+
+def checked_class(found: object, what: str) -> type[Ranking]:
+    """Return `found`, which errors call `what`, if it is a class of rankings.
+
+    Raises:
+        InputError: if it is not, or lacks a method.
+    """
     if not (isinstance(found, type) and issubclass(found, Ranking)):
-        raise InputError(f"{path.name}: {name} must be a subclass of igd_ray.ranking.StatisticRanking or Ranking")
+        raise InputError(f"{what} must be a subclass of igd_ray.ranking.StatisticRanking or Ranking")
     if missing := sorted(getattr(found, "__abstractmethods__", ())):
-        raise InputError(f"{path.name}: {name} lacks {', '.join(missing)}; define it")
+        raise InputError(f"{what} lacks {', '.join(missing)}; define it")
     return found
 
 
@@ -137,6 +161,10 @@ def try_out(ranking: Ranking, images: Tensor, labels: Tensor, count: int, replic
             something other than states and scores.
     """
     what = type(ranking).__qualname__
+    try:
+        require_plain(ranking.options)
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from None
     merged = []
     for statistic in ranking.statistics():
         neurons = statistic.neuron_ranges(ranking.layer.width)[0]

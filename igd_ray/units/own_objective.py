@@ -33,7 +33,7 @@ class OwnObjectiveSource:
         model: the base model.
         defense: in a file, with the arguments that are not searched.
         searched: the names of the arguments that are.
-        scores: of its ranking, [C, N].
+        scores: of its ranking, [C, N]; None where it asks for none.
         images, probe: the search images, and the training images where it asks for them.
         seed: the run's.
     """
@@ -41,7 +41,7 @@ class OwnObjectiveSource:
     model: ModelSource
     defense: DefenseSpec
     searched: tuple[str, ...]
-    scores: Array
+    scores: Array | None
     images: ImageArrays
     probe: ImageArrays | None
     seed: int
@@ -66,7 +66,7 @@ class OwnCleanAccuracy:
         defense = with_setting(source.defense, setting, source.searched).build(
             self._model,
             generator,
-            scores=torch.from_numpy(source.scores.copy()),
+            scores=None if source.scores is None else torch.from_numpy(source.scores.copy()),
             probe=probe,
             class_names=source.images.class_names,
         )

@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"with commas: iwwc (the worst case's nine), audit (the adaptive ones), clean, {labels}; tr-NAME for "
         "points computed on the base model; NAME-N for another budget; NAME=FILE.py:Attack is your own, "
         "NAME@DEFENSE=FILE.py:Attack for one defense; "
-        "tr-ATTACK@FILE.py:factory computes its points on another model "
+        "tr-ATTACK@FILE.py:factory[#WEIGHTS] computes its points on another model "
         "(default: aa,tr-apgd-ce)",
     )
     parser.add_argument(

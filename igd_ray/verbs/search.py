@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         units: list[Unit] = []
         for plan in plans:
-            units += [*plan.ranking.units, *plan.units, *most_refinement(workspace, plan)]
+            units += [*plan.ranking_units, *plan.units, *most_refinement(workspace, plan)]
         show_costs(workspace, units, as_json=arguments.json)
         return 0
     with Session(workspace, executor) as session:
@@ -93,12 +93,13 @@ def run(arguments: argparse.Namespace) -> int:
 def search(session: Session, plans: Sequence[SearchPlan]) -> list[SearchResult]:
     """Search with each ranking; a ranking that is not there is computed first."""
     workspace = session.workspace
-    units = [unit for plan in plans for unit in [*plan.ranking.units, *plan.units]]
+    units = [unit for plan in plans for unit in [*plan.ranking_units, *plan.units]]
     session.prepare(units)
     commit_stages(workspace, "search", [plan.search_id for plan in plans], units)
     results = []
     for plan in plans:
-        session.rank(plan.ranking)
+        if plan.ranking is not None:
+            session.rank(plan.ranking)
         require_all(session.run(plan.units, f"cache {plan.method}"), "search")
         trials = session.run_trials(plan)
         attacked = best_trials(trials)[: plan.settings.refine]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from igd_ray.attacks.own import model_and_weights
 from igd_ray.cluster.jobs import run_job
 from igd_ray.config import (
     AnalyzeSettings,
@@ -146,9 +147,9 @@ def _take_along(values: dict[str, object], folder: Path) -> dict[str, object]:
     values = dict(values)
     for name in FILES:
         file = values.get(name)
-        path, part = file_and_part(file) if isinstance(file, str) else (None, None)
+        path = file_and_part(file)[0] if isinstance(file, str) else None
         if isinstance(file, str) and path is not None and path.is_file():
-            values[name] = _copy([path], folder) + (f"{PART}{part}" if part else "")
+            values[name] = _take_weights(file, folder)
             beside = Path(file).with_suffix(".safetensors")
             if name == "clip" and "clip_weights" not in values and beside.is_file():
                 values["clip_weights"] = _copy([beside], folder)
@@ -181,9 +182,17 @@ def _with_code(entry: str, folder: Path) -> str:
 
 
 def _take_code(spec: str, folder: Path) -> str:
-    """Copy the file of FILE.py:FACTORY and the modules beside it that it imports; return the spec of the copy."""
+    """Copy what FILE.py:FACTORY or FILE.py:FACTORY#WEIGHTS names, and what the code imports; return the copy's spec."""
+    spec, weights = model_and_weights(spec)
     file, _, name = spec.rpartition(":")
-    return f"{_copy(list(model_sources(Path(file)).values()), folder)}:{name}"
+    taken = f"{_copy(list(model_sources(Path(file)).values()), folder)}:{name}"
+    return taken if weights is None else f"{taken}{PART}{_take_weights(weights, folder)}"
+
+
+def _take_weights(weights: str, folder: Path) -> str:
+    """Copy FILE of FILE or FILE#KEY; return the same of the copy."""
+    path, part = file_and_part(weights)
+    return _copy([path], folder) + (f"{PART}{part}" if part else "")
 
 
 def _copy(files: Sequence[Path], folder: Path) -> str:

@@ -65,8 +65,8 @@ def settings_of(run: StoredRun, given: Mapping[str, object]) -> EvaluateSettings
         InputError: if what is stored are not settings, or they would run code that this command line does not name.
     """
     stored = recorded_settings(run, EvaluateSettings)
-    defenses = stored.get("defenses")
-    named = (stored.get("model"), stored.get("data"), *(defenses if isinstance(defenses, list) else ()))
+    listed = [entries for name in CODE if isinstance(entries := stored.get(name), list)]
+    named = (stored.get("model"), stored.get("data"), *(entry for entries in listed for entry in entries))
     held = [name for name in map(str, named) if name == IN_MEMORY or f"{IN_MEMORY}:" in name]
     if held:
         raise InputError(

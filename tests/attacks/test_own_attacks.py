@@ -128,6 +128,8 @@ def test_a_name_that_cannot_be_is_refused_before_anything_is_read(entry: str, wh
         ("class Corners", "class Corner", "did you mean 'Corner'"),
         ("def most_passes", "def other", "most_passes"),
         ("queries: int = 4", "queries: int", "queries"),
+        ("queries: int = 4", "queries: object = print", "its fields are its settings, and must be numbers"),
+        ("queries: int = 4", "queries: float = float('nan')", "its fields are its settings, and must be numbers"),
     ],
 )
 def test_a_file_that_is_wrong_is_one_line_that_names_it(a_file: Path, old: str, new: str, what: str) -> None:

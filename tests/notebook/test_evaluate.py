@@ -162,7 +162,7 @@ def test_cells_are_told_apart_by_what_they_compute(tmp_path: Path) -> None:
 
 def test_a_module_without_source_is_refused_with_what_to_do(tmp_path: Path) -> None:
     model, defined = load_model("demo"), cell(CELL, "<string>", source=False)
-    with pytest.raises(InputError, match=r"the source of Rounded was not found.*igd new defense NAME"):
+    with pytest.raises(InputError, match=r"the source of Rounded was not found.*`igd new defense|attack|ranking NAME`"):
         igd_ray.evaluate(model, "digits", defenses={"mine": defined["Rounded"](model)}, catalog=tmp_path / "results")
     with pytest.raises(InputError, match="the source of Rounded was not found"):
         igd_ray.evaluate(defined["Rounded"](model), "digits", n=8, catalog=tmp_path / "results")

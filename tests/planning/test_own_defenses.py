@@ -186,6 +186,7 @@ def factory(model{more}):
         ({"forward": "return self.model(x).to('meta')"}, "logits: its logits are on meta, its images on cpu"),
         ({"forward": "return self.model(x + 0.1 * torch.rand_like(x))"}, "seed: two answers with one seed differ"),
         ({"forward": "self.calls += 1; return self.model(x)"}, "memory: an attribute of it changes with a call"),
+        ({"forward": "print('asked'); return self.model(x)"}, "base model: it prints 'asked'"),
         ({"forward": "import sys; sys.exit(3)"}, r"base model: it calls sys\.exit or os\._exit \(status 3\)"),
         ({"more": ", steps"}, "its factory needs steps; give --defense-arg mine.steps=VALUE"),
         ({"more": ", code=1"}, "its factory cannot have an argument called 'code'"),

@@ -8,9 +8,12 @@ import pytest
 
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.cli import main
+from igd_ray.data import probe_and_search
+from igd_ray.models import load_model
 
 FOLDER = Path(__file__).parents[1] / "toys" / "own_defenses"
 TWO_PASSES, RESIZING = (f"{FOLDER / name}.py:factory" for name in ("two_passes", "resizing"))
+LEVELS = f"{FOLDER / 'levels'}.py:factory"
 SMALL = ["--probe-n", "200", "--search-n", "100", "--n", "8", "--executor"]
 
 NOISY = """
@@ -67,6 +70,30 @@ def test_the_choice_is_evaluated_as_the_search_says(tmp_path: Path, capsys: pyte
     assert "is of a defense in a file, two_passes.py:factory; name it" in capsys.readouterr().err
 
 
+def test_a_k_of_no_ranking_is_searched_among_those_that_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--defense", f"levels={LEVELS}", "--ks", "1,2,15", "--sampler", "grid", "--refine", "1"]
+    words += ["--refine-n", "8"]
+    trials = searched(tmp_path / "results", capsys, *words)
+    assert [trial["k"] for trial in trials] == [15, 2, 1]
+    # The digits have 17 grey levels: 15 steps lose next to nothing, one step leaves black and white.
+    model = load_model("demo")
+    _, images = probe_and_search("digits", probe_n=200, search_n=100, search_split="train", class_names=None)
+    by_hand = [
+        (model((images.images * k).round() / k).argmax(dim=1) == images.labels).double().mean().item()
+        for k in (15, 2, 1)
+    ]
+    assert [trial["clean_accuracy"] for trial in trials] == pytest.approx(by_hand)
+    assert by_hand[2] < by_hand[0]
+    (row,) = run_query(Catalog(tmp_path / "results"), "SELECT * FROM searches").to_pylist()
+    assert (row["ranking_id"], row["layer"], row["sigma"]) == (None, None, None)
+    assert run_query(Catalog(tmp_path / "results"), "FROM rankings").num_rows == 0
+    assert main(["report", "--catalog", str(tmp_path / "results"), "--output", str(tmp_path / "report.html")]) == 0
+    assert "levels, 3 trials" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert searched(tmp_path / "results", capsys, *words, "--dry-run")
+
+
 def test_noise_is_the_same_for_every_setting_and_follows_the_seed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -86,7 +113,8 @@ def test_noise_is_the_same_for_every_setting_and_follows_the_seed(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--defense", f"mine={RESIZING}"], "asks for `scores` and has an argument `k`, which this one does not"),
+        (["--defense", f"mine={RESIZING}"], "a factory that has an argument `k`, which this one does not"),
+        (["--defense", f"mine={LEVELS}"], "asks for no `scores`; say with --ks 1,2,4 what is tried"),
         (["--defense", f"mine={TWO_PASSES}", "--sigmas", "1"], "--sigmas: its factory has no argument 'sigma'"),
         (["--defense", f"mine={TWO_PASSES}", "--defense-arg", "mine.k=3"], "k is searched"),
         (["--defense", f"mine={TWO_PASSES}", "--method", "loir"], "names its ranking by --defense-arg"),

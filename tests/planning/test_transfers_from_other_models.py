@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from igd_ray.attacks.own import check_attack, named_attack
 from igd_ray.catalog import Catalog
@@ -92,6 +93,46 @@ def test_its_identity_is_the_code_and_the_weights(tmp_path: Path, a_file: Path) 
     assert key() != before
 
 
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """The weights of the other model, in a file; those that the factory below makes are others."""
+    path = tmp_path / "code" / "retrained.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    save_file(load_model(SPEC, weights="own").state_dict(), path)
+    return path
+
+
+def test_weights_of_a_file_are_those_that_a_factory_loads(tmp_path: Path, weights: Path) -> None:
+    empty = tmp_path / "demo.py"
+    empty.write_text("from igd_ray.models.demo import demo_model\n\n\ndef factory():\n    return demo_model()\n")
+    attacks = f"tr-fgsm@{empty}:factory#{weights},tr-fgsm@one={SPEC}"
+    planned = cells(tmp_path, attacks=attacks, defenses="none")
+    other, one = (planned["none", f"tr-fgsm@{name}"].unit for name in ("demo.py:factory#retrained.safetensors", "one"))
+    # The models are equal, whatever made them, and so are their points.
+    assert other.key == one.key
+    without = attacks.partition("#")[0]
+    assert cells(tmp_path, attacks=without, defenses="none")["none", "tr-fgsm@demo.py:factory"].unit.key != one.key
+    workspace = Workspace(
+        settings_for(tmp_path / "results", attacks=attacks.partition(",")[0], defenses="none", n=8, shard_size=8)
+    )
+    plan_evaluation(workspace)
+    brought = workspace.worker_setup().files()
+    assert (weights,) in brought
+    assert (empty,) in brought
+
+
+def test_a_job_takes_the_weights_along(tmp_path: Path, a_file: Path, weights: Path) -> None:
+    (tmp_path / "job").mkdir()
+    words = ["--catalog", str(tmp_path / "results"), "--attacks", f"tr-aa@{a_file}:factory#{weights}"]
+    stage("evaluate", words, tmp_path / "job")
+    written = (tmp_path / "job" / "settings.yaml").read_text()
+    (copy,) = re.findall(r"inputs/\w+/retrained\.safetensors", written)
+    assert (tmp_path / "job" / copy).read_bytes() == weights.read_bytes()
+    entry = re.search(r"attacks: (\S+)", written)
+    assert entry is not None
+    assert named_attack(entry[1]).label == "tr-aa@other.py:factory#retrained.safetensors"
+
+
 def test_each_counts_in_the_worst_case_and_stands_under_its_label(
     tmp_path: Path, a_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -148,6 +189,7 @@ def test_a_job_takes_the_file_along_and_keeps_the_label(tmp_path: Path, a_file: 
     [
         ("tr-aa@other", "given as tr-ATTACK@FILE.py:factory or tr-ATTACK@NAME=FILE.py:factory"),
         ("tr-aa@wide=other", "given as tr-ATTACK@FILE.py:factory or tr-ATTACK@NAME=FILE.py:factory"),
+        ("tr-aa@a.py#w.pt", "with #WEIGHTS behind it where a file holds its weights"),
         ("tr-aaa@a.py:f", "unknown attack 'tr-aaa'; .* did you mean 'tr-aa'"),
         ("aa@a.py:f", "another model is for transfers, such as tr-aa@FILE.py:factory, not aa"),
         ("audit-bpda@mine=a.py:f", "'audit-bpda' is one of this package's own attacks"),

@@ -122,6 +122,7 @@ COMPUTE = "return state['sum'] * torch.ones(len(self.class_names), self.layer.wi
         ("from igd_ray.ranking import StatisticRanking as Mina\n", "has no class 'Mine'; did you mean 'Mina'"),
         ("from igd_ray.ranking import StatisticRanking\nclass Mine(StatisticRanking): pass\n", "lacks compute, update"),
         (BODY.replace("top: int = 3", "top: int"), "TypeError"),
+        (BODY.replace("top: int = 3", "top: object = print"), "Mine: its fields are its settings, and must be numbers"),
     ],
 )
 def test_a_file_that_is_not_a_ranking_is_refused(

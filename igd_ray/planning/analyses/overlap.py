@@ -65,7 +65,7 @@ def _of_any_model(workspace: Workspace[AnalyzeSettings], ranking_id: str) -> Ran
     names = workspace.class_names
     if classes != len(names):
         raise InputError(f"ranking {ranking_id} is of {classes} classes, the data has {len(names)}; compare equal ones")
-    ranked = RankedModel(str(first["model"]), str(first["model_id"]), str(first["dataset"]), layer, tuple(names))
+    ranked = RankedModel(str(first["model"]), str(first["model_id"]), str(first["dataset"]), tuple(names), layer)
     return RankingPlan(str(first["method"]), ranked, GivenRanking(layer, names, given=scores), stored_id=ranking_id)
 
 

@@ -17,7 +17,7 @@ from igd_ray.errors import IncompleteError, InputError
 from igd_ray.identity import derive_seed, unit_key
 from igd_ray.models import Layer
 from igd_ray.planning.rankings import RankingPlan, plan_ranking, stored_ranking
-from igd_ray.planning.workspace import RankedModel, Workspace
+from igd_ray.planning.workspace import NamedModel, Workspace
 from igd_ray.search import (
     BisectionSampler,
     ListSampler,
@@ -67,28 +67,44 @@ class SearchPlan:
     """A search.
 
     Attributes:
-        ranking: whose masks are tried.
+        ranking: whose masks are tried; None for a defense in a file that asks for no scores.
         settings: how settings are chosen, and how far clean accuracy may fall below the base model's.
         labels: int64 [n], of the search images.
         shards: the search images.
         space: what may be tried.
     """
 
-    ranking: RankingPlan
+    ranking: RankingPlan | None
     settings: SearchSettings
     labels: Tensor
     shards: tuple[Shard, ...]
     space: SearchSpace
 
     @property
-    def ranked(self) -> RankedModel:
-        """The model, layer and classes."""
-        return self.ranking.ranked
+    def base(self) -> NamedModel:
+        """The model and its classes."""
+        return self.mask_ranking.ranked
+
+    @property
+    def mask_ranking(self) -> RankingPlan:
+        """The ranking, of a search for masks."""
+        assert self.ranking is not None, "masks come from a ranking"
+        return self.ranking
+
+    @property
+    def ranking_units(self) -> Sequence[Unit]:
+        """The units of the ranking."""
+        return () if self.ranking is None else self.ranking.units
+
+    @property
+    def ranking_id(self) -> str | None:
+        """The ranking's id."""
+        return None if self.ranking is None else self.ranking.ranking_id
 
     @property
     def method(self) -> str:
         """What the table calls its defenses, before K."""
-        return self.ranking.method
+        return self.mask_ranking.method
 
     @property
     def identity(self) -> Mapping[str, object]:
@@ -107,7 +123,8 @@ class SearchPlan:
 
     def defense(self, setting: Setting, label: str) -> DefenseSpec:
         """Return the defense with `setting`, called `label`."""
-        return defense_of(setting, label, self.ranked.model_id, self.ranked.layer, self.ranking.ranking_id)
+        ranking = self.mask_ranking
+        return defense_of(setting, label, ranking.ranked.model_id, ranking.ranked.layer, ranking.ranking_id)
 
     def usage(self, setting: Setting) -> str:
         """Return the flags that evaluate the defense with `setting`, which the search chose."""
@@ -120,16 +137,17 @@ class SearchPlan:
     @cached_property
     def activations(self) -> tuple[Unit, ...]:
         """The units of the clean pass."""
-        return tuple(ActivationUnit(self.ranked.model_id, self.ranked.layer, shard) for shard in self.shards)
+        ranked = self.mask_ranking.ranked
+        return tuple(ActivationUnit(ranked.model_id, ranked.layer, shard) for shard in self.shards)
 
     @cached_property
     def noisy_logits(self) -> dict[Noise, tuple[Unit, ...]]:
         """The units of the noisy passes, for each σ > 0 and number of draws."""
         noises = dict.fromkeys(Noise(sigma, draws) for sigma, _, draws in self.space.groups if sigma)
-        layer, model_id = self.ranked.layer, self.ranked.model_id
+        ranked = self.mask_ranking.ranked
         return {
             noise: tuple(
-                NoisyLogitsUnit(model_id, layer, shard, noise.sigma, noise.draws, self.settings.seed)
+                NoisyLogitsUnit(ranked.model_id, ranked.layer, shard, noise.sigma, noise.draws, self.settings.seed)
                 for shard in self.shards
             )
             for noise in noises
@@ -146,7 +164,7 @@ class SearchPlan:
         settings = self.settings
         return unit_key(
             "search",
-            ranking=self.ranking.ranking_id,
+            ranking=self.ranking_id,
             units=[unit.key for unit in self.units],
             groups=[list(group) for group in self.space.groups],
             ks=list(self.space.ks),
@@ -168,7 +186,7 @@ class SearchPlan:
             return ListSampler(random_settings(self.space, settings.trials, seed), settings.tolerance)
         if settings.sampler == OPTUNA:
             return PackageSampler(OPTUNA, self.space, settings.tolerance, settings.trials, seed)
-        classes = len(self.ranked.class_names)
+        classes = len(self.base.class_names)
         return BisectionSampler(self.space, settings.tolerance, k_mode=settings.k_mode, classes=classes)
 
 
@@ -230,12 +248,14 @@ def load_objective(catalog: Catalog, plan: SearchPlan, model: ModelSource) -> Ob
     missing = [unit for unit in plan.units if not is_done(catalog, unit)]
     if missing:
         raise IncompleteError(f"search {plan.search_id} lacks {len(missing)} of {len(plan.units)} units; run it again")
-    scores = read_ranking(catalog, plan.ranking.ranking_id).scores
-    expected = [len(plan.ranked.class_names), plan.ranked.layer.width]
+    assert plan.ranking is not None, "caches are of masks"
+    ranked, ranking_id = plan.ranking.ranked, plan.ranking.ranking_id
+    scores = read_ranking(catalog, ranking_id).scores
+    expected = [len(ranked.class_names), ranked.layer.width]
     if list(scores.shape) != expected:
         raise InputError(
-            f"ranking {plan.ranking.ranking_id} has [classes, neurons] {list(scores.shape)}, "
-            f"the layer {plan.ranked.layer.name!r} {expected}; rank it again"
+            f"ranking {ranking_id} has [classes, neurons] {list(scores.shape)}, "
+            f"the layer {ranked.layer.name!r} {expected}; rank it again"
         )
     shards = []
     start = 0
@@ -249,7 +269,7 @@ def load_objective(catalog: Catalog, plan: SearchPlan, model: ModelSource) -> Ob
         labels = plan.labels[start : start + len(shard.ids)].numpy()
         shards.append(ShardCaches(clean["activations"], clean["logits"], first, labels, clean.get("rest")))
         start += len(shard.ids)
-    return ObjectiveSource(model, plan.ranked.layer, scores.numpy(), tuple(shards))
+    return ObjectiveSource(model, ranked.layer, scores.numpy(), tuple(shards))
 
 
 def run_trials(
@@ -352,11 +372,11 @@ def _trial(row: Mapping[str, Any]) -> Trial:
 def _shared(plan: SearchPlan, setting: Setting) -> dict[str, object]:
     return {
         "search_id": plan.search_id,
-        "model": plan.ranked.model,
+        "model": plan.base.model,
         "dataset": plan.settings.data,
         "method": plan.method,
-        "ranking_id": plan.ranking.ranking_id,
-        "layer": plan.ranked.layer.name,
+        "ranking_id": plan.ranking_id,
+        "layer": None if plan.ranking is None else plan.ranking.ranked.layer.name,
         "class_k": list(setting.k) if isinstance(setting.k, tuple) else None,
         **plan.columns(setting),
         "n": len(plan.labels),
@@ -389,7 +409,7 @@ def _search_row(plan: SearchPlan, chosen: Trial) -> dict[str, object]:
     details = {**{name: getattr(plan.settings, name) for name in names}, **plan.details}
     return {
         **_shared(plan, chosen.setting),
-        "model_id": plan.ranked.model_id,
+        "model_id": plan.base.model_id,
         "split": plan.settings.search_split,
         "clean_accuracy": chosen.measurement.accuracy,
         "base_clean_accuracy": chosen.measurement.base_accuracy,

@@ -12,7 +12,7 @@ from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.identity import content_hash
 from igd_ray.planning.defenses import needed_defenses
 from igd_ray.planning.search import SearchPlan, search_ks
-from igd_ray.planning.workspace import Workspace
+from igd_ray.planning.workspace import NamedModel, Workspace
 from igd_ray.search import Noise, SearchSpace, Setting
 from igd_ray.units.base import Unit
 from igd_ray.units.objective import Source
@@ -41,6 +41,7 @@ class OwnSearchPlan(SearchPlan):
         entry: how the command line names it.
         searched: the names of the arguments that are.
         images, probe: the search images, and the training images where it asks for them.
+        named: the base model.
     """
 
     own: DefenseSpec
@@ -48,6 +49,12 @@ class OwnSearchPlan(SearchPlan):
     searched: tuple[str, ...]
     images: ImageArrays
     probe: ImageArrays | None
+    named: NamedModel
+
+    @property
+    def base(self) -> NamedModel:
+        """The model and its classes."""
+        return self.named
 
     @property
     def method(self) -> str:
@@ -101,7 +108,8 @@ class OwnSearchPlan(SearchPlan):
 
     def objective(self, catalog: Catalog, model: ModelSource) -> Source:
         """Return what measures a setting: the defense itself, on all search images."""
-        scores = read_ranking(catalog, self.ranking.ranking_id).scores.numpy()
+        ranking_id = self.ranking_id
+        scores = None if ranking_id is None else read_ranking(catalog, ranking_id).scores.numpy()
         return OwnObjectiveSource(model, self.own, self.searched, scores, self.images, self.probe, self.settings.seed)
 
 
@@ -109,8 +117,8 @@ def plan_own_search(workspace: Workspace[SearchSettings], entry: str) -> OwnSear
     """Plan the search over the arguments of the defense NAME=FILE.py:factory that `entry` names.
 
     Raises:
-        InputError: if its factory does not ask for `scores`, has no argument `k`, or lacks one that is to be searched;
-            or as an evaluation of it.
+        InputError: if its factory has no argument `k`, or lacks one that is to be searched, or nothing says which k to
+            try; or as an evaluation of it.
     """
     settings = workspace.settings
     shared = {
@@ -123,11 +131,13 @@ def plan_own_search(workspace: Workspace[SearchSettings], entry: str) -> OwnSear
     searched = tuple(name for name in SEARCHED if name in arguments)
     own = spec.own
     assert isinstance(own, OwnDefense)
-    if spec.ranking_id is None or "k" not in searched:
+    if "k" not in searched:
         own.refuse(
-            "a search tries k of a factory that asks for `scores` and has an argument `k`, which this one does not; "
-            f"compare other settings in igd evaluate, such as --defense-arg {spec.label}.NAME=VALUE"
+            "a search tries k of a factory that has an argument `k`, which this one does not; compare other settings "
+            f"in igd evaluate, such as --defense-arg {spec.label}.NAME=VALUE"
         )
+    if spec.ranking_id is None and settings.k_values is None:
+        own.refuse("its k is not of a ranking's neurons, as it asks for no `scores`; say with --ks 1,2,4 what is tried")
     if f"{spec.label}.k" in settings.defense_arg:
         own.refuse(f"--defense-arg {spec.label}.k: k is searched; leave it out, or say with --ks what is tried")
     for name, flags in SEARCHED.items():
@@ -145,16 +155,15 @@ def plan_own_search(workspace: Workspace[SearchSettings], entry: str) -> OwnSear
         return (float(default),)
 
     space = SearchSpace(
-        search_ks(workspace),
+        search_ks(workspace) if spec.ranking_id is not None else settings.k_values or (),
         tried("sigma", lambda: settings.sigma_values),
         tried("tau", lambda: settings.taus or (settings.tau,)),
         tuple(int(count) for count in tried("draws", lambda: settings.draw_counts or (settings.draws,))),
     )
     images = workspace.search
     probe = ImageArrays.of(workspace.probe) if "probe" in own.asks else None
-    (ranking,) = needed.rankings.values()
     return OwnSearchPlan(
-        ranking,
+        next(iter(needed.rankings.values()), None),
         settings,
         images.labels,
         workspace.shards("search"),
@@ -164,4 +173,5 @@ def plan_own_search(workspace: Workspace[SearchSettings], entry: str) -> OwnSear
         searched=searched,
         images=ImageArrays.of(images),
         probe=probe,
+        named=workspace.named,
     )

@@ -34,7 +34,7 @@ def search_table(preparation: Preparation) -> Table:
 def search_figures(preparation: Preparation) -> list[tuple[str, Markup]]:
     """Return a figure for each of the first searches, with its title."""
     return [
-        (f"{search['method']} at {search['layer']}, {len(trials)} trials", search_curve(search, trials))
+        (f"{_name(search)}, {len(trials)} trials", search_curve(search, trials))
         for search in preparation.searches
         if (trials := preparation.trials.get(search["search_id"]))
     ]
@@ -43,3 +43,8 @@ def search_figures(preparation: Preparation) -> list[tuple[str, Markup]]:
 def write_search_figure(search: Row, trials: Rows, path: Path) -> None:
     """Write the figure of a search, finished or not, to `path` as an SVG file."""
     write_whole(path, standalone(search_curve(search, trials)).encode())
+
+
+def _name(search: Row) -> str:
+    """Return the method, and the layer where masks are searched."""
+    return str(search["method"]) if search["layer"] is None else f"{search['method']} at {search['layer']}"

@@ -1,6 +1,6 @@
-"""The identity of modules that exist only in memory: their code, and whatever of their values it can read.
+"""The identity of code that exists only in memory, and of whatever of its values it can read.
 
-A file's text identifies a defense in a file. Here the text of each class and function stands for it, found by
+A file's text identifies what is in it. In memory the text of each class and function stands for it, found by
 following the names that the code reads: classes of modules and their bases, functions, globals, closures, attributes.
 The compiled code is hashed beside the text, as a file may have changed since it was imported.
 """
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from igd_ray.errors import InputError
-from igd_ray.models.sources import PACKAGE, model_sources, sources_digest
+from igd_ray.models.sources import PACKAGE, model_sources, no_source, sources_digest
 
 # What PyTorch keeps in every module.
 _INTERNAL = frozenset(vars(nn.Module()))
@@ -55,11 +55,11 @@ def has_own_code(model: nn.Module) -> bool:
     )
 
 
-def code_in_memory(module: nn.Module, known: Iterable[nn.Module] = ()) -> str:
+def code_in_memory(module: nn.Module | type, known: Iterable[nn.Module] = ()) -> str:
     """Return the hash of the code of `module` and of the values that it can read, weights among them.
 
     Args:
-        module: with the modules in it.
+        module: with the modules in it; or a class.
         known: modules that have an identity of their own, such as the base model's.
 
     Raises:
@@ -67,7 +67,7 @@ def code_in_memory(module: nn.Module, known: Iterable[nn.Module] = ()) -> str:
             type.
     """
     reading = _Reading(known)
-    reading.value(module, type(module).__name__)
+    reading.value(module, module.__name__ if isinstance(module, type) else type(module).__name__)
     return hashlib.sha256("\n".join(sorted(reading.texts)).encode()).hexdigest()
 
 
@@ -133,8 +133,8 @@ class _Reading:
         if not hasattr(value, "__dict__"):
             raise InputError(
                 f"{where} is a {type(value).__name__}, of which one cannot be told from another; keep numbers, texts, "
-                "tensors, modules and objects of your own classes, or write the defense into a file: "
-                "`igd new defense NAME`"
+                "tensors, modules and objects of your own classes, or write it into a file: "
+                "`igd new defense|attack|ranking NAME`"
             )
         self._class(type(value))
         attributes = dict(vars(value))
@@ -155,7 +155,11 @@ class _Reading:
                 where = f"{each.__qualname__}.{name}"
                 for function in _functions_of(member):
                     self.value(function, where)
-                if not callable(member) and not name.startswith("__") and not inspect.isdatadescriptor(member):
+                if (
+                    not callable(member)
+                    and not name.startswith(("__", "_abc_"))
+                    and not inspect.isdatadescriptor(member)
+                ):
                     self.texts.add(f"{where} {self.value(getattr(each, name), where)}")
 
     def _function(self, function: FunctionType) -> None:
@@ -185,8 +189,7 @@ def _is_installed(thing: Any) -> bool:
     """Return whether the environment, this package or a name with a digest pins the code of a module or of `thing`."""
     name = str(thing.__name__ if isinstance(thing, ModuleType) else thing.__module__)
     top = name.partition(".")[0]
-    # The file of a notebook's main module is that of its server.
-    if top == "__main__":
+    if _is_in_main(top):
         return False
     if top in sys.stdlib_module_names:
         return True
@@ -194,6 +197,11 @@ def _is_installed(thing: Any) -> bool:
         return True
     file = getattr(sys.modules.get(name), "__file__", None)
     return file is not None and file.startswith(_INSTALLED)
+
+
+def _is_in_main(module: str) -> bool:
+    """Tell whether a module of that name is the program itself: a notebook's has the file of its server."""
+    return module.partition(".")[0] == "__main__"
 
 
 def _functions_of(member: object) -> Iterator[object]:
@@ -227,7 +235,7 @@ def _class_source(cls: type) -> str:
     try:
         return textwrap.dedent(inspect.getsource(cls))
     except (OSError, TypeError):
-        raise _no_source(cls.__qualname__) from None
+        raise no_source(cls.__qualname__) from None
 
 
 def _function_source(function: FunctionType) -> str:
@@ -235,16 +243,9 @@ def _function_source(function: FunctionType) -> str:
         return textwrap.dedent(inspect.getsource(function))
     except (OSError, TypeError):
         # What `dataclass` and the like write has no source of its own, and follows from that of the class.
-        if function.__code__.co_filename == "<string>" and function.__name__.startswith("__"):
+        if inspect.unwrap(function).__code__.co_filename == "<string>" and function.__name__.startswith("__"):
             return ""
-        raise _no_source(function.__qualname__) from None
-
-
-def _no_source(name: str) -> InputError:
-    return InputError(
-        f"the source of {name} was not found, so its results could not be told from those of other code; define it in "
-        "a cell of a notebook, or in a file that you import: `igd new defense NAME` writes one"
-    )
+        raise no_source(function.__qualname__) from None
 
 
 def _compiled(code: CodeType) -> str:
