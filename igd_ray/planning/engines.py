@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
-from igd_ray.attacks.base import ENGINES, PYAUTOATTACK
+from igd_ray.attacks.base import ENGINES, POOLED, PYAUTOATTACK
 from igd_ray.attacks.own import named_attack
 from igd_ray.attacks.registry import NamedAttack, expand_attacks, is_in_a_file, parse_attack
 
@@ -35,13 +35,13 @@ def on_engine(attack: NamedAttack, engine: str) -> NamedAttack:
 def engine_notes(attacks: Sequence[NamedAttack], engine: str) -> list[str]:
     """Return a note for each of `attacks` that says which engine searched at which of its stages.
 
-    There are none where pyautoattack was asked for, as it is by default.
+    Where pyautoattack was asked for, as it is by default, there are none but for attacks that only the engine has.
     """
-    if engine == PYAUTOATTACK:
-        return []
     notes = []
     for attack in attacks:
         by = {} if attack.algorithm is None else attack.algorithm.searched_by
+        if engine == PYAUTOATTACK and POOLED not in by.values():
+            continue
         stages = {each: [stage for stage in by if by[stage] == each] for each in ENGINES}
         said = [f"{each} for {', '.join(named)}" for each, named in stages.items() if named]
         if said:

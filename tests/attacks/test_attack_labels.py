@@ -44,6 +44,8 @@ LABELS = [
     ("tr-apgd-t", TargetedAPGD(9, steps=100), True),
     ("aa-strong", AutoAttack("strong"), False),
     ("tr-aa-strong", AutoAttack("strong"), True),
+    ("aa-fast", AutoAttack("fast"), False),
+    ("tr-aa-fast", AutoAttack("fast"), True),
     ("apgd-cw", APGD("cw", steps=100), False),
     ("apgd-cw-50", APGD("cw", steps=50), False),
     ("tr-apgd-cw", TransferAPGD("cw", steps=100), True),

@@ -30,6 +30,8 @@ EVALUATIONS: dict[str, dict[str, object]] = {
     "shards": {"defenses": "none,loir-8", "attacks": "aa,tr-aa,audit", "shard_size": 5, "judge_draws": 3},
     "own": {"defenses": f"none,jpeg={JPEG}:factory", "attacks": "apgd-ce-5,tr-apgd-ce-5,audit-bpda"},
     "audit of few": {"defenses": "none,loir-8", "attacks": "square-20,tr-apgd-ce-5,audit-line,audit-best-start"},
+    "fast": {"defenses": "none,loir-8", "attacks": "aa-fast,tr-aa-fast"},
+    "pooled": {"defenses": "none,loir-8", "attacks": "aa,tr-aa,apgd-ce-5,square-20", "engine": "pooled"},
     "guided": {"defenses": "none,loir-8", "attacks": "gama-pgd,tr-gama-pgd"},
     "changed": {
         "defenses": "none,loir-8,confidence-8,hedge,sodef",

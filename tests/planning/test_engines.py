@@ -58,7 +58,8 @@ def test_a_run_says_which_engine_searched_at_which_stage() -> None:
         "engine of aa: pyautoattack for fab-t; pooled for apgd-ce, apgd-t, square",
         "engine of tr-apgd-ce: pyautoattack for apgd-ce",
     ]
-    assert engine_notes(attacks, "pyautoattack") == []
+    by_default = [on_engine(parse_attack(label), "pyautoattack") for label in ("clean", "aa", "aa-fast")]
+    assert engine_notes(by_default, "pyautoattack") == ["engine of aa-fast: pooled for apgd-ce, apgd-t, square"]
 
 
 def test_verdicts_in_float32_are_those_of_other_shards(tmp_path: Path) -> None:
