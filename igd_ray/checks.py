@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from igd_ray.attacks.base import RANDOMISED_DIFFERENCE
 from igd_ray.errors import InputError
-from igd_ray.judging import predicted_classes
 from igd_ray.statistics import SIGNIFICANCE, mcnemar
-from igd_ray.threat import DISTANCE_TOLERANCE, Norm, ThreatModel
+from igd_ray.threat import DISTANCE_TOLERANCE, Norm, ThreatModel, predicted_classes
 
 INFO, WARNING = "info", "warning"
 

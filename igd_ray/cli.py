@@ -84,7 +84,8 @@ def _run(words: list[str]) -> int:
     from importlib import import_module
 
     from igd_ray.errors import InputError, did_you_mean
-    from igd_ray.verbs.help import EXAMPLES, Parser
+    from igd_ray.verbs import EXAMPLES
+    from igd_ray.verbs.flags import Parser
 
     if not words or words[0].startswith("-"):
         _print_help(words)
@@ -113,7 +114,7 @@ def _print_help(words: list[str]) -> None:
     import argparse
     from importlib.metadata import version
 
-    from igd_ray.verbs.help import Parser
+    from igd_ray.verbs.flags import Parser
 
     width = max(len(verb) for verb in VERBS)
     verbs = "\n".join(f"  {verb:{width}}  {summary}" for verb, summary in VERBS.items())

@@ -15,8 +15,7 @@ from igd_ray.attacks.fab import FAB
 from igd_ray.attacks.registry import register
 from igd_ray.attacks.square import Square
 from igd_ray.errors import InputError, did_you_mean
-from igd_ray.judging import predicted_classes
-from igd_ray.threat import Norm, ThreatModel, check_given
+from igd_ray.threat import Norm, ThreatModel, check_given, predicted_classes
 
 # The version that is searched by the engine only.
 FAST = "fast"

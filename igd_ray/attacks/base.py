@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from igd_ray.attacks.counting import CountedTarget, even_shares
 from igd_ray.data.images import check_images
 from igd_ray.errors import IgdError, InputError
-from igd_ray.judging import predicted_classes
 from igd_ray.models.sources import code_digest
-from igd_ray.threat import DISTANCE_TOLERANCE, Norm, ThreatModel
+from igd_ray.threat import DISTANCE_TOLERANCE, Norm, ThreatModel, predicted_classes
 
 # How an attack learns of its target: by its gradients, or by asking for logits or classes only.
 GRADIENT, QUERY = "gradient", "query"

@@ -17,8 +17,7 @@ from igd_ray.attacks.pgd import project, random_points, steepest
 from igd_ray.attacks.pyautoattack import moved_points
 from igd_ray.attacks.registry import register
 from igd_ray.errors import InputError
-from igd_ray.judging import predicted_classes
-from igd_ray.threat import ThreatModel
+from igd_ray.threat import ThreatModel, predicted_classes
 
 # The step is 2 · eps, divided by ten at these shares of all steps: at steps 60 and 85 of 100.
 FIRST_STEP = 2.0

@@ -14,8 +14,7 @@ from igd_ray.attacks.counting import CountedTarget
 from igd_ray.attacks.pyautoattack import moved_points
 from igd_ray.attacks.registry import register
 from igd_ray.errors import InputError
-from igd_ray.judging import predicted_classes
-from igd_ray.threat import Norm, ThreatModel
+from igd_ray.threat import Norm, ThreatModel, predicted_classes
 
 # All steps together could cross the ball's radius this many times (Madry et al.).
 REACH = 2.5

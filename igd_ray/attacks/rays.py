@@ -12,8 +12,7 @@ from igd_ray.attacks.base import QUERY, Attack, Points
 from igd_ray.attacks.counting import CountedTarget
 from igd_ray.attacks.registry import register
 from igd_ray.errors import InputError
-from igd_ray.judging import predicted_classes
-from igd_ray.threat import Norm, ThreatModel
+from igd_ray.threat import Norm, ThreatModel, predicted_classes
 
 # The binary search along a ray stops at this length, in the 2-norm, as in the authors' code.
 TOLERANCE = 1e-3

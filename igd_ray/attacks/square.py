@@ -14,8 +14,7 @@ from igd_ray.attacks.engine.square import search_squares
 from igd_ray.attacks.pyautoattack import NORM_NAMES, moved_points, run_search
 from igd_ray.attacks.registry import register
 from igd_ray.errors import InputError
-from igd_ray.judging import predicted_classes
-from igd_ray.threat import Norm, ThreatModel
+from igd_ray.threat import Norm, ThreatModel, predicted_classes
 
 
 @dataclass(frozen=True, repr=False)

@@ -35,8 +35,7 @@ from igd_ray.attacks.pyautoattack import (
     wrong_logits,
 )
 from igd_ray.attacks.registry import register
-from igd_ray.judging import predicted_classes
-from igd_ray.threat import ThreatModel
+from igd_ray.threat import ThreatModel, predicted_classes
 
 HIGHEST_LOSS = "highest-loss"
 LAST_MISCLASSIFIED = "last-misclassified"

@@ -10,10 +10,10 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from igd_ray.arrow import fs, pa
 from igd_ray.catalog.sealed import Source
 from igd_ray.downloads import unreachable
 from igd_ray.errors import IgdError, InputError, first_line
-from igd_ray.lazy import fs, pa
 
 # The object stores that pyarrow speaks to.
 SCHEMES = ("s3", "gs")

@@ -11,11 +11,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from igd_ray.arrow import pq
 from igd_ray.catalog.schemas import SCHEMAS
 from igd_ray.catalog.sealed import sealed_parquet
 from igd_ray.catalog.sources import MERGED
 from igd_ray.catalog.tables import QUARANTINE, TableFiles, UnreadableError, conform, is_key
-from igd_ray.lazy import pq
 
 INDEX = "compacted"
 

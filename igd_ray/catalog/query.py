@@ -12,13 +12,12 @@ from typing import Any, TypeVar
 
 import duckdb
 
-from igd_ray.answers import Answer, answer_of, moment_of
+from igd_ray.arrow import Answer, answer_of, moment_of, pa
 from igd_ray.catalog.duckdb_files import PROTOCOL, CatalogFiles
 from igd_ray.catalog.schemas import SCHEMAS
 from igd_ray.catalog.sources import definitions, named_in
 from igd_ray.catalog.store import Catalog
 from igd_ray.errors import IgdError, InputError
-from igd_ray.lazy import pa
 
 Found = TypeVar("Found")
 
@@ -295,13 +294,13 @@ def answer_to(reader: Reader, sql: str, *, most: int | None = None) -> Answer:
 
 def _reading(reader: Reader, sql: str) -> Reader:
     _require_reading(reader.connection, sql)
-    if (run_id := _only_run(reader.connection, sql)) is not None:
+    if (run_id := only_run(reader.connection, sql)) is not None:
         reader.only(run_id)
     return reader
 
 
-def _only_run(connection: duckdb.DuckDBPyConnection, sql: str) -> str | None:
-    """Return the run that a question is about, which reads one view of planned images WHERE run_id = '…' AND …."""
+def only_run(connection: duckdb.DuckDBPyConnection, sql: str) -> str | None:
+    """Return the run that a question about one view of planned images, WHERE run_id = '…' AND …, is about, if any."""
     ((text,),) = connection.execute("SELECT json_serialize_sql($1::VARCHAR)", [sql]).fetchall()
     statements = json.loads(text).get("statements", [])
     if len(statements) != 1 or text.count("SELECT_NODE") != 1:

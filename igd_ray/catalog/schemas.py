@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
-from igd_ray.lazy import pa
+from igd_ray.arrow import pa
 
 # A change of any schema below raises this number; a catalog of another version is refused, never guessed at.
 SCHEMA_VERSION = 3

@@ -15,9 +15,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
+from igd_ray.arrow import pa, pq
 from igd_ray.catalog.schemas import SCHEMAS
 from igd_ray.errors import first_line
-from igd_ray.lazy import pa, pq
 
 BLOCK_BYTES = 2**18
 

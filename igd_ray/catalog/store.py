@@ -8,6 +8,7 @@ from errno import ELOOP, ENAMETOOLONG
 from functools import cache
 from pathlib import Path
 
+from igd_ray.arrow import pa, pc, pq
 from igd_ray.catalog.merged import INDEX, MergedResults, Where
 from igd_ray.catalog.places import Folder, place_of
 from igd_ray.catalog.schemas import SCHEMA_VERSION, SCHEMAS, UNSEALED_VERSION
@@ -15,7 +16,6 @@ from igd_ray.catalog.sealed import kept_rows, sealed_parquet
 from igd_ray.catalog.sources import KEY_COLUMNS, view_statements
 from igd_ray.catalog.tables import EMPTY, Rows, TableFiles, UnreadableError, conform, empty_parquet, file_of, same_rows
 from igd_ray.errors import InputError
-from igd_ray.lazy import pa, pc, pq
 
 _MARKER, _VIEWS = "catalog.json", "views.sql"
 

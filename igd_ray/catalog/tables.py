@@ -7,12 +7,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias, TypeVar
 
+from igd_ray.arrow import pa, pq
 from igd_ray.catalog.places import Place
 from igd_ray.catalog.schemas import SCHEMA_VERSION, SCHEMAS, UNSEALED_VERSION
 from igd_ray.catalog.sealed import DamagedError, SealedFile, UnavailableError, sealed_parquet
 from igd_ray.catalog.sources import KEY, KEY_COLUMNS, MERGED
 from igd_ray.errors import IgdError, InputError, did_you_mean, first_line
-from igd_ray.lazy import pa, pq
 
 Found = TypeVar("Found")
 Rows: TypeAlias = "pa.Table | Sequence[Mapping[str, object]]"

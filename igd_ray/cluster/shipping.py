@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from igd_ray.errors import IgdError, InputError, first_line
+from igd_ray.errors import IgdError
+from igd_ray.models.sources import content_of
 
 
 @dataclass(frozen=True)
@@ -37,19 +38,12 @@ def pack(ray: Any, groups: Sequence[Sequence[Path]]) -> list[Parcel]:
     """
     parcels = []
     for group in groups:
-        contents = {path: _content(path) for path in group}
+        contents = {path: content_of(path) for path in group}
         digests = {path: hashlib.sha256(content).hexdigest() for path, content in contents.items()}
         names = "\n".join(sorted(f"{digest} {path.name}" for path, digest in digests.items()))
         folder = hashlib.sha256(names.encode()).hexdigest()
         parcels += [Parcel(path, folder, digests[path], ray.put(content)) for path, content in contents.items()]
     return parcels
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or first_line(error)}") from error
 
 
 def unpack(ray: Any, parcels: Sequence[Parcel]) -> Mapping[Path, Path]:

@@ -111,7 +111,27 @@ EPSILON = 8 / 255
 LOADER_ARGUMENTS = frozenset({"spec", "weights", "output", "device"})
 
 
-class WorkspaceSettings(BaseModel):
+class RankingOptions(BaseModel):
+    """What rankings are computed with; each method uses some of these.
+
+    Attributes:
+        every_class, signed: LO-IR on every class's logit rather than the true one's; signed rather than absolute.
+        clip, clip_weights: the CLIP model of CD-IR; by default the embedded one for digits, else ViT-B-16/openai.
+        prompts, prompt_template: CD-IR's prompts, from a file with one per class, or from templates with {} for the
+            class; by default the bare class names.
+        similarity: how CD-IR compares activations and classes: soft-wpmi, wpmi or rank-reorder.
+    """
+
+    every_class: bool = False
+    signed: bool = False
+    clip: str | None = None
+    clip_weights: str | None = None
+    prompts: str | None = None
+    prompt_template: Texts = ()
+    similarity: str = "soft-wpmi"
+
+
+class WorkspaceSettings(RankingOptions):
     """What every verb that computes has: a model, data, and where and how to run.
 
     Attributes:
@@ -123,11 +143,6 @@ class WorkspaceSettings(BaseModel):
             by default as many as fit, at most 10 000 and 2000, from disjoint parts of the training split.
         classes: "cifar10", "cifar100" or a file of class names, one per line, in place of the data's own.
         layer: "penultimate" or a module's path.
-        every_class, signed: LO-IR on every class's logit rather than the true one's; signed rather than absolute.
-        clip, clip_weights: the CLIP model of CD-IR; by default the embedded one for digits, else ViT-B-16/openai.
-        prompts, prompt_template: CD-IR's prompts, from a file with one per class, or from templates with {} for the
-            class; by default the bare class names.
-        similarity: how CD-IR compares activations and classes: soft-wpmi, wpmi or rank-reorder.
         method_arg: settings of rankings from files, such as "mine.power".
         norm, eps: the threat model; eps in [0, 1] pixel units.
         sigma, tau, draws: the first pass's noise and temperature; sigma is eps/2 by default.
@@ -152,13 +167,6 @@ class WorkspaceSettings(BaseModel):
     search_split: str = "train"
     classes: str | None = None
     layer: str = "penultimate"
-    every_class: bool = False
-    signed: bool = False
-    clip: str | None = None
-    clip_weights: str | None = None
-    prompts: str | None = None
-    prompt_template: Texts = ()
-    similarity: str = "soft-wpmi"
     method_arg: Arguments = Field(default_factory=dict)
     norm: Annotated[Norm, BeforeValidator(lambda value: Norm.parse(str(value)))] = Norm.LINF
     eps: Fraction | None = None
@@ -220,11 +228,11 @@ class WorkspaceSettings(BaseModel):
 
 
 def options_of_others(settings: WorkspaceSettings, methods: Collection[str | None]) -> Iterator[tuple[str, str]]:
-    """Yield the given options, as flags, of rankings by other methods than `methods`, each after its method."""
-    used = {option for method in methods if method is not None for option in ranking_options(method)}
-    for method in RANKINGS:
-        for option in sorted(ranking_options(method) & settings.model_fields_set - used):
-            yield method, "--" + option.replace("_", "-")
+    """Yield the given options, as flags, that only rankings by other methods than `methods` use, each after one."""
+    for option in sorted(settings.model_fields_set & RankingOptions.model_fields.keys()):
+        using = [method for method in RANKINGS if option in ranking_options(method)]
+        if not set(using) & set(methods):
+            yield using[0], "--" + option.replace("_", "-")
 
 
 # A value longer than this hides what an error says of it.

@@ -9,10 +9,9 @@ from igd_ray.attacks.base import Attack, Points
 from igd_ray.attacks.counting import CountedTarget
 from igd_ray.defenses.contract import condition, counting
 from igd_ray.identity import content_hash
-from igd_ray.judging import predicted_classes
 from igd_ray.models.anatomy.stand_in import stand_in_logits
 from igd_ray.properties import BrokenContractError, Check, Found, Property, properties_of
-from igd_ray.threat import DISTANCE_TOLERANCE, ThreatModel
+from igd_ray.threat import DISTANCE_TOLERANCE, ThreatModel, predicted_classes
 
 # Points of one image may differ so much between batches: sums in another order.
 SAME = 1e-4

@@ -5,9 +5,9 @@ from torch import Tensor, nn
 
 from igd_ray.data import LabeledImages
 from igd_ray.errors import InputError
-from igd_ray.judging import predicted_classes
 from igd_ray.models.anatomy.layers import find_layer
 from igd_ray.properties import BrokenContractError, Found, Property, properties_of
+from igd_ray.threat import predicted_classes
 
 # Images that everything but accuracy is looked at on.
 FEW = 8

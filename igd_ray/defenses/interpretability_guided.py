@@ -5,6 +5,7 @@ prediction = h( (ỹ M) ⊙ a(x) )                                      (eq. 4)
 """
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,6 @@ from igd_ray.defenses.smoothing import Smoothed
 from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.errors import InputError
 from igd_ray.models.anatomy.layers import PENULTIMATE, Layer, classifier, find_layer, recorded, scaled
-from igd_ray.ranking import RANKINGS
 
 # The argument of masks with a k for each class: those numbers, with commas.
 CLASS_K = "class_k"
@@ -224,10 +224,8 @@ class MaskingKind(TwoPassKind):
     """`loir-K`, `cdir-K` and every other ranking's name, which keep K neurons; `random-drop-K`, which drops K."""
 
     name = "masking"
-
-    def forms(self) -> Mapping[str, Form]:
-        """Return a form for every ranking."""
-        return {**{method: Form(method) for method in RANKINGS}, "random-drop": Form("random", drops=True)}
+    takes_any_ranking = True
+    further_forms: ClassVar[Mapping[str, Form]] = {"random-drop": Form("random", drops=True)}
 
 
 @register

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from igd_ray.errors import InputError
 from igd_ray.models.anatomy.layers import Layer
 from igd_ray.protocol import NONE
+from igd_ray.ranking import RANKINGS
 from igd_ray.threat import ThreatModel, parse_fraction
 
 if TYPE_CHECKING:
@@ -152,6 +153,8 @@ class DefenseKind(ABC):
         takes_noise: whether σ and draws are settings of it.
         takes_temperature: whether τ is a setting of it.
         ranked_by: the ranking that the K of its labels NAME-K refers to; None for labels without a number.
+        takes_any_ranking: whether its labels are NAME-K of every ranking, in place of its own name.
+        further_forms: what other labels of it look like.
         is_trained: whether it needs a training.
         is_base_model: whether it is the base model itself, on which an attack and its transfer coincide.
     """
@@ -161,6 +164,8 @@ class DefenseKind(ABC):
     takes_noise: ClassVar[bool] = False
     takes_temperature: ClassVar[bool] = False
     ranked_by: ClassVar[str | None] = None
+    takes_any_ranking: ClassVar[bool] = False
+    further_forms: ClassVar[Mapping[str, "Form"]] = {}
     is_trained: ClassVar[bool] = False
     is_base_model: ClassVar[bool] = False
 
@@ -180,8 +185,10 @@ class DefenseKind(ABC):
         return ()
 
     def forms(self) -> Mapping[str, Form]:
-        """Return what labels of this kind look like: by default NAME, or NAME-K of a kind that is `ranked_by`."""
-        return {self.name: Form(self.ranked_by)}
+        """Return what labels of this kind look like."""
+        if self.takes_any_ranking:
+            return {**{method: Form(method) for method in RANKINGS}, **self.further_forms}
+        return {self.name: Form(self.ranked_by), **self.further_forms}
 
     def prepared(self, arguments: Mapping[str, object], run: Run) -> "tuple[DefenseKind, Arguments]":
         """Return the kind that a run's defense is of, and all of its arguments, given those of `--defense-arg`.

@@ -19,7 +19,7 @@ from igd_ray.checks import (
 )
 from igd_ray.errors import IgdError, IncompleteError, first_line
 from igd_ray.execution.executor import Executor
-from igd_ray.execution.progress import Progress
+from igd_ray.execution.queue import Progress
 from igd_ray.identity import unit_key
 from igd_ray.planning.evaluation import EvaluationPlan, run_unit
 from igd_ray.planning.rankings import RankingPlan, finish_ranking

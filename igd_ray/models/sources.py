@@ -37,7 +37,7 @@ def model_sources(path: Path) -> dict[str, Path]:
     found = {path.stem: path}
     waiting = [path]
     while waiting:
-        for name in _imported(_content(waiting.pop())):
+        for name in _imported(content_of(waiting.pop())):
             beside = path.with_name(f"{name}.py")
             if name not in found and name not in sys.stdlib_module_names and beside.is_file():
                 found[name] = beside
@@ -46,7 +46,12 @@ def model_sources(path: Path) -> dict[str, Path]:
     return {name: found[name] for name in (first, *sorted(others))}
 
 
-def _content(path: Path) -> bytes:
+def content_of(path: Path) -> bytes:
+    """Return what is in a file.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
     try:
         return path.read_bytes()
     except OSError as error:
@@ -72,7 +77,7 @@ def sources_digest(sources: Mapping[str, Path]) -> str:
     Raises:
         InputError: if a file cannot be read.
     """
-    contents = {name: _content(path) for name, path in sources.items()}
+    contents = {name: content_of(path) for name, path in sources.items()}
     if len(contents) == 1:
         return hashlib.sha256(*contents.values()).hexdigest()
     each = [f"{name} {hashlib.sha256(content).hexdigest()}" for name, content in contents.items()]

@@ -10,10 +10,17 @@ from igd_ray.config import EvaluateSettings
 from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.errors import InputError
 from igd_ray.identity import unit_key
-from igd_ray.planning.attack_units import BaseAttacks, Cell, Mode, TablePlanner, priority
+from igd_ray.planning.attack_units import (
+    BaseAttacks,
+    Cell,
+    Mode,
+    TablePlanner,
+    asked_attacks,
+    engine_notes,
+    priority,
+)
 from igd_ray.planning.cost import naive_units
 from igd_ray.planning.defenses import NeededDefenses, needed_defenses
-from igd_ray.planning.engines import asked_attacks, engine_notes
 from igd_ray.planning.published import published_attack
 from igd_ray.planning.workspace import Workspace
 from igd_ray.protocol import NOT_MEASURED, idea_note

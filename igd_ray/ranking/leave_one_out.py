@@ -231,13 +231,13 @@ def _ablated_sums(
     # Where a neuron is zero already, its change is zero, not the rounding of two batches of different size.
     active = (split.layer.by_position(prefix.activation) != 0).any(dim=2)
     totals = []
-    for neuron, ablated in _ablated_logits(split, prefix, neurons):
+    for neuron, ablated in ablated_logits(split, prefix, neurons):
         change = (prefix.logits.double() - ablated.double()) * active[:, neuron, None]
         totals.append((counted * (change if signed else change.abs())).sum(dim=0))
     return torch.stack(totals, dim=1)
 
 
-def _ablated_logits(split: SplitModel, prefix: Prefix, neurons: range) -> Iterator[tuple[int, Tensor]]:
+def ablated_logits(split: SplitModel, prefix: Prefix, neurons: range) -> Iterator[tuple[int, Tensor]]:
     """Yield every neuron and the logits [B, C] with it set to zero."""
     activation = prefix.activation
     done, at_once = 0, 1

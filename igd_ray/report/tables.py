@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import rich.table
     from rich.console import Console
 
-    from igd_ray.answers import Answer
+    from igd_ray.arrow import Answer
 
 Row = Mapping[str, Any]
 
@@ -195,7 +195,7 @@ def _columns(
     if isinstance(rows, Sequence):
         names = list(rows[0]) if rows else []
         return names, [[row[name] for row in rows] for name in names]
-    from igd_ray.answers import Answer, answer_of
+    from igd_ray.arrow import Answer, answer_of
 
     answer = rows if isinstance(rows, Answer) else answer_of(rows)
     return answer.names, [[row[number] for row in answer.rows] for number in range(len(answer.names))]

@@ -16,8 +16,7 @@ from igd_ray.attacks.registry import NamedAttack
 from igd_ray.defenses.registry import ProbeImages
 from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.identity import content_hash, derive_seed
-from igd_ray.judging import Verdict, judge
-from igd_ray.threat import ThreatModel
+from igd_ray.threat import ThreatModel, Verdict, judge
 from igd_ray.units.base import Passes, Rows, Shard, Unit, host_name
 from igd_ray.units.ranking import read_ranking
 from igd_ray.units.replica import Context

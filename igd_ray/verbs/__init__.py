@@ -24,3 +24,41 @@ VERBS = {
     "completion": "print a script that completes verbs and flags in your shell",
     "doctor": "check this machine: versions, GPU, disk, Ray's addresses and tokens",
 }
+
+
+# Two commands of each verb.
+EXAMPLES = {
+    "demo": ("igd demo", "igd demo --executor local --n 16 --catalog results-small"),
+    "rank": (
+        "igd rank --method loir,cdir",
+        "igd rank --model net.py:factory --weights net.safetensors --data 'parquet:{split}.parquet' --classes cifar10",
+    ),
+    "train": ("igd train sodef", "igd train sodef --defense-arg sodef.steps=200"),
+    "search": ("igd search --tolerance 0.01", "igd search --sigmas 0.5,1 --taus 0.001:1:4 --refine 2"),
+    "evaluate": (
+        "igd evaluate --defenses none,loir-8 --attacks iwwc,audit --mode cascade --dry-run",
+        'igd evaluate --model net.py:factory --weights net.safetensors --attacks aa --gate "worst_case >= 0.3"',
+    ),
+    "analyze": (
+        "igd analyze overlap --defenses loir-8,cdir-8",
+        "igd analyze sensitivity --defenses none,loir-8 --vary k=4,8,16 --vary sigma=0,0.05 --figure heat.svg",
+    ),
+    "check": ("igd check mine.py:factory", "igd check mine=mine.py:factory --defense-arg mine.levels=8"),
+    "new": ("igd new defense mine", "igd new defense rounding && igd check rounding.py:factory"),
+    "verify": ("igd verify --sample 16", "igd verify --points aa.pth --model robustbench:Wong2020Fast --data cifar10"),
+    "report": ("igd report", "igd report --run-id 0123456789ab --output paper/report.html"),
+    "view": ("igd view", "igd view --catalog results-worst-case --port 8000"),
+    "export": ("igd export", "igd export 0123456789ab --to paper/records --points paper/points"),
+    "sql": ('igd sql "SELECT * FROM worst_case"', "igd sql --file table8 --format csv --output table8.csv"),
+    "status": ("igd status", "igd status --catalog s3://BUCKET/results --json"),
+    "config": ("igd config show", "igd config show 0123456789ab > again.yaml"),
+    "compact": ("igd compact", "igd compact --catalog results-worst-case"),
+    "submit": (
+        "igd submit evaluate --defenses none,loir-8 --catalog /shared/results",
+        "igd submit --address http://127.0.0.1:8265 report --catalog /shared/results --output /shared/report.html",
+    ),
+    "zoo": ("igd zoo cifar10/Linf", "igd zoo --check 'cifar100/*_RN18'"),
+    "bench": ("igd bench dispatch", "igd bench scaling --actors 4"),
+    "completion": ("igd completion bash", "igd completion zsh"),
+    "doctor": ("igd doctor", "igd doctor --json"),
+}

@@ -8,7 +8,7 @@ import shtab
 from igd_ray.attacks.registry import known_attacks
 from igd_ray.defenses.specs import known_defenses
 from igd_ray.verbs import VERBS
-from igd_ray.verbs.help import Parser
+from igd_ray.verbs.flags import Parser
 
 SHELLS = ("bash", "zsh", "fish")
 

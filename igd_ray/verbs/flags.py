@@ -1,8 +1,8 @@
-"""Flags that several verbs share, and what they choose. One that is not given is absent, for a settings file to say."""
+"""Flags that verbs share, their help with rare ones folded, and what they choose; one that is not given is absent."""
 
 import argparse
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from igd_ray.errors import InputError, first_line
 from igd_ray.values.environment import CATALOG, EXECUTOR, environment_settings
@@ -200,3 +200,89 @@ def executor_for(settings: "WorkspaceSettings") -> "ExecutorFactory":
     return lambda setup: RayExecutor(
         setup, actors=settings.actors, device=settings.device, seconds=settings.unit_timeout
     )
+
+
+# Flags, by the setting, that most evaluations leave alone. Where a model is loaded, only `--help-all` shows them.
+RARE = frozenset(
+    [
+        *("output", "label_column", "image_mode", "probe_n", "search_n", "search_split", "every_class", "signed"),
+        *("similarity", "prompts", "prompt_template", "clip", "clip_weights", "unit_timeout", "price", "method_arg"),
+        *("ranking", "attack_seed", "judge_draws", "shard_size", "engine", "save_points", "draws"),
+    ]
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports a wrong flag as one line that starts like every other error, and folds rare flags."""
+
+    def __init__(self, *arguments: Any, examples: Sequence[str] = (), **settings: Any) -> None:
+        settings.setdefault("formatter_class", _WithDefaults)
+        super().__init__(*arguments, **settings)
+        self.examples = examples
+        if self.usage is None:
+            self.add_argument("--help-all", action=_HelpAll, help="show this help message with all flags, and exit")
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        """Raise the message, for the one place that prints errors."""
+        raise InputError(f"{message}; see `{self.prog} --help`")
+
+    def format_help(self) -> str:
+        """Return the help without rare flags."""
+        folded = [
+            action for action in self._actions if action.dest in RARE and "--model" in self._option_string_actions
+        ]
+        kept = {action: action.help for action in folded}
+        for action in folded:
+            action.help = argparse.SUPPRESS
+        try:
+            more = f"\n{len(folded)} more flags: {self.prog} --help-all\n" if folded else ""
+            return f"{self.format_all(more)}"
+        finally:
+            for action, text in kept.items():
+                action.help = text
+
+    def format_all(self, more: str = "") -> str:
+        """Return the help of all flags, and `more` before the examples."""
+        examples = "".join(f"  {example}\n" for example in self.examples)
+        before = self.usage
+        self.usage = before or self._short_usage()
+        try:
+            return super().format_help() + more + (f"\nexamples:\n{examples}" if examples else "")
+        finally:
+            self.usage = before
+
+    def _short_usage(self) -> str:
+        """Return the usage with the names of positional arguments, in place of lines of flags."""
+        flags = [action for action in self._actions if action.option_strings]
+        kept = {action: action.help for action in flags}
+        for action in flags:
+            action.help = argparse.SUPPRESS
+        try:
+            words = " ".join(self.format_usage().split()[1:])
+        finally:
+            for action, text in kept.items():
+                action.help = text
+        return f"{words} [flags]".replace("%", "%%")
+
+
+class _HelpAll(argparse.Action):
+    def __init__(self, option_strings: Sequence[str], **settings: Any) -> None:
+        super().__init__(
+            option_strings, dest=argparse.SUPPRESS, default=argparse.SUPPRESS, nargs=0, help=settings["help"]
+        )
+
+    def __call__(self, parser: argparse.ArgumentParser, *_arguments: object) -> None:
+        """Print the help of all flags, and exit."""
+        assert isinstance(parser, Parser)
+        print(parser.format_all(), end="")
+        parser.exit()
+
+
+class _WithDefaults(argparse.HelpFormatter):
+    """Says of each flag that does not say its default itself what it is: off, or not given."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = action.help
+        if not text or not action.option_strings or "default" in text or action.dest in ("help", argparse.SUPPRESS):
+            return text
+        return f"{text} (default: {'off' if action.nargs == 0 else 'not given'})"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from igd_ray.answers import Answer, printable
+from igd_ray.arrow import Answer, printable
 from igd_ray.catalog import Catalog, named_queries, named_query, run_query
 from igd_ray.catalog.query import query_rows
 from igd_ray.errors import InputError, first_line

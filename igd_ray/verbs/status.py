@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from igd_ray.answers import Answer
+from igd_ray.arrow import Answer
 from igd_ray.catalog import Catalog, ask
 from igd_ray.catalog.query import Reader
 from igd_ray.verbs.flags import add_catalog_flag

@@ -28,8 +28,7 @@ from igd_ray.models import model_sources
 from igd_ray.values.environment import environment_settings
 from igd_ray.values.file_parts import PART, file_and_part
 from igd_ray.values.plain_yaml import read_yaml
-from igd_ray.verbs.flags import MOVED, given_settings
-from igd_ray.verbs.help import Parser
+from igd_ray.verbs.flags import MOVED, Parser, given_settings
 
 SETTINGS: dict[str, type[WorkspaceSettings]] = {
     "rank": RankSettings,

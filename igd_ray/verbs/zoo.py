@@ -94,7 +94,7 @@ def matching(rows: Sequence[Row], pattern: str | None) -> list[Row]:
 
 def _check(listed: Sequence[Row], arguments: argparse.Namespace) -> int:
     # These import PyTorch and RobustBench.
-    from igd_ray.execution.progress import Progress
+    from igd_ray.execution.queue import Progress
     from igd_ray.models.zoo import zoo_entries
     from igd_ray.units.base import UnitReport
     from igd_ray.verification.zoo import IMAGES, check_entries

@@ -12,8 +12,8 @@ from igd_ray.config import EvaluateSettings
 from igd_ray.data import LabeledImages
 from igd_ray.data.points import PointsFile
 from igd_ray.errors import InputError
-from igd_ray.judging import predicted_classes
 from igd_ray.planning.workspace import Workspace
+from igd_ray.threat import predicted_classes
 from igd_ray.units.base import reproducible
 from igd_ray.verification.verdicts import Failure, allowed_points
 

@@ -6,11 +6,11 @@ from typing import NamedTuple
 from igd_ray.checks import GREY_LEVELS
 from igd_ray.config import EvaluateSettings
 from igd_ray.errors import IgdError
-from igd_ray.execution.progress import Progress
+from igd_ray.execution.queue import Progress
 from igd_ray.identity import derive_seed
-from igd_ray.judging import judge
 from igd_ray.planning.attack_units import Cell
 from igd_ray.planning.workspace import Workspace
+from igd_ray.threat import judge
 from igd_ray.units.base import UnitReport, is_out_of_memory, reproducible
 from igd_ray.units.judged import JudgedUnit, Judgement
 from igd_ray.units.replica import Context

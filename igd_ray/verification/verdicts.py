@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from igd_ray.catalog import Catalog
 from igd_ray.config import EvaluateSettings
 from igd_ray.errors import IgdError, first_line
-from igd_ray.execution.progress import Progress
+from igd_ray.execution.queue import Progress
 from igd_ray.planning.attack_units import Cell
 from igd_ray.planning.workspace import Workspace
 from igd_ray.threat import DISTANCE_TOLERANCE, ThreatModel

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
-from igd_ray.answers import Answer
+from igd_ray.arrow import Answer
 from igd_ray.catalog import Catalog, named_queries, named_query
 from igd_ray.catalog.query import Reader, answer_to
 from igd_ray.errors import IgdError, InputError

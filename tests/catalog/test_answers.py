@@ -151,7 +151,7 @@ def test_a_question_about_one_run_is_answered_as_one_about_all_of_which_the_run_
     for name in OF_A_RUN:
         sql = f"SELECT * {'EXCLUDE (cell)' if name == 'cells' else ''} FROM {name} WHERE run_id = 'again'"
         with duckdb.connect() as connection:
-            assert query._only_run(connection, sql) == "again"
+            assert query.only_run(connection, sql) == "again"
         assert comparable(run_query(catalog, sql)) == together[name], name
     assert any(together.values())
 
@@ -175,7 +175,7 @@ def test_a_question_about_one_run_is_answered_as_one_about_all_of_which_the_run_
 )
 def test_any_other_question_is_about_all_runs(sql: str) -> None:
     with duckdb.connect() as connection:
-        assert query._only_run(connection, sql) is None
+        assert query.only_run(connection, sql) is None
 
 
 def test_what_holds_no_outcome_of_a_run_is_not_read_for_it(

@@ -11,8 +11,7 @@ import pytest
 import yaml
 
 from igd_ray.config import EvaluateSettings, load_settings
-from igd_ray.verbs.flags import given_settings
-from igd_ray.verbs.help import Parser
+from igd_ray.verbs.flags import Parser, given_settings
 from tests.toys.places import REPOSITORY
 
 # What KubeRay's API reference has for these kinds, of what is of use here; Kubernetes refuses other fields.

@@ -11,7 +11,7 @@ import pytest
 
 from igd_ray.catalog import Catalog, run_query
 from igd_ray.cli import VERBS, main
-from igd_ray.verbs.help import Parser
+from igd_ray.verbs.flags import Parser
 from igd_ray.verbs.submit import stage
 from tests.docs.conftest import SMALL
 from tests.docs.documents import PAGES, Block, blocks, commands, inline, words

@@ -40,7 +40,6 @@ MATHEMATICS = {
     },
     "igd_ray.attacks.adaptive.objective": {"image_losses"},
     "igd_ray.attacks.pgd": {"steepest", "project"},
-    "igd_ray.judging": {"predicted_classes", "Verdict"},
     "igd_ray.search.bisection": {"Bisection"},
     "igd_ray.search.samplers": {"grid"},
     "igd_ray.search.space": {"Measurement"},

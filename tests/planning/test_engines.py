@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from igd_ray.attacks.registry import parse_attack
-from igd_ray.planning.engines import engine_notes, on_engine
+from igd_ray.planning.attack_units import engine_notes, on_engine
 from igd_ray.planning.evaluation import EvaluationPlan, plan_evaluation
 from igd_ray.units.attack import AttackUnit
 from tests.toys.runs import rows, run_evaluation, settings_for

@@ -12,8 +12,7 @@ from igd_ray.attacks.base import QUERY, Points
 from igd_ray.attacks.counting import CountedTarget
 from igd_ray.attacks.pyautoattack import moved_points
 from igd_ray.attacks.registry import register
-from igd_ray.judging import predicted_classes
-from igd_ray.threat import ThreatModel
+from igd_ray.threat import ThreatModel, predicted_classes
 
 
 @dataclass(frozen=True, repr=False)

@@ -29,7 +29,7 @@ from igd_ray.data import load_images
 from igd_ray.errors import IgdError
 from igd_ray.models.checkpoints import read_checkpoint, state_in
 from igd_ray.values.plain_yaml import plain_value
-from igd_ray.verbs.help import Parser
+from igd_ray.verbs.flags import Parser
 from tests.data.encoded import png
 from tests.verbs.bad_inputs import OWN, SHARED
 

@@ -8,8 +8,8 @@ from importlib import import_module
 import pytest
 
 from igd_ray.cli import main
-from igd_ray.verbs import VERBS
-from igd_ray.verbs.help import EXAMPLES, RARE, Parser
+from igd_ray.verbs import EXAMPLES, VERBS
+from igd_ray.verbs.flags import RARE, Parser
 
 
 def parser_of(verb: str) -> Parser:

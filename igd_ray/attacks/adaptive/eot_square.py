@@ -13,8 +13,7 @@ from igd_ray.attacks.base import QUERY, UNSTATED, Attack, Points
 from igd_ray.attacks.counting import CountedTarget
 from igd_ray.attacks.pyautoattack import NORM_NAMES, forked_generators, moved_points
 from igd_ray.attacks.registry import AUDIT_EOT, register
-from igd_ray.judging import predicted_classes
-from igd_ray.threat import ThreatModel
+from igd_ray.threat import ThreatModel, predicted_classes
 
 
 @dataclass(frozen=True, repr=False)

@@ -22,8 +22,7 @@ from igd_ray.attacks.pyautoattack import (
     wrong_logits,
 )
 from igd_ray.errors import InputError
-from igd_ray.judging import predicted_classes
-from igd_ray.threat import Norm, ThreatModel
+from igd_ray.threat import Norm, ThreatModel, predicted_classes
 
 # Points [n, C, H, W] to the logits [n, classes] that decide whether one is misclassified, and the losses [n] to climb.
 Objective = Callable[[Tensor], tuple[Tensor, Tensor]]

@@ -15,8 +15,7 @@ from torch import Tensor
 from igd_ray.attacks.counting import CountedTarget
 from igd_ray.attacks.engine.pool import Pool, Row, RowState, rows_on, wide
 from igd_ray.attacks.engine.streams import image_keys, stream
-from igd_ray.judging import predicted_classes
-from igd_ray.threat import ThreatModel
+from igd_ray.threat import ThreatModel, predicted_classes
 
 # The share of the pixels that the first squares change, and the queries behind which that share halves.
 FIRST_SHARE = 0.8

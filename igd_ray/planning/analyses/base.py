@@ -10,9 +10,8 @@ from igd_ray.attacks.registry import NamedAttack
 from igd_ray.config import AnalyzeSettings, EvaluateSettings
 from igd_ray.errors import InputError
 from igd_ray.identity import unit_key
-from igd_ray.planning.attack_units import BaseAttacks, Cell
+from igd_ray.planning.attack_units import BaseAttacks, Cell, asked_attacks
 from igd_ray.planning.defenses import NeededDefenses
-from igd_ray.planning.engines import asked_attacks
 from igd_ray.planning.evaluation import run_unit
 from igd_ray.planning.rankings import RankingPlan
 from igd_ray.planning.workspace import Workspace

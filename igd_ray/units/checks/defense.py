@@ -39,8 +39,7 @@ from igd_ray.checks import (
 )
 from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.identity import content_hash, derive_seed, unit_key
-from igd_ray.judging import judge
-from igd_ray.threat import ThreatModel
+from igd_ray.threat import ThreatModel, judge
 from igd_ray.units.base import Passes, Rows, Shard, Unit
 from igd_ray.units.judged import JudgedUnit, base_passes, build_defense, read_points
 from igd_ray.units.replica import Context

@@ -8,7 +8,7 @@ import torch
 from igd_ray.defenses.specs import DefenseSpec
 from igd_ray.errors import InputError
 from igd_ray.identity import derive_seed, unit_key
-from igd_ray.judging import judge
+from igd_ray.threat import judge
 from igd_ray.units.base import Passes, Rows, Shard, Unit
 from igd_ray.units.judged import base_passes, build_defense, clean_predictions
 from igd_ray.units.replica import Context

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from igd_ray.errors import IgdError
-from igd_ray.judging import Verdict, judge
+from igd_ray.threat import Verdict, judge
 
 
 class NoiseOnly(nn.Module):
