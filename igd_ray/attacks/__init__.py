@@ -17,8 +17,7 @@ from igd_ray.attacks.apgd import APGD, TargetedAPGD
 from igd_ray.attacks.auto_attack import AutoAttack
 from igd_ray.attacks.base import Attack, AttackError, AttackResult
 from igd_ray.attacks.fab import FAB
-from igd_ray.attacks.fgsm import FGSM
-from igd_ray.attacks.pgd import PGD
+from igd_ray.attacks.pgd import FGSM, PGD
 from igd_ray.attacks.pyautoattack import moved_points
 from igd_ray.attacks.rays import RayS
 from igd_ray.attacks.square import Square

@@ -1,7 +1,7 @@
 """PGD: gradient steps of a fixed size, projected back into the ball (Madry et al., ICLR 2018)."""
 
 import math
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import ClassVar
 
 import torch
@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy
 
 from igd_ray.attacks.apgd import require_positive
-from igd_ray.attacks.base import Attack, Points
+from igd_ray.attacks.base import UNSTATED, Attack, Points
 from igd_ray.attacks.counting import CountedTarget
 from igd_ray.attacks.pyautoattack import moved_points
 from igd_ray.attacks.registry import register
@@ -126,3 +126,21 @@ def random_points(images: Tensor, threat: ThreatModel, generator: Generator) -> 
         share = torch.rand(len(images), generator=generator) ** (1 / images[0].numel())
         offset = share[:, None, None, None] * steepest(direction, Norm.L2)
     return project(images + threat.epsilon * offset.to(images.device), images, threat)
+
+
+@dataclass(frozen=True, repr=False)
+class FGSM(PGD):
+    """FGSM (Goodfellow et al., ICLR 2015): one step of size epsilon from the image along the sign of the gradient.
+
+    In the 2-norm it is along the gradient. It draws nothing at random.
+    """
+
+    name: ClassVar[str] = "fgsm"
+
+    steps: int = field(default=1, init=False, metadata=UNSTATED)
+    step_size: float | None = field(default=1.0, init=False, metadata=UNSTATED)
+    restarts: int = field(default=1, init=False, metadata=UNSTATED)
+    random_start: bool = field(default=False, init=False, metadata=UNSTATED)
+
+
+register("fgsm", FGSM)

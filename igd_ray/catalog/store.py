@@ -179,19 +179,16 @@ class Catalog:
             key: the unit's.
         """
         first, *others = tables
-        if others and all(key in self.merged.of(table) for table in tables) and self._all_count(tables, key):
+        if others and all(key in self.merged.of(table) and self._counts(table, key) for table in tables):
             return True
         kept = self._kept(first, key) if others else None
         if kept is None or list(kept) != others:
-            return self._all_count(tables, key)
+            return all(self._counts(table, key) for table in tables)
         if key in self.merged.of(first):
             self.merged.count_alone(first, key)
         for table, rows in kept.items():
             self._put(table, key, rows)
         return True
-
-    def _all_count(self, tables: Sequence[str], key: str) -> bool:
-        return all(self._counts(table, key) for table in tables)
 
     def _kept(self, table: str, key: str) -> dict[str, pa.Table] | None:
         """Return the rows of other tables that the file of a unit's first table keeps; None if it keeps none."""
