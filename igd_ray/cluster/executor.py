@@ -3,7 +3,6 @@
 import os
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Self
 
 import torch
@@ -72,9 +71,7 @@ class RayExecutor:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         """Stop the actors, and Ray if it was started here."""
         self._stack.close()
 

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from types import TracebackType
 from typing import Protocol, Self
 
 import torch
@@ -28,9 +27,7 @@ class Executor(Protocol):
         """Start the workers."""
         ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         """Stop the workers; committed units stay."""
         ...
 
@@ -63,9 +60,7 @@ class LocalExecutor:
         self._worker = Worker(self._setup, self._device)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         """Release the replica."""
         self._worker = None
 

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
@@ -254,9 +253,7 @@ class Progress:
             self._say(f"{self._title}: {self._total} units{reused}")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         if self._bar is not None:
             self._bar.stop()
         elif self._done > self._reused:
