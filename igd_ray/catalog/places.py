@@ -279,6 +279,21 @@ def write_whole(path: Path, content: bytes) -> None:
         raise cannot_write(path, error) from error
 
 
+def write_file(path: Path, content: bytes) -> Path:
+    """Write `content` to `path`, whole or not at all, and return it; folders above it are made.
+
+    Raises:
+        InputError: if the folder cannot be made.
+        IgdError: if the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {path.parent}: {error.strerror}") from error
+    write_whole(path, content)
+    return path
+
+
 def create_whole(path: Path, content: bytes) -> bool:
     """Write `content` to a new file `path`; of several processes that try, exactly one succeeds.
 

@@ -5,6 +5,7 @@ from igd_ray.config.base import WorkspaceSettings, load_settings
 from igd_ray.config.of_verbs import EvaluateSettings, ImportSettings, RankSettings, SearchSettings, TrainSettings
 
 __all__ = [
+    "SETTINGS",
     "AnalyzeSettings",
     "EvaluateSettings",
     "ImportSettings",
@@ -14,3 +15,12 @@ __all__ = [
     "WorkspaceSettings",
     "load_settings",
 ]
+
+# Of each verb that takes a settings file.
+SETTINGS: dict[str, type[WorkspaceSettings]] = {
+    "rank": RankSettings,
+    "train": TrainSettings,
+    "search": SearchSettings,
+    "evaluate": EvaluateSettings,
+    "analyze": AnalyzeSettings,
+}

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from igd_ray.data import LabeledImages
 from igd_ray.errors import InputError
 from igd_ray.models.anatomy.layers import find_layer
-from igd_ray.properties import BrokenContractError, Found, Property, properties_of
+from igd_ray.properties import Found, Property, found_logits, properties_of
 from igd_ray.threat import predicted_classes
 
 # Images that everything but accuracy is looked at on.
@@ -17,9 +17,6 @@ BATCH = 64
 
 # Logits of one image may differ so much between two calls, and between batches.
 SAME, BATCH_DIFFERENCE = 1e-4, 1e-3
-
-# How far rows of probabilities are off a sum of 1.
-PROBABILITY_TOLERANCE = 1e-4
 
 
 def look_at_model(model: nn.Module, test: LabeledImages, *, layer: str) -> list[Property]:
@@ -61,12 +58,7 @@ class _Look:
         return self._model(images)  # type: ignore[no-any-return]
 
     def logits(self) -> Found:
-        answer = self.ask(self._images)
-        if not torch.isfinite(answer).all():
-            raise BrokenContractError("its logits have NaN or infinity")
-        if (answer >= 0).all() and ((answer.sum(dim=1) - 1).abs() < PROBABILITY_TOLERANCE).all():
-            raise BrokenContractError("it returns probabilities, which sum to 1; return logits, before the softmax")
-        return "ok", f"{answer.dtype} {list(answer.shape)}, {answer.min():.3g} to {answer.max():.3g}"
+        return found_logits(self.ask(self._images))
 
     def right(self) -> Found:
         right = sum(

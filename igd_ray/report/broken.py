@@ -7,7 +7,7 @@ from igd_ray.catalog import named_query
 from igd_ray.catalog.query import Reader
 from igd_ray.protocol import AUDIT_PREFIX, attack_order
 from igd_ray.report.results import Rows
-from igd_ray.report.tables import Column, Row, Table
+from igd_ray.report.tables import COSTS, Column, Row, Table
 
 # Images that are named of each attack or group, and groups of a defense; the catalog holds the rest.
 MOST_NAMED, MOST_GROUPS = 6, 5
@@ -142,10 +142,7 @@ def attack_cost_table(broken: Broken) -> Table:
         Column("attack", "Attack"),
         Column("attacked", "Images attacked", "count"),
         Column("broken", "Broken", "count"),
-        Column("forwards", "Forward passes", "count"),
-        Column("backwards", "Backward passes", "count"),
-        Column("queries", "Queries", "count"),
-        Column("seconds", "Seconds", "number"),
+        *COSTS,
         Column("passes_per_broken_image", "Passes per image broken", "number"),
     ]
     return Table(columns, broken.costs)

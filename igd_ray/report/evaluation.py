@@ -11,7 +11,7 @@ from igd_ray.protocol import (
 from igd_ray.report.accuracy import broken_of_attacked, noise_shares
 from igd_ray.report.figures.panels import Panel, Point
 from igd_ray.report.results import Results, Rows
-from igd_ray.report.tables import DASH, Column, Row, Share, Table, Verdict
+from igd_ray.report.tables import COSTS, DASH, SETTING, Column, Row, Share, Table, Verdict
 from igd_ray.statistics import Comparison
 
 
@@ -145,11 +145,7 @@ def settings_table(results: Results) -> Table:
     """Return the setting of each defense that the run's outcomes record."""
     columns = [
         Column("defense", "Defense"),
-        Column("layer", "Layer"),
-        Column("k", "k", "number"),
-        Column("sigma", "σ", "pixels"),
-        Column("tau", "τ", "number"),
-        Column("draws", "Draws", "number"),
+        *SETTING,
         Column("judge_draws", "Judge draws", "number"),
         Column("ranking_id", "Ranking"),
     ]
@@ -162,10 +158,7 @@ def cost_table(results: Results) -> Table:
         Column("defense", "Defense"),
         Column("attack", "Attack"),
         Column("n", "Images", "count"),
-        Column("forwards", "Forward passes", "count"),
-        Column("backwards", "Backward passes", "count"),
-        Column("queries", "Queries", "count"),
-        Column("seconds", "Seconds", "number"),
+        *COSTS,
     ]
     rows = sorted(
         results.accuracies, key=lambda row: (row["defense"] != NONE, row["defense"], attack_order(row["attack"]))

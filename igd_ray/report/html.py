@@ -12,7 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from igd_ray.catalog import SCHEMA_VERSION, Catalog
-from igd_ray.catalog.places import write_whole
+from igd_ray.catalog.places import write_file
 from igd_ray.catalog.query import Reader, ask
 from igd_ray.errors import InputError
 from igd_ray.protocol import CITATION, NONE
@@ -70,7 +70,7 @@ def write_report(
         run = find_run(reader, run_id)
         return DOCUMENTS[form](read_results(reader, run), read_broken(reader, run["run_id"]))
 
-    return write_text(Path(path), ask(catalog, read))
+    return write_file(Path(path), ask(catalog, read).encode())
 
 
 def report_page(
@@ -101,7 +101,7 @@ def write_comparison(
     """
     runs = comparison.read_runs(places)
     text = comparison_page(runs) if form == "html" else comparison.DOCUMENTS[form](runs)
-    return write_text(Path(path), text)
+    return write_file(Path(path), text.encode())
 
 
 def comparison_page(runs: Sequence[comparison.ComparedRun], navigation: Navigation = ()) -> str:
@@ -115,21 +115,6 @@ def comparison_page(runs: Sequence[comparison.ComparedRun], navigation: Navigati
         differences=comparison.differences_table(runs),
         unlike=comparison.unlike(runs),
     )
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Write `text` to `path`, whole or not at all, and return it; folders above it are made.
-
-    Raises:
-        InputError: if the folder cannot be made.
-        IgdError: if the file cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {path.parent}: {error.strerror}") from error
-    write_whole(path, text.encode())
-    return path
 
 
 def render(

@@ -59,6 +59,24 @@ class Column:
         return self.kind not in ("text", "prose", "verdict")
 
 
+# What an attack cost.
+COSTS = (
+    Column("forwards", "Forward passes", "count"),
+    Column("backwards", "Backward passes", "count"),
+    Column("queries", "Queries", "count"),
+    Column("seconds", "Seconds", "number"),
+)
+
+# How a defense with masks is set.
+SETTING = (
+    Column("layer", "Layer"),
+    Column("k", "k", "number"),
+    Column("sigma", "σ", "pixels"),
+    Column("tau", "τ", "number"),
+    Column("draws", "Draws", "number"),
+)
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows under columns."""

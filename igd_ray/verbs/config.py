@@ -5,26 +5,11 @@ import argparse
 import yaml
 
 from igd_ray.catalog import Catalog, ask
-from igd_ray.config import (
-    AnalyzeSettings,
-    EvaluateSettings,
-    RankSettings,
-    SearchSettings,
-    TrainSettings,
-    WorkspaceSettings,
-)
+from igd_ray.config import SETTINGS
 from igd_ray.errors import InputError
 from igd_ray.report.results import find_run
 from igd_ray.verbs.flags import add_catalog_flag
 from igd_ray.verification.stored_runs import StoredRun, recorded_settings
-
-SETTINGS: dict[str, type[WorkspaceSettings]] = {
-    "rank": RankSettings,
-    "train": TrainSettings,
-    "search": SearchSettings,
-    "evaluate": EvaluateSettings,
-    "analyze": AnalyzeSettings,
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from igd_ray.catalog import Catalog, ask
-from igd_ray.catalog.places import Folder, write_whole
+from igd_ray.catalog.places import Folder, write_file
 from igd_ray.catalog.query import Reader
 from igd_ray.errors import IgdError, InputError
 from igd_ray.report.records.card import evaluation_card
@@ -97,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
         entry = json.dumps(leaderboard_entry(results, row["defense"]), indent=2, ensure_ascii=False) + "\n"
         files[f"leaderboard/{file_name(row['defense'])}.json"] = entry.encode()
     for name, content in files.items():
-        _write(target / name, content)
+        write_file(target / name, content)
     print(f"card, verdicts and {len(results.worst_cases)} leaderboard entries: {target}")
     if points is not None:
         _write_points(catalog, results.run_id, points, rounded, why)
@@ -128,14 +128,6 @@ def _require_outside(folder: Path, catalog: Catalog) -> None:
 def _require_empty(folder: Path) -> None:
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"--points {folder}: not empty, so that old points would stand among new ones; name another")
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {path.parent}: {error.strerror}") from error
-    write_whole(path, content)
 
 
 def _rounded(
@@ -186,7 +178,7 @@ def _write_points(
     for each in kept:
         points = ask(catalog, partial(_points, run_id, each))
         place = f"{file_name(each.defense)}/{file_name(each.attack)}/{file_name(each.point)}"
-        _write(folder / f"{place}.npz", points_npz(points))
+        write_file(folder / f"{place}.npz", points_npz(points))
         names: dict[int, str] = {}
         for row in broken_rows(points):
             content = png_of(points.pixels[row])
@@ -194,13 +186,13 @@ def _write_points(
                 unshown += 1
             else:
                 names[row] = f"{place}/{row:06d}.png"
-                _write(folder / names[row], content)
+                write_file(folder / names[row], content)
                 pictures += 1
         for row, image_id in enumerate(points.ids):
             breaks = rounded.get((each.defense, each.attack, each.point, image_id), (None, None))
             facts = (each.defense, each.attack, each.point, image_id, points.labels[row], points.statuses[row], row)
             rows.append(dict(zip(POINTS.names, (*facts, f"{place}.npz", names.get(row), *breaks), strict=True)))
-    _write(folder / "points.csv", csv_of(pa.Table.from_pylist(rows, schema=POINTS)))
+    write_file(folder / "points.csv", csv_of(pa.Table.from_pylist(rows, schema=POINTS)))
     print(f"{len(rows)} points in {len(kept)} .npz files, {pictures} PNG files: {folder}")
     if unshown:
         print(f"{unshown} points have neither one channel nor three, so that no PNG shows them")

@@ -14,29 +14,13 @@ import yaml
 
 from igd_ray.attacks.own import model_and_weights
 from igd_ray.cluster.jobs import run_job
-from igd_ray.config import (
-    AnalyzeSettings,
-    EvaluateSettings,
-    RankSettings,
-    SearchSettings,
-    TrainSettings,
-    WorkspaceSettings,
-    load_settings,
-)
+from igd_ray.config import SETTINGS, load_settings
 from igd_ray.errors import InputError, did_you_mean
 from igd_ray.models import model_sources
 from igd_ray.values.environment import environment_settings
 from igd_ray.values.file_parts import PART, file_and_part
 from igd_ray.values.plain_yaml import read_yaml
 from igd_ray.verbs.flags import MOVED, Parser, given_settings
-
-SETTINGS: dict[str, type[WorkspaceSettings]] = {
-    "rank": RankSettings,
-    "train": TrainSettings,
-    "search": SearchSettings,
-    "evaluate": EvaluateSettings,
-    "analyze": AnalyzeSettings,
-}
 
 # Verbs that read a catalog and take no settings file: their flags that take a value.
 READERS = {

@@ -9,18 +9,14 @@ from igd_ray.report.figures.search import search_curve
 from igd_ray.report.figures.svg import standalone
 from igd_ray.report.preparation.stored import Preparation
 from igd_ray.report.results import Rows
-from igd_ray.report.tables import Column, Row, Table
+from igd_ray.report.tables import SETTING, Column, Row, Table
 
 
 def search_table(preparation: Preparation) -> Table:
     """Return the finished searches on a model."""
     columns = [
         Column("method", "Method"),
-        Column("layer", "Layer"),
-        Column("k", "k", "number"),
-        Column("sigma", "σ", "pixels"),
-        Column("tau", "τ", "number"),
-        Column("draws", "Draws", "number"),
+        *SETTING,
         Column("clean_accuracy", "Clean", "percent"),
         Column("base_clean_accuracy", "Clean, undefended", "percent"),
         Column("tolerance", "Tolerance", "percent"),

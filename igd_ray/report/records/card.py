@@ -7,7 +7,7 @@ from igd_ray.catalog import SCHEMA_VERSION
 from igd_ray.protocol import CITATION, attack_order
 from igd_ray.report import evaluation, sentences
 from igd_ray.report.results import Results
-from igd_ray.report.tables import DASH, Column, Row, Table, pixel_fraction
+from igd_ray.report.tables import COSTS, DASH, Column, Row, Table, pixel_fraction
 from igd_ray.report.texts import grid, markdown, markdown_table
 
 
@@ -90,10 +90,7 @@ def _attacks(results: Results) -> Table:
         Column("attack", "Attack"),
         Column("defense", "Defense"),
         Column("robust", "Robust", "share"),
-        Column("forwards", "Forward passes", "count"),
-        Column("backwards", "Backward passes", "count"),
-        Column("queries", "Queries", "count"),
-        Column("seconds", "Seconds", "number"),
+        *COSTS,
     ]
     rows: list[Row] = [
         {**cell, "robust": evaluation.cell_share(cell)}
