@@ -1,6 +1,7 @@
 """Settings: the types and ranges of their values, those that every verb has, and how they are loaded."""
 
 import math
+import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -16,7 +17,7 @@ from igd_ray.ranking import RANKINGS
 from igd_ray.ranking.base import ranking_options
 from igd_ray.ranking.clip_dissect import similarity_function
 from igd_ray.threat import Norm, ThreatModel, parse_fraction
-from igd_ray.values.environment import environment_settings
+from igd_ray.values.environment import CATALOG, EXECUTOR, environment_settings
 from igd_ray.values.plain_yaml import read_yaml, require_plain
 
 # Beyond these nothing is evaluated that an evaluator would want, or ever ends.
@@ -247,7 +248,8 @@ def load_settings(kind: type[Settings], *, file: str | Path | None, given: dict[
     Raises:
         InputError: for an unreadable file, an unknown setting (naming close matches), or a value that does not fit.
     """
-    values: dict[str, object] = {**environment_settings(), **(read_yaml(file) if file is not None else {}), **given}
+    outside = environment_settings() if os.environ.keys() & {CATALOG, EXECUTOR} else {}
+    values: dict[str, object] = {**outside, **(read_yaml(file) if file is not None else {}), **given}
     known = [*kind.model_fields, *DATA_SETTINGS]
     for name in values:
         if name not in known:
