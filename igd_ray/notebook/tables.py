@@ -8,8 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from igd_ray.protocol import NONE, attack_order
-from igd_ray.report.accuracy import accuracy_rows, accuracy_tables
-from igd_ray.report.results import Results
+from igd_ray.report.results import Results, accuracy_rows, accuracy_tables
 from igd_ray.report.sentences import remarks
 from igd_ray.report.tables import shown, table_text
 

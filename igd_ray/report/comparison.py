@@ -8,9 +8,8 @@ from typing import NamedTuple
 from igd_ray.catalog import Catalog, ask
 from igd_ray.catalog.query import Reader
 from igd_ray.protocol import attack_order
-from igd_ray.report.accuracy import accuracy_rows
 from igd_ray.report.evaluation import headline_table
-from igd_ray.report.results import Results, find_run, read_results
+from igd_ray.report.results import Results, accuracy_rows, find_run, read_results
 from igd_ray.report.sentences import worst_accuracy
 from igd_ray.report.tables import Column, Row, Share, Table, Verdict, pixel_fraction
 from igd_ray.report.texts import grid, latex_table, markdown, markdown_table

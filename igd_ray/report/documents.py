@@ -4,9 +4,8 @@ import json
 from collections.abc import Iterable
 
 from igd_ray.report import broken, evaluation, sentences
-from igd_ray.report.accuracy import accuracy_rows
 from igd_ray.report.broken import Broken
-from igd_ray.report.results import Results
+from igd_ray.report.results import Results, accuracy_rows
 from igd_ray.report.tables import Table, pixel_fraction, signed
 from igd_ray.report.texts import grid, latex, latex_table, markdown, markdown_table
 

@@ -8,9 +8,8 @@ from igd_ray.protocol import (
     attack_order,
     noted_ideas,
 )
-from igd_ray.report.accuracy import broken_of_attacked, noise_shares
 from igd_ray.report.figures.panels import Panel, Point
-from igd_ray.report.results import Results, Rows
+from igd_ray.report.results import Results, Rows, broken_of_attacked, noise_shares
 from igd_ray.report.tables import COSTS, DASH, SETTING, Column, Row, Share, Table, Verdict
 from igd_ray.statistics import Comparison
 

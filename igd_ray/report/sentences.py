@@ -16,8 +16,7 @@ from igd_ray.protocol import (
     unplanned_attacks,
     unplanned_audits,
 )
-from igd_ray.report.accuracy import noise_shares
-from igd_ray.report.results import Results
+from igd_ray.report.results import Results, noise_shares
 from igd_ray.report.tables import Row, percent, points
 from igd_ray.statistics import Comparison
 

@@ -20,9 +20,8 @@ from igd_ray.execution.until_decided import evaluate_until_decided
 from igd_ray.planning.evaluation import EvaluationPlan, plan_evaluation
 from igd_ray.planning.workspace import Workspace
 from igd_ray.protocol import attack_order
-from igd_ray.report.accuracy import accuracy_rows, accuracy_tables
 from igd_ray.report.records.gates import GRAMMAR, METRICS, Gate, judge_gates, junit_file, parse_gate, require_asked
-from igd_ray.report.results import find_run, read_results
+from igd_ray.report.results import accuracy_rows, accuracy_tables, find_run, read_results
 from igd_ray.report.sentences import remarks
 from igd_ray.report.tables import print_table
 from igd_ray.units.ranking import read_ranking

@@ -18,9 +18,8 @@ from igd_ray.protocol import (
     NOT_MEASURED,
     idea_note,
 )
-from igd_ray.report.accuracy import PrintedTable, accuracy_rows, accuracy_tables
 from igd_ray.report.html import write_report
-from igd_ray.report.results import Results, find_run, read_results
+from igd_ray.report.results import PrintedTable, Results, accuracy_rows, accuracy_tables, find_run, read_results
 from igd_ray.report.sentences import audit_sentence, audit_sentences, unmeasured
 from igd_ray.report.tables import print_table
 from igd_ray.statistics import Comparison
