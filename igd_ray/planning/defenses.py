@@ -16,7 +16,8 @@ from igd_ray.defenses.specs import DefenseLabel, DefenseSpec, given_arguments, p
 from igd_ray.errors import InputError
 from igd_ray.models import Layer
 from igd_ray.planning.rankings import RankingPlan, plan_ranking, require_fit
-from igd_ray.planning.search import defense_of, read_search
+from igd_ray.planning.search import defense_of
+from igd_ray.planning.search.stored import read_search
 from igd_ray.planning.training import SodefPlan, plan_sodef
 from igd_ray.planning.workspace import TRAIN, Workspace
 from igd_ray.ranking import RANKINGS

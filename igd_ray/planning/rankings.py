@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
 import torch
@@ -14,7 +14,7 @@ from igd_ray.errors import IncompleteError, InputError
 from igd_ray.identity import content_hash, derive_seed, unit_key
 from igd_ray.models import Layer
 from igd_ray.models.sources import code_digest, contained
-from igd_ray.planning.workspace import CLIP, AnyWorkspace, RankedModel
+from igd_ray.planning.workspace import CLIP, AnyWorkspace, NamedModel
 from igd_ray.ranking import (
     GivenRanking,
     NeuronScores,
@@ -30,6 +30,22 @@ from igd_ray.ranking.own import FILES, TRIED_IMAGES, own_settings, require_score
 from igd_ray.units.arrays import read_arrays
 from igd_ray.units.base import Rows, Shard, Unit, is_done
 from igd_ray.units.ranking import NO_IMAGES, RankingUnit, read_ranking
+
+
+@dataclass(frozen=True)
+class RankedModel(NamedModel):
+    """What a ranking is of.
+
+    Attributes:
+        layer: whose neurons are ranked.
+    """
+
+    layer: Layer
+
+    @classmethod
+    def of(cls, workspace: AnyWorkspace) -> "RankedModel":
+        """Return the model of `workspace`, with the layer that rankings are computed for."""
+        return cls(**asdict(workspace.named), layer=workspace.layer)
 
 
 @dataclass(frozen=True)
@@ -122,7 +138,7 @@ def plan_ranking(workspace: AnyWorkspace, method: str) -> RankingPlan:
         _try_out(workspace, ranking)
     return RankingPlan(
         method,
-        workspace.ranked,
+        RankedModel.of(workspace),
         ranking,
         workspace.shards("probe") if reads_images else (),
         content_hash(workspace.loaded_clip.identity) if "clip" in ranking.reads else None,
@@ -195,7 +211,9 @@ def import_ranking(workspace: AnyWorkspace, method: str, folder: str) -> Ranking
     scores = import_rankings(
         folder, num_classes=len(workspace.class_names), width=layer.width, layer=layer.name, method=method
     )
-    return RankingPlan(method, workspace.ranked, GivenRanking(layer, tuple(workspace.class_names), given=scores))
+    return RankingPlan(
+        method, RankedModel.of(workspace), GivenRanking(layer, tuple(workspace.class_names), given=scores)
+    )
 
 
 def stored_ranking(workspace: AnyWorkspace, ranking_id: str) -> RankingPlan:
@@ -213,7 +231,7 @@ def stored_ranking(workspace: AnyWorkspace, ranking_id: str) -> RankingPlan:
     ranking = GivenRanking(
         workspace.layer, tuple(workspace.class_names), given=read_ranking(workspace.catalog, ranking_id)
     )
-    return RankingPlan(str(first["method"]), workspace.ranked, ranking, stored_id=ranking_id)
+    return RankingPlan(str(first["method"]), RankedModel.of(workspace), ranking, stored_id=ranking_id)
 
 
 def require_fit(what: str, row: Mapping[str, object], model_id: str, model: str, layer: Layer) -> None:

@@ -5,7 +5,7 @@ Everything that can be wrong with model, data and layer is found here, before an
 
 from collections.abc import Mapping
 from copy import copy
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
@@ -82,7 +82,7 @@ class Given:
 
 @dataclass(frozen=True)
 class NamedModel:
-    """What a search is of.
+    """What a search is of, and with a layer a ranking.
 
     Attributes:
         model, model_id: the base model's label and fingerprint.
@@ -94,17 +94,6 @@ class NamedModel:
     model_id: str
     dataset: str
     class_names: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class RankedModel(NamedModel):
-    """What a ranking is of.
-
-    Attributes:
-        layer: whose neurons are ranked.
-    """
-
-    layer: Layer
 
 
 @dataclass(frozen=True)
@@ -327,11 +316,6 @@ class Workspace(Generic[S]):
     def named(self) -> NamedModel:
         """The model, its data and its classes."""
         return NamedModel(self.source.label, self.model_id, self.settings.data, tuple(self.class_names))
-
-    @property
-    def ranked(self) -> RankedModel:
-        """The same, with the layer that rankings are computed for."""
-        return RankedModel(**asdict(self.named), layer=self.layer)
 
     def bring_points(self, name: str, points: LabeledImages) -> None:
         """Have workers bring along the image set `name`: points aligned with the images evaluated."""

@@ -17,7 +17,8 @@ from igd_ray.models.anatomy.cutting import SplitModel
 from igd_ray.planning import search as search_module
 from igd_ray.planning.evaluation import plan_evaluation
 from igd_ray.planning.rankings import plan_ranking, stored_ranking
-from igd_ray.planning.search import SearchPlan, finish_search, load_objective, plan_search, read_trials, run_trials
+from igd_ray.planning.search import SearchPlan, finish_search, load_objective, plan_search, run_trials
+from igd_ray.planning.search.stored import read_trials
 from igd_ray.planning.workspace import Workspace
 from igd_ray.search import Setting, Trial
 from igd_ray.units.objective import ObjectiveSource, search_here

@@ -8,8 +8,8 @@ from igd_ray.errors import InputError
 from igd_ray.models import Layer
 from igd_ray.planning.analyses.base import Analysis, AnalysisPlan, register
 from igd_ray.planning.analyses.sensitivity import on_share
-from igd_ray.planning.rankings import RankingPlan, plan_ranking
-from igd_ray.planning.workspace import RankedModel, Workspace
+from igd_ray.planning.rankings import RankedModel, RankingPlan, plan_ranking
+from igd_ray.planning.workspace import Workspace
 from igd_ray.ranking import GivenRanking
 from igd_ray.units.ranking import read_ranking
 

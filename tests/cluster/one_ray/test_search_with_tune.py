@@ -22,7 +22,8 @@ from igd_ray.cluster.tuning import search_with_tune
 from igd_ray.config import SearchSettings, load_settings
 from igd_ray.errors import IgdError
 from igd_ray.execution.session import ExecutorFactory
-from igd_ray.planning.search import load_objective, plan_searches, read_search, read_trials
+from igd_ray.planning.search import load_objective, plan_searches
+from igd_ray.planning.search.stored import read_search, read_trials
 from igd_ray.search import (
     BisectionSampler,
     ListSampler,
