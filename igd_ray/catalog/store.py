@@ -329,14 +329,10 @@ class Catalog:
         single = self.tables.keys(table)  # first: a small file is deleted only after it is merged
         # Listed once: what a merge announces in between must not count here and there.
         merged = self.merged.files(table) if table != INDEX else {}
-        alone = single - self.merged.known(table).keys() if table != INDEX else single
+        counting = {f"{key}.parquet": set[str]() for key in sorted(single - self.merged.known(table).keys())}
         return {
             **merged,
-            **{
-                file: set[str]()
-                for file in (f"{key}.parquet" for key in sorted(alone))
-                if not self.tables.is_left_out(table, file)
-            },
+            **{file: none for file, none in counting.items() if not self.tables.is_left_out(table, file)},
         }
 
     def read(self, table: str, key: str) -> pa.Table:

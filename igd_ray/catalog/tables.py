@@ -74,11 +74,28 @@ class TableFiles:
             UnreadableError: if it is damaged.
             IgdError: if it cannot be read, though it may be later.
         """
-        name = f"{table}/{file}"
-        try:
-            with self.open(name) as sealed, pq.ParquetFile(pa.PythonFile(sealed, "r")) as parquet:
+
+        def taken(sealed: SealedFile) -> Found:
+            with pq.ParquetFile(pa.PythonFile(sealed, "r")) as parquet:
                 _require_schema(table, parquet, sealed)
                 return take(parquet)
+
+        return self._verified(f"{table}/{file}", taken)
+
+    def content(self, table: str, file: str) -> tuple[bytes, bytes]:
+        """Return the data of a file of `table`, and its footer, every byte verified and none decoded.
+
+        Raises:
+            FileNotFoundError, UnreadableError, IgdError: as `load` does.
+        """
+        return self._verified(
+            f"{table}/{file}", lambda sealed: (sealed.read_at(0, sealed.footer.data), sealed.footer.tail)
+        )
+
+    def _verified(self, name: str, take: Callable[[SealedFile], Found]) -> Found:
+        try:
+            with self.open(name) as sealed:
+                return take(sealed)
         except DamagedError as error:
             raise UnreadableError(f"{self._title}/{name} is damaged: {error}") from error
         except UnavailableError as error:

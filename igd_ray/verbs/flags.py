@@ -8,8 +8,10 @@ from igd_ray.errors import InputError, first_line
 from igd_ray.values.environment import CATALOG, EXECUTOR, environment_settings
 
 if TYPE_CHECKING:
+    from igd_ray.cluster import RayExecutor
     from igd_ray.config import WorkspaceSettings
     from igd_ray.execution.session import ExecutorFactory
+    from igd_ray.units.replica import WorkerSetup
 
 
 def add_catalog_flag(parser: argparse.ArgumentParser) -> None:
@@ -186,7 +188,7 @@ def _argument(text: str, flag: str, example: str) -> tuple[str, object]:
 
 
 def executor_for(settings: "WorkspaceSettings") -> "ExecutorFactory":
-    """Return what makes the executor; Ray, and PyTorch, are imported only here.
+    """Return what makes the executor; PyTorch is imported only here, and Ray where something is to run on it.
 
     Raises:
         InputError: for a device that this machine does not have.
@@ -195,11 +197,13 @@ def executor_for(settings: "WorkspaceSettings") -> "ExecutorFactory":
         from igd_ray.execution.executor import in_process
 
         return in_process(settings.device)
-    from igd_ray.cluster import RayExecutor
 
-    return lambda setup: RayExecutor(
-        setup, actors=settings.actors, device=settings.device, seconds=settings.unit_timeout
-    )
+    def on_ray(setup: "WorkerSetup") -> "RayExecutor":
+        from igd_ray.cluster import RayExecutor
+
+        return RayExecutor(setup, actors=settings.actors, device=settings.device, seconds=settings.unit_timeout)
+
+    return on_ray
 
 
 # Flags, by the setting, that most evaluations leave alone. Where a model is loaded, only `--help-all` shows them.

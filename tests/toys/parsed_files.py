@@ -6,6 +6,7 @@ from functools import lru_cache
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from igd_ray.catalog.compaction.joined import Piece
 from igd_ray.catalog.sealed import BytesSource, Footer, SealedFile
 
 Rows = Mapping[str, pa.Table]
@@ -26,6 +27,9 @@ class OpenedFile:
 
     def __exit__(self, *_error: object) -> None:
         return
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        return self.content[offset : offset + length]
 
     def verify(self) -> None:
         return
@@ -110,3 +114,11 @@ def conformed(table: str, rows: pa.Table | list[dict[str, object]], key: str | N
 
 def required(table: str, file: ParsedFile, _sealed: object) -> object:
     return table, file.content
+
+
+def pieced(data: bytes, footer: bytes, _schema: pa.Schema) -> object:
+    return data, footer
+
+
+def joined(name: str, pieces: list[Piece], _schema: pa.Schema) -> object:
+    return name, *(id(piece) for piece in pieces)

@@ -22,10 +22,21 @@ import pytest
 
 from igd_ray.catalog import SCHEMAS, Catalog, sealed, tables
 from igd_ray.catalog.compaction import compact
+from igd_ray.catalog.compaction.joined import joined_parquet, piece_of
 from igd_ray.catalog.sealed import BytesSource
 from igd_ray.catalog.tables import UnreadableError
 from igd_ray.errors import IgdError
-from tests.toys.parsed_files import OpenedFile, ParsedFile, Remembered, conformed, kept, required, written
+from tests.toys.parsed_files import (
+    OpenedFile,
+    ParsedFile,
+    Remembered,
+    conformed,
+    joined,
+    kept,
+    pieced,
+    required,
+    written,
+)
 
 Files = dict[str, dict[str, bytes]]
 
@@ -47,7 +58,7 @@ SMALL = {
     "splits": SCHEMAS["splits"],
     "compacted": SCHEMAS["compacted"],
 }
-MODULES = ("store", "tables", "merged", "compaction", "sealed")
+MODULES = ("store", "tables", "merged", "sealed", "compaction.merging", "compaction.results", "compaction.deleting")
 
 
 class Killed(BaseException):
@@ -78,7 +89,8 @@ def small_schemas() -> Iterator[None]:
             patch.setattr(f"igd_ray.catalog.{module}.SCHEMAS", MappingProxyType(named))
         # No unit is split here: merges need not look for those that are.
         merged = {table: schema for table, schema in named.items() if table != "splits"}
-        patch.setattr("igd_ray.catalog.compaction.SCHEMAS", MappingProxyType(merged))
+        for module in ("merging", "deleting"):
+            patch.setattr(f"igd_ray.catalog.compaction.{module}.SCHEMAS", MappingProxyType(merged))
         for module in ("store", "tables", "merged"):
             patch.setattr(f"igd_ray.catalog.{module}.pq", SimpleNamespace(ParquetFile=ParsedFile))
         patch.setattr(tables, "pa", SimpleNamespace(**{**vars(pa), "PythonFile": lambda file, _mode: file}))
@@ -88,10 +100,13 @@ def small_schemas() -> Iterator[None]:
         for module in ("store", "tables", "merged"):
             patch.setattr(f"igd_ray.catalog.{module}.conform", conform)
         once = Remembered(sealed.sealed_parquet, written)
-        for module in ("store", "tables", "merged", "compaction"):
+        for module in ("store", "tables", "merged", "compaction.merging", "compaction.results"):
             patch.setattr(f"igd_ray.catalog.{module}.sealed_parquet", once)
-        patch.setattr("igd_ray.catalog.compaction.time", SimpleNamespace(sleep=lambda _seconds: None, monotonic=float))
-        patch.setattr("igd_ray.catalog.compaction.secrets", SimpleNamespace(token_hex=token_hex))
+        join = Remembered(joined_parquet, joined)
+        patch.setattr("igd_ray.catalog.compaction.merging.joined_parquet", join)
+        patch.setattr("igd_ray.catalog.compaction.results.piece_of", Remembered(piece_of, pieced))
+        patch.setattr("igd_ray.catalog.compaction.merging.time", SimpleNamespace(sleep=lambda _: None, monotonic=float))
+        patch.setattr("igd_ray.catalog.compaction.merging.secrets", SimpleNamespace(token_hex=token_hex))
         patch.setattr("igd_ray.catalog.store.kept_rows", Remembered(sealed.kept_rows, kept))
         yield
 
