@@ -116,9 +116,17 @@ def test_weights_of_a_file_are_those_that_a_factory_loads(tmp_path: Path, weight
         settings_for(tmp_path / "results", attacks=attacks.partition(",")[0], defenses="none", n=8, shard_size=8)
     )
     plan_evaluation(workspace)
-    brought = workspace.worker_setup().files()
-    assert (weights,) in brought
-    assert (empty,) in brought
+    setup = workspace.worker_setup()
+    # A node has copies of the files, and nothing at the places that the driver names.
+    node = {file: tmp_path / "node" / file.name for group in setup.files() for file in group}
+    assert set(node) == {weights, empty}
+    (tmp_path / "node").mkdir()
+    for file, copy in node.items():
+        file.rename(copy)
+    ((model_id, _),) = setup.other_models.items()
+    loaded = setup.with_files(node).source(model_id).load("cpu")
+    expected = load_model(SPEC, weights="own").state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items())
 
 
 def test_a_job_takes_the_weights_along(tmp_path: Path, a_file: Path, weights: Path) -> None:
