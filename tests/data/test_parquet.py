@@ -293,6 +293,7 @@ def test_one_changed_byte_gives_images_or_one_line(eight: Path, position: int, c
         assert images.shape == (8, 3, 6, 5)
 
 
+@pytest.mark.slow
 def test_damage_anywhere_behind_the_data_gives_images_or_one_line(eight: Path) -> None:
     """One such byte, in the statistics of a column, made pyarrow end the process."""
     content, changed = eight.read_bytes(), eight.with_name("changed.parquet")
