@@ -252,23 +252,23 @@ def test_parts_of_a_chained_unit_skip_what_was_broken_before(
     assert compared(tmp_path / "results") == compared(cascade)
 
 
-def a_tenth(patch: pytest.MonkeyPatch) -> str:
-    """Give the nine attacks a tenth of the published steps and queries, and return their labels."""
-    tenth = {
+def a_twentieth(patch: pytest.MonkeyPatch) -> str:
+    """Give the nine attacks a twentieth of the published steps and queries, and return their labels."""
+    versions = {
         "standard": (
-            ("apgd-ce", APGD("ce", steps=10)),
-            ("apgd-t", TargetedAPGD(steps=10)),
-            ("fab-t", FAB(steps=10)),
-            ("square", Square(500)),
+            ("apgd-ce", APGD("ce", steps=5)),
+            ("apgd-t", TargetedAPGD(steps=5)),
+            ("fab-t", FAB(steps=5)),
+            ("square", Square(250)),
         ),
-        "rand": (("apgd-ce", APGD("ce", steps=10, eot=20)), ("apgd-dlr", APGD("dlr", steps=10, eot=20))),
+        "rand": (("apgd-ce", APGD("ce", steps=5, eot=20)), ("apgd-dlr", APGD("dlr", steps=5, eot=20))),
     }
-    patch.setattr(auto_attack, "VERSIONS", {**auto_attack.VERSIONS, **tenth})
-    averaged = Registration("tr-apgd-eot", partial(TransferEOT, steps=10, collapse=False))
+    patch.setattr(auto_attack, "VERSIONS", {**auto_attack.VERSIONS, **versions})
+    averaged = Registration("tr-apgd-eot", partial(TransferEOT, steps=5, collapse=False))
     patch.setitem(REGISTERED, averaged.label, averaged)
-    patch.setattr("igd_ray.planning.attack_units.FIRST_STAGE", "tr-apgd-ce-10")
-    patch.setattr(AutoAttack, "continues", "tr-apgd-ce-10")
-    budgets = {"rays": 1000, "tr-rays": 1000, "tr-apgd-ce": 10, "tr-apgd-cw": 10, "tr-apgd-t-dlr": 10}
+    patch.setattr("igd_ray.planning.attack_units.FIRST_STAGE", "tr-apgd-ce-5")
+    patch.setattr(AutoAttack, "continues", "tr-apgd-ce-5")
+    budgets = {"rays": 500, "tr-rays": 500, "tr-apgd-ce": 5, "tr-apgd-cw": 5, "tr-apgd-t-dlr": 5}
     return ",".join(f"{name}-{budgets[name]}" if name in budgets else name for name in NINE_ATTACKS)
 
 
@@ -278,7 +278,7 @@ def test_the_cascade_takes_at_most_half_of_the_passes_of_separate_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sigma: float
 ) -> None:
     """Both counted by hooks: the nine attacks on none, cdir and loir, for each defense on its own and as published."""
-    attacks = a_tenth(monkeypatch)
+    attacks = a_twentieth(monkeypatch)
     changes = {"defenses": "none,cdir-8,loir-8", "attacks": attacks, "n": 16, "shard_size": 16, "sigma": sigma}
     cascade = prepare(tmp_path / "cascade", **changes, mode="cascade")
     counted = cascade.run()
