@@ -18,6 +18,23 @@ settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Have each of two worker processes, which get half of the tests each, begin with slow ones of half of the files.
+
+    What is left at the end, to be shared, is short.
+    """
+    if not hasattr(config, "workerinput"):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    begun_by_the_first = set(list(dict.fromkeys(item.path for item in slow))[::2])
+    first = [item for item in slow if item.path in begun_by_the_first]
+    second = [item for item in slow if item.path not in begun_by_the_first]
+    short = [item for item in items if not item.get_closest_marker("slow")]
+    more = max(0, len(items) // 2 - len(first))
+    items[:] = [*first, *short[:more], *second, *short[more:]]
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     """Tests run in several processes on few cores, and workers compute with one thread, too."""
