@@ -1,6 +1,7 @@
 """Files from elsewhere: transferred whole or not at all, checked, and noted for the run that uses them."""
 
 import hashlib
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -8,9 +9,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from threading import Thread
+from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from igd_ray.errors import FOREIGN_MESSAGE_LENGTH, IgdError, InputError
+from igd_ray.errors import FOREIGN_MESSAGE_LENGTH, IgdError, InputError, first_line
 
 # A server that is silent for this long counts as gone: until it answers, and between two pieces of a file.
 SECONDS_TO_CONNECT, SECONDS_OF_SILENCE = 10, 60
@@ -170,6 +172,66 @@ def hub_digest(path: Path, what: str) -> str:
             "have it downloaded again"
         )
     return found
+
+
+class HubRepository(NamedTuple):
+    """A repository of the Hugging Face hub.
+
+    Attributes:
+        name: OWNER/NAME.
+        kind: "model" or "dataset".
+        revision: a branch, a tag or a commit; None for the newest.
+        spec: what the user calls it.
+        instead: what to do where the hub cannot be reached.
+    """
+
+    name: str
+    kind: Literal["model", "dataset"]
+    revision: str | None
+    spec: str
+    instead: str
+
+    def files(self) -> list[str]:
+        """Return the names of its files.
+
+        Raises:
+            InputError: if there is no such repository or revision, or no network.
+        """
+        import huggingface_hub  # here, because it is rarely needed
+
+        # Progress is for people at a terminal.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        try:
+            return list(huggingface_hub.HfApi().list_repo_files(self.name, repo_type=self.kind, revision=self.revision))
+        except Exception as error:  # the hub's library fails in too many ways to list
+            raise self.failed(error) from None
+
+    def file(self, name: str) -> Path:
+        """Return the file `name` in the hub's own cache, downloaded if it is not there, and note its commit.
+
+        Raises:
+            InputError: if the download fails, or the file is damaged.
+        """
+        import huggingface_hub
+
+        try:
+            path = Path(huggingface_hub.hf_hub_download(self.name, name, repo_type=self.kind, revision=self.revision))
+        except Exception as error:  # as above
+            raise self.failed(error) from None
+        hub_digest(path, self.spec)
+        # The commit is a hash of all that the repository holds.
+        parts = path.parts
+        commit = parts[parts.index("snapshots") + 1] if "snapshots" in parts[:-1] else "unknown"
+        note_download(f"hf:{self.name}, commit {commit}")
+        return path
+
+    def failed(self, error: Exception) -> InputError:
+        """Return what is said of an error of the hub's library."""
+        what = "data set" if self.kind == "dataset" else "model"
+        return InputError(
+            f"{self.spec}: the Hugging Face hub gave no {what} ({type(error).__name__}: {first_line(error)}); check "
+            f"the name and the network (HF_ENDPOINT, HF_TOKEN), or {self.instead}"
+        )
 
 
 def begins_like_a_page(path: Path) -> bool:

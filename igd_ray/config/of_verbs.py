@@ -183,7 +183,7 @@ class SearchSettings(RankSettings):
         if self.sampler == "optuna":
             if find_spec("optuna") is None:
                 raise InputError(
-                    "--sampler optuna needs a package of its own: pip install optuna; "
+                    "--sampler optuna needs a package of its own: pip install 'igd-ray[optuna]'; "
                     "bisection, grid and random need none"
                 )
             if self.executor == "local":

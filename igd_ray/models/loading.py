@@ -1,4 +1,4 @@
-"""Models by spec: `demo`, `file.py:factory`, `robustbench:NAME`, `timm:NAME`."""
+"""Models by spec: `demo`, `file.py:factory`, `robustbench:NAME`, `timm:NAME`, `hf:OWNER/NAME`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +12,13 @@ from igd_ray.models.adapter import Adapter, OutputError, described_answer
 from igd_ray.models.checkpoints import OWN, load_weights
 from igd_ray.models.demo import demo_model
 from igd_ray.models.fingerprint import changed_since, model_fingerprint, model_state
+from igd_ray.models.hub import find_on_hub
 from igd_ray.models.robustbench import load_robustbench
-from igd_ray.models.sources import exits_refused, import_sources
-from igd_ray.models.timm import load_timm
+from igd_ray.models.sources import HUB, exits_refused, factory_file, import_sources
+from igd_ray.models.timm import build_timm, load_timm
 from igd_ray.models.wrappers import unwrapped
 
-KNOWN_SPECS = ("demo", "robustbench:NAME", "timm:NAME", "path/to/file.py:factory")
+KNOWN_SPECS = ("demo", "robustbench:NAME", "timm:NAME", "hf:OWNER/NAME[@REVISION]", "path/to/file.py:factory")
 
 
 def load_model(
@@ -34,9 +35,10 @@ def load_model(
     `torch.compile` and `DataParallel` around it or its modules come off.
 
     Args:
-        spec: `demo`, `path/to/file.py:factory`, `robustbench:[DATASET/THREAT/]NAME` or `timm:NAME`.
+        spec: `demo`, `path/to/file.py:factory`, `robustbench:[DATASET/THREAT/]NAME`, `timm:NAME`, or
+            `hf:OWNER/NAME[@REVISION]` with timm's configuration, or with `:FILE.py:factory` behind it, which runs code.
         weights: a safetensors or PyTorch file, or one of several state dicts in it, `FILE#model_ema`; "own" takes
-            those that the factory loads. For `robustbench:` and `timm:` a file replaces the download (how an
+            those that the factory loads. For `robustbench:`, `timm:` and `hf:` a file replaces the download (how an
             ensemble's several files are given, `load_robustbench` says).
         output: which output holds the logits of a model that returns several: a key or a position, "logits" or "0".
         device: where the model goes.
@@ -46,7 +48,7 @@ def load_model(
         InputError: if the spec is unknown, the factory or the weights do not fit, a download fails, or "own" weights
             differ from one call of the factory to the next.
     """
-    prefix, separator, name = spec.partition(":")
+    prefix, _, name = spec.partition(":")
     if spec == "demo":
         if weights is not None or factory_args:
             raise InputError(
@@ -59,7 +61,9 @@ def load_model(
         model = load_robustbench(name, weights=None if weights == OWN else weights)
     elif prefix == "timm" and name:
         model = load_timm(name, weights=None if weights == OWN else weights, **factory_args)
-    elif separator and spec.rpartition(":")[0].endswith(".py"):
+    elif spec.startswith(HUB) and name:
+        model = _from_hub(spec, weights, factory_args)
+    elif factory_file(spec) is not None:
         model = _with_weights(spec, weights, factory_args)
     else:
         raise InputError(
@@ -97,6 +101,18 @@ def _with_weights(spec: str, weights: str | Path | None, factory_args: dict[str,
             "load them in the factory, or pass --weights FILE"
         )
     return model
+
+
+def _from_hub(spec: str, weights: str | Path | None, factory_args: dict[str, Any]) -> nn.Module:
+    found = find_on_hub(spec, needs_weights=weights is None)
+    weights = found.weights if weights is None else weights
+    if found.factory is not None:
+        return _with_weights(found.factory, weights, factory_args)
+    if weights is None or weights == OWN:
+        raise InputError(
+            f"{spec}: timm's architectures load no weights of their own; pass --weights FILE, or leave it out"
+        )
+    return build_timm(spec, found.config, weights, factory_args)
 
 
 def _from_file(spec: str, factory_args: dict[str, Any], *, seed: int = 0) -> nn.Module:

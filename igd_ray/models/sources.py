@@ -25,6 +25,20 @@ PACKAGE = __name__.partition(".")[0]
 MODULE_PREFIX = "igd_model_"
 
 
+# What the specs of models and data sets on the Hugging Face hub begin with.
+HUB = "hf:"
+
+
+def factory_file(spec: str) -> Path | None:
+    """Return the file of `FILE.py:factory`; None for any other spec, such as one of code on the Hugging Face hub.
+
+    >>> factory_file("models/net.py:small").name
+    'net.py'
+    """
+    file, colon, _ = spec.rpartition(":")
+    return Path(file) if colon and file.endswith(".py") and not spec.startswith(HUB) else None
+
+
 def model_sources(path: Path) -> dict[str, Path]:
     """Return the files that the code at `path` is in, by module: itself first, then the modules that it imports.
 

@@ -77,6 +77,58 @@ def load_timm(
     )
 
 
+# Arguments of timm's `create_model` that read files or load code: a configuration from elsewhere may not give them.
+LOADING = frozenset(
+    {
+        "pretrained",
+        "pretrained_cfg",
+        "pretrained_cfg_overlay",
+        "checkpoint_path",
+        "cache_dir",
+        "scriptable",
+        "exportable",
+    }
+)
+
+
+def build_timm(spec: str, config: Mapping[str, Any], weights: str | Path, arguments: Mapping[str, Any]) -> nn.Module:
+    """Return the model of a configuration as timm writes it to the hub, behind its normalisation, with `weights`.
+
+    Args:
+        spec: what the user calls it.
+        config: what stands in `config.json`: `architecture`, `num_classes`, `model_args`, `pretrained_cfg`.
+        weights: a file with the state dict of timm's model.
+        arguments: the architecture's, in place of those in `config`; also `mean` and `std`, as for `load_timm`.
+
+    Raises:
+        InputError: if timm has no such architecture, or an argument or the weights do not fit.
+    """
+    import timm
+
+    name, pretrained = config.get("architecture"), config.get("pretrained_cfg", config)
+    if not isinstance(name, str) or not timm.is_model(name) or not isinstance(pretrained, Mapping):
+        raise InputError(f"{spec}: its config.json names no architecture that timm has, but {name!r}")
+    given = dict(config.get("model_args") or {})
+    if refused := sorted(LOADING & {*given, *arguments}):
+        raise InputError(f"{spec}: {refused[0]} would load something else; take it out of model_args")
+    classes = config.get("num_classes", pretrained.get("num_classes"))
+    given = {**({} if classes is None else {"num_classes": classes}), **given, **arguments}
+    mean, std = given.pop("mean", None), given.pop("std", None)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model = timm.create_model(name, pretrained=False, **given)
+    except (TypeError, AssertionError, ValueError, RuntimeError) as error:
+        raise InputError(f"{spec}: timm's {name} does not take these arguments: {first_line(error)}") from None
+    load_weights(model, weights)
+    default = {key: pretrained.get(key) or model.pretrained_cfg[key] for key in ("mean", "std")}
+    channels = given.get("in_chans", len(default["mean"]))
+    return Normalize(
+        model,
+        _per_channel("mean", mean, default["mean"], channels, spec=spec),
+        _per_channel("std", std, default["std"], channels, spec=spec),
+    )
+
+
 def _check_download(name: str, config: Mapping[str, Any]) -> None:
     """Check the file that timm took the weights of `config` from, as far as it is in the hub's cache, and note it.
 

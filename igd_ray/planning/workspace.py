@@ -28,7 +28,7 @@ from igd_ray.errors import InputError
 from igd_ray.identity import content_hash, derive_seed
 from igd_ray.models import PENULTIMATE, Layer, check_model, find_layer, load_model, model_fingerprint
 from igd_ray.models.checkpoints import OWN
-from igd_ray.models.sources import contained
+from igd_ray.models.sources import contained, factory_file
 from igd_ray.units.base import Shard, shards_of
 from igd_ray.units.replica import ClipSource, ImageArrays, ModelSource, WorkerSetup
 
@@ -216,10 +216,9 @@ class Workspace(Generic[S]):
         if self.given.model is not None:
             return self.given.model
         settings = self.settings
-        file = settings.model.rpartition(":")[0]
         spec = settings.model
-        if file.endswith(".py"):
-            spec = f"{Path(file).resolve()}:{settings.model.rpartition(':')[2]}"
+        if (file := factory_file(spec)) is not None:
+            spec = f"{file.resolve()}:{spec.rpartition(':')[2]}"
         weights = settings.weights
         if weights and weights != OWN:
             weights = str(Path(weights).resolve())

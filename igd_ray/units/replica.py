@@ -16,7 +16,7 @@ from igd_ray.data import LabeledImages
 from igd_ray.errors import IgdError, InputError
 from igd_ray.models import load_model, model_fingerprint, model_sources
 from igd_ray.models.checkpoints import OWN
-from igd_ray.models.sources import import_sources
+from igd_ray.models.sources import factory_file, import_sources
 from igd_ray.values.file_parts import file_and_part
 
 if TYPE_CHECKING:
@@ -46,8 +46,7 @@ class ModelSource:
     @property
     def factory_file(self) -> Path | None:
         """The file of the model's factory, where it has one."""
-        file = self.spec.rpartition(":")[0]
-        return Path(file) if file.endswith(".py") else None
+        return factory_file(self.spec)
 
     def files(self) -> list[tuple[Path, ...]]:
         """Return its local files, those together that must lie in one folder."""
@@ -71,7 +70,7 @@ class ModelSource:
     @property
     def label(self) -> str:
         """What the model is called in the catalog: its spec, without the folders of a file."""
-        return Path(self.spec).name if ".py:" in self.spec else self.spec
+        return self.spec if self.factory_file is None else Path(self.spec).name
 
     def load(self, device: str) -> nn.Module:
         """Load a replica.

@@ -13,8 +13,12 @@ from igd_ray.catalog import Catalog, ask
 from igd_ray.catalog.places import Folder, write_file
 from igd_ray.catalog.query import Reader
 from igd_ray.errors import IgdError, InputError
+from igd_ray.report.preparation.stored import read_class_names
 from igd_ray.report.records.card import evaluation_card
+from igd_ray.report.records.dataset import CARD, VERDICTS, dataset_card, parquet_of, points_table
+from igd_ray.report.records.dataset import POINTS as DATASET_POINTS
 from igd_ray.report.records.images import (
+    CHANNELS,
     Kept,
     Points,
     broken_rows,
@@ -24,7 +28,7 @@ from igd_ray.report.records.images import (
     png_of,
     points_npz,
     read_points,
-    verdicts_csv,
+    verdict_table,
 )
 from igd_ray.report.records.leaderboard import leaderboard_entry
 from igd_ray.report.results import Results, find_run, read_results
@@ -33,6 +37,9 @@ from igd_ray.verbs.flags import MOVED, add_catalog_flag, add_moved_flags
 
 # `--points` says where points are written, so that a run that judged others' points is not judged again here.
 MOVED_HERE = [name for name in MOVED if name != "points"]
+
+# Before the folder behind `--to`: a data set, in place of records.
+HUGGING_FACE = "hf"
 
 # A point's defense, attack, kind and image; whether it breaks the defense as it is, and rounded to 8 bits.
 Point = tuple[str, str, str, str]
@@ -62,7 +69,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("run_id", nargs="?", metavar="RUN", default=None, help="an evaluation (default: the latest)")
     add_catalog_flag(parser)
-    parser.add_argument("--to", metavar="DIR", default=None, help="where to write (default: export-RUN)")
+    parser.add_argument(
+        "--to",
+        nargs="+",
+        metavar="DIR",
+        default=None,
+        help=f"where to write; {HUGGING_FACE} DIR lays the run out as a data set of the Hugging Face hub "
+        "(default: export-RUN)",
+    )
     parser.add_argument("--points", metavar="DIR", default=None, help="an empty or new folder for adversarial points")
     parser.add_argument(
         "--device", choices=["auto", "cpu", "cuda"], default="auto", help="judges points (default: auto)"
@@ -75,23 +89,34 @@ def run(arguments: argparse.Namespace) -> int:
     catalog = Catalog(arguments.catalog)
     catalog.check()
 
-    def question(reader: Reader) -> tuple[Results, bytes]:
+    def question(reader: Reader) -> tuple[Results, pa.Table]:
         stored = _evaluation(reader, arguments.run_id)
-        return read_results(reader, stored), verdicts_csv(reader, stored["run_id"])
+        return read_results(reader, stored), verdict_table(reader, stored["run_id"])
 
-    results, verdicts = ask(catalog, question)
-    target = Path(arguments.to or f"export-{file_name(results.run_id)}")
+    to = arguments.to or []
+    if len(to) > 2 or (len(to) == 2 and to[0] != HUGGING_FACE):
+        raise InputError(f"--to takes a folder, or {HUGGING_FACE} and a folder, not {' '.join(to)}")
+    results, table = ask(catalog, question)
+    target = Path(to[-1] if to else f"export-{file_name(results.run_id)}")
     points = Path(arguments.points) if arguments.points is not None else None
+    if len(to) == 2:
+        if points is not None:
+            raise InputError(f"--to {HUGGING_FACE} lays points among the data set; leave --points out")
+        _require_outside(target, catalog)
+        _require_empty(target, f"--to {HUGGING_FACE}")
+        _write_dataset(catalog, results, table, target)
+        return 0
+    verdict_rows = csv_of(table)
     for folder in (target, points):
         if folder is not None:
             _require_outside(folder, catalog)
     if points is not None:
-        _require_empty(points)
+        _require_empty(points, "--points")
     given = {name: getattr(arguments, name) for name in MOVED_HERE if hasattr(arguments, name)}
     rounded, why = _rounded(catalog, results, given, arguments.device) if points is not None else ({}, "")
     files = {
-        "verdicts.csv": verdicts,
-        "card.md": evaluation_card(results, {"verdicts.csv": hashlib.sha256(verdicts).hexdigest()}).encode(),
+        "verdicts.csv": verdict_rows,
+        "card.md": evaluation_card(results, {"verdicts.csv": hashlib.sha256(verdict_rows).hexdigest()}).encode(),
     }
     for row in results.worst_cases:
         entry = json.dumps(leaderboard_entry(results, row["defense"]), indent=2, ensure_ascii=False) + "\n"
@@ -125,9 +150,9 @@ def _require_outside(folder: Path, catalog: Catalog) -> None:
         raise InputError(f"{folder} lies in the catalog, which export only reads; name a folder outside of it")
 
 
-def _require_empty(folder: Path) -> None:
+def _require_empty(folder: Path, flag: str) -> None:
     if folder.is_dir() and any(folder.iterdir()):
-        raise InputError(f"--points {folder}: not empty, so that old points would stand among new ones; name another")
+        raise InputError(f"{flag} {folder}: not empty, so that old points would stand among new ones; name another")
 
 
 def _rounded(
@@ -162,6 +187,23 @@ def _rounded(
 
 def _points(run_id: str, kept: Kept, reader: Reader) -> Points:
     return read_points(reader, run_id, kept)
+
+
+def _write_dataset(catalog: Catalog, results: Results, table: pa.Table, folder: Path) -> None:
+    """Write the run as a data set of the Hugging Face hub, points of one attack on one defense in memory at a time."""
+    run_id = results.run_id
+    names = ask(catalog, lambda reader: read_class_names(reader, results.run["model_id"]))
+    kept = [each for each in ask(catalog, lambda reader: kept_points(reader, run_id)) if each.shape[0] in CHANNELS]
+    content = parquet_of(table)
+    write_file(folder / VERDICTS, content)
+    for number, each in enumerate(kept):
+        found = ask(catalog, partial(_points, run_id, each))
+        write_file(folder / DATASET_POINTS / f"{number:05d}.parquet", parquet_of(points_table(each, found, names)))
+    card = evaluation_card(results, {VERDICTS: hashlib.sha256(content).hexdigest()})
+    name = f"{results.run['model']} on {results.run['dataset']}, run {run_id}"
+    write_file(folder / CARD, dataset_card(card, name=name, has_points=bool(kept)).encode())
+    points = sum(each.images for each in kept)
+    print(f"a data set of {len(table)} verdicts and {points} points: {folder}; huggingface-cli upload takes it")
 
 
 def _write_points(

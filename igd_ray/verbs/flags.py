@@ -27,7 +27,11 @@ def add_catalog_flag(parser: argparse.ArgumentParser) -> None:
 def add_workspace_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `WorkspaceSettings`."""
     model = parser.add_argument_group("model and data")
-    model.add_argument("--model", help="demo, robustbench:NAME, timm:NAME or path/to/file.py:factory (default: demo)")
+    model.add_argument(
+        "--model",
+        help="demo, robustbench:NAME, timm:NAME, hf:OWNER/NAME[@REVISION] (safetensors with timm's config.json; "
+        "with :FILE.py:factory behind it the code there) or path/to/file.py:factory (default: demo)",
+    )
     model.add_argument(
         "--weights",
         metavar="FILE",

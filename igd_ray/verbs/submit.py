@@ -17,6 +17,7 @@ from igd_ray.cluster.jobs import run_job
 from igd_ray.config import SETTINGS, load_settings
 from igd_ray.errors import InputError, did_you_mean
 from igd_ray.models import model_sources
+from igd_ray.models.sources import factory_file
 from igd_ray.values.environment import environment_settings
 from igd_ray.values.file_parts import PART, file_and_part
 from igd_ray.values.plain_yaml import read_yaml
@@ -136,8 +137,7 @@ def _take_along(values: dict[str, object], folder: Path) -> dict[str, object]:
             beside = Path(file).with_suffix(".safetensors")
             if name == "clip" and "clip_weights" not in values and beside.is_file():
                 values["clip_weights"] = _copy([beside], folder)
-    file, separator, _ = str(values.get("model", "")).rpartition(":")
-    if separator and file.endswith(".py"):
+    if factory_file(str(values.get("model", ""))) is not None:
         values["model"] = _take_code(str(values["model"]), folder)
     if "points" in values:
         values["points"] = ",".join(_with_points(str(entry).strip(), folder) for entry in _listed(values["points"]))

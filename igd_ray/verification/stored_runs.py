@@ -85,7 +85,7 @@ def settings_of(run: StoredRun, given: Mapping[str, object]) -> EvaluateSettings
     except InputError as error:
         raise InputError(f"the settings of run {run.run_id!r} cannot be used here: {error}") from None
     if "model" not in given and settings.model.rpartition(":")[0].endswith(".py"):
-        raise InputError(
+        raise InputError(  # a file here, or one on the hub
             f"the model of run {run.run_id!r} is code, {settings.model!r}; if you trust that file, name it with --model"
         )
     return settings

@@ -15,16 +15,13 @@ from igd_ray.report import comparison
 from igd_ray.report.html import CleanImages, comparison_page, found_clean, page, report_page
 from igd_ray.report.preparation.gallery import pictures
 from igd_ray.report.preparation.stored import read_class_names
-from igd_ray.report.records.images import Kept, kept_points, read_some_points
+from igd_ray.report.records.images import CHANNELS, Kept, kept_points, read_some_points
 from igd_ray.report.results import Rows, find_run
 from igd_ray.report.tables import DASH, Row, percent, pixel_fraction, shown
 from igd_ray.viewer.questions import Found, Questions
 
 # What fits on a page: runs, rows of an answer, characters of one of its values, and pictures.
 MOST_RUNS, MOST_ROWS, MOST_CHARACTERS, MOST_PICTURES = 500, 1000, 300, 24
-
-# The channels of images that a picture shows.
-CHANNELS = (1, 3)
 
 HERE = Path(__file__).parent
 

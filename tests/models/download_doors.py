@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import open_clip
+import torch
 
 from igd_ray.data import load_images
 from igd_ray.downloads import noted_downloads
@@ -36,11 +37,27 @@ def made_up_clip() -> object:
     return notes[0]
 
 
+def on_the_hub(spec: str, **given: object) -> object:
+    """What a model of the hub predicts on one image, and what was noted of it."""
+    notes: list[str] = []
+    with noted_downloads(notes):
+        model = load_model(spec, **given)  # type: ignore[arg-type]
+    image = torch.linspace(0, 1, 3 * 160 * 160).reshape(1, 3, 160, 160)
+    return [[round(logit, 4) for logit in model(image)[0, :3].tolist()], notes]
+
+
 DOORS: dict[str, Callable[[], object]] = {
     "timm": lambda: sum(p.numel() for p in load_model("timm:test_vit.r160_in1k").parameters()),
     "data": lambda: len(load_images("hf:made/up", n=3)),
     "data of a missing split": lambda: load_images("hf:made/up", split="validation"),
     "data that is not there": lambda: load_images("hf:made/nothing"),
+    "model of timm's": lambda: on_the_hub("hf:made/vit"),
+    "model of a revision": lambda: on_the_hub("hf:made/vit@main"),
+    "model of code": lambda: on_the_hub("hf:made/own:net.py:build", width=4),
+    "code that is not named": lambda: on_the_hub("hf:made/own"),
+    "code that is not there": lambda: on_the_hub("hf:made/own:other.py:build"),
+    "configuration that loads": lambda: on_the_hub("hf:made/evil"),
+    "model that is not there": lambda: on_the_hub("hf:made/nothing"),
     "clip": made_up_clip,
     "clip that is not there": lambda: load_clip("ViT-B-32/laion2b_s34b_b79k").identity["spec"],
 }

@@ -1,5 +1,6 @@
 """Every door to Hugging Face's hub, end to end against made-up files on the loopback: what comes, and what is said."""
 
+import ast
 import hashlib
 import io
 import json
@@ -14,10 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
 import timm
+import torch
+from torch import nn
 
 from igd_ray.models.clip import DEMO_CONFIG
 from tests.data.encoded import png
-from tests.toys.loopback_hub import Hub, loopback_hub
+from tests.toys.loopback_hub import COMMIT, Hub, loopback_hub
 
 pytestmark = pytest.mark.slow
 
@@ -79,6 +82,54 @@ def test_what_the_hub_has_comes_once_and_a_broken_transfer_is_tried_again(tmp_pa
         asked = len(hub.asked)
         assert ask(hub, tmp_path, "timm")["timm"] == answers["timm"]
         assert not [each for each in hub.asked[asked:] if each.startswith("GET timm/")], "it is in the cache"
+
+
+NET = """
+from torch import nn
+from parts import head
+
+def build(width):
+    return nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head(width))
+"""
+PARTS = "from torch import nn\n\ndef head(width):\n    return nn.Linear(width, 3)\n"
+
+
+def test_a_model_comes_with_its_commit_and_runs_code_only_where_that_is_named(tmp_path: Path, weights: bytes) -> None:
+    torch.manual_seed(0)
+    vit = timm.create_model("test_vit").eval()
+    config = {"architecture": "test_vit", "num_classes": 1000, "pretrained_cfg": {"mean": [0.1] * 3, "std": [0.2] * 3}}
+    own = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    evil = {"architecture": "test_vit", "model_args": {"checkpoint_path": "/tmp/evil.pth"}}
+    with loopback_hub() as hub:
+        hub.files = {
+            "made/vit/config.json": json.dumps(config).encode(),
+            "made/vit/model.safetensors": safetensors.torch.save(vit.state_dict()),
+            "made/own/net.py": NET.encode(),
+            "made/own/parts.py": PARTS.encode(),
+            "made/own/weights.safetensors": safetensors.torch.save(own.state_dict()),
+            "made/evil/config.json": json.dumps(evil).encode(),
+            "made/evil/model.safetensors": weights,
+        }
+        answers = ask(
+            hub,
+            tmp_path,
+            *("model of timm's", "model of a revision", "model of code", "code that is not named"),
+            *("code that is not there", "configuration that loads", "model that is not there"),
+        )
+        assert not [each for each in hub.asked if each.startswith("GET made/own/net.py")][1:], "it came once"
+    image = torch.linspace(0, 1, 3 * 160 * 160).reshape(1, 3, 160, 160)
+    with torch.no_grad():
+        expected = vit((image - 0.1) / 0.2)[0, :3].tolist(), own(image)[0].tolist()
+    for door, logits in zip(("model of timm's", "model of code"), expected, strict=True):
+        came = ast.literal_eval(answers[door])
+        assert came[0] == pytest.approx(logits, abs=1e-3)
+        assert f"downloaded: hf:made/{'vit' if door.endswith('s') else 'own'}, commit {COMMIT}" in came[1]
+        assert any("safetensors, SHA-256 " in note for note in came[1])
+    assert answers["model of a revision"] == answers["model of timm's"]
+    assert "if you trust its code, name its factory: hf:made/own:net.py:FACTORY" in answers["code that is not named"]
+    assert "there is no other.py; its Python files: net.py, parts.py" in answers["code that is not there"]
+    assert "checkpoint_path would load something else" in answers["configuration that loads"]
+    assert "hf:made/nothing: the Hugging Face hub gave no model" in answers["model that is not there"]
 
 
 def test_a_clip_of_the_zoo_comes_once_and_is_noted_with_its_hash(tmp_path: Path) -> None:

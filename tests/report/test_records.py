@@ -18,12 +18,13 @@ from igd_ray.report.records.images import (
     Kept,
     Points,
     broken_rows,
+    csv_of,
     file_name,
     kept_points,
     png_of,
     points_npz,
     read_points,
-    verdicts_csv,
+    verdict_table,
 )
 from igd_ray.report.records.leaderboard import leaderboard_entry
 from igd_ray.report.results import Results, find_run, read_results
@@ -39,7 +40,7 @@ def results(filled: Catalog) -> Results:
 
 @pytest.fixture(scope="module")
 def verdicts(filled: Catalog) -> list[dict[str, str]]:
-    text = ask(filled, lambda reader: verdicts_csv(reader, "run")).decode()
+    text = ask(filled, lambda reader: csv_of(verdict_table(reader, "run"))).decode()
     return list(csv.DictReader(io.StringIO(text)))
 
 

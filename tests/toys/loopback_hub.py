@@ -55,8 +55,9 @@ def loopback_hub() -> Iterator[Hub]:
             path = self.path.partition("?")[0].strip("/")
             asked_range = self.headers.get("Range", "")
             hub.asked.append(f"{self.command} {path} {asked_range}".strip())
-            if path.startswith("api/datasets/") and "/tree/" in path:
-                self._tree(path.removeprefix("api/").partition("/tree/")[0])
+            if path.startswith("api/") and "/tree/" in path:
+                # Models stand at the root.
+                self._tree(path.removeprefix("api/").removeprefix("models/").partition("/tree/")[0])
                 return
             repository, _, rest = path.partition("/resolve/")
             name = f"{repository}/{rest.partition('/')[2]}" if rest else self.path.strip("/")

@@ -122,4 +122,4 @@ def test_the_slowest_answer_took_less(capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_sampler_whose_package_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["search", "--sampler", "optuna"]) == 2
     line = capsys.readouterr().err
-    assert "needs a package of its own: pip install optuna; bisection, grid and random need none" in line
+    assert "needs a package of its own: pip install 'igd-ray[optuna]'; bisection, grid and random need none" in line

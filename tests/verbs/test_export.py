@@ -1,10 +1,13 @@
 """`igd export` as a user types it."""
 
 import csv
+import hashlib
 import json
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -95,6 +98,40 @@ def test_without_the_model_points_are_written_and_the_reason_is_said(
     assert {(row["breaks"], row["breaks_rounded"]) for row in rows} == {("", "")}
     again = ["export", "--catalog", catalog, "--to", f"{tmp_path}/e", "--points", f"{tmp_path}/q", *given]
     assert "rounding to 8 bits takes the effect from" in igd(again, capsys)
+
+
+def test_a_run_becomes_a_data_set_of_the_hub(catalog: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "d"
+    out = igd(["export", "--catalog", str(catalog), "--to", "hf", str(folder)], capsys)
+    card = huggingface_hub.DatasetCard.load(folder / "README.md")
+    assert [each["config_name"] for each in card.data.to_dict()["configs"]] == ["verdicts", "points"]
+    assert "# Evaluation card: demo" in card.text
+    verdicts = pq.read_table(folder / "data" / "verdicts.parquet")
+    digest = hashlib.sha256((folder / "data" / "verdicts.parquet").read_bytes()).hexdigest()
+    assert digest in card.text
+    files = sorted((folder / "data" / "points").iterdir())
+    tables = [pq.read_table(file) for file in files]
+    assert f"{len(verdicts)} verdicts and {sum(map(len, tables))} points" in out
+    assert len(verdicts) == 2 * 3 * 12
+    # Each picture is its point with 8 bits, and `--data` reads the pictures with their labels.
+    digits = load_images("digits", n=12)
+    labels = dict(zip(digits.ids, digits.labels.tolist(), strict=True))
+    for file, table in zip(files, tables, strict=True):
+        images = load_images(f"parquet:{file}", n=len(table))
+        for row, pixels in zip(table.to_pylist(), images.images, strict=True):
+            exact = np.asarray(row["pixels"], dtype=np.float32).reshape(row["shape"])
+            assert np.abs(pixels.numpy() - exact).max() <= 0.5 / 255 + 1e-6
+            assert row["label"] == labels[row["image_id"]]
+        assert images.labels.tolist() == table["label"].to_pylist()
+    for words, said in [
+        (["--to", "hf", str(folder)], "not empty"),
+        (["--to", "other", str(folder)], "--to takes a folder, or hf and a folder"),
+        (["--to", "hf", f"{tmp_path}/e", "--points", f"{tmp_path}/p"], "leave --points out"),
+        (["--to", "hf", str(catalog / "x")], "lies in the catalog"),
+    ]:
+        assert main(["export", "--catalog", str(catalog), *words]) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "e").exists()
 
 
 def test_what_cannot_be_exported_is_refused_and_nothing_is_written(

@@ -17,13 +17,16 @@ from igd_ray.protocol import TRANSFER_PREFIX
 
 GREY_LEVELS = 255
 
+# How many channels a picture can have.
+CHANNELS = (1, 3)
+
 # Longest name of a file that is made of a label.
 LONGEST_NAME = 80
 
 
-def verdicts_csv(reader: Reader, run_id: str) -> bytes:
-    """Return a row for each planned image, defense and attack of a run, as CSV; what was not measured is empty."""
-    table = reader.table(
+def verdict_table(reader: Reader, run_id: str) -> pa.Table:
+    """Return a row for each planned image, defense and attack of a run; what was not measured is NULL."""
+    return reader.table(
         """
         SELECT
             planned.defense, planned.attack, planned.image_id, label, clean_prediction, adversarial_prediction, status,
@@ -34,7 +37,6 @@ def verdicts_csv(reader: Reader, run_id: str) -> bytes:
         """,
         run_id,
     )
-    return csv_of(table)
 
 
 def csv_of(table: pa.Table) -> bytes:
@@ -195,7 +197,7 @@ def png_of(pixels: npt.NDArray[np.float32]) -> bytes | None:
 
     A value v becomes the grey level round(255·v), halves to the even one. NaN and what lies outside of [0, 1] is cut.
     """
-    if pixels.shape[0] not in (1, 3):
+    if pixels.shape[0] not in CHANNELS:
         return None
     shades = np.rint(np.clip(np.nan_to_num(pixels), 0, 1) * GREY_LEVELS).astype(np.uint8)
     buffer = io.BytesIO()
