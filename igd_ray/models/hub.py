@@ -52,7 +52,8 @@ def find_on_hub(spec: str, *, needs_weights: bool) -> HubModel:
     instead = "download its files and give them as FILE.py:factory with --weights"
     repository = HubRepository(matched["repository"], "model", matched["revision"], spec, instead)
     names = repository.files()
-    factory, config = None, {}
+    factory: str | None = None
+    config: Mapping[str, Any] = {}
     if matched["file"] is not None:
         factory = f"{_with_neighbours(repository, matched['file'], names)}:{matched['factory']}"
     else:
