@@ -5,14 +5,6 @@
 -- none. A share over an image that failed is NULL; one that an attack skipped, because another had broken it, has none
 -- there and is broken in the worst case. The worst case asks for all nine, but for transfers to the undefended model,
 -- which attacks on it stand for.
-WITH worst AS (
-    SELECT
-        run_id, defense,
-        CASE WHEN count(nine_robust) = count(*) AND min(nine) = max(nine) THEN avg(nine_robust::INT) END AS iwwc,
-        CASE WHEN count(audited) = count(*) AND min(audits) = max(audits) THEN avg(audited::INT) END AS audited
-    FROM worst_case_images
-    GROUP BY run_id, defense
-)
 SELECT
     run_id, worst_case.model, round(runs.epsilon, 4) AS eps, defense, worst_case.n,
     round(100 * worst_case.clean_accuracy, 2) AS clean,
@@ -24,7 +16,7 @@ SELECT
         round(100 * audited, 2)
     END AS audited
 FROM worst_case
-JOIN worst USING (run_id, defense)
+JOIN nine_worst_case USING (run_id, defense)
 SEMI JOIN (FROM progress WHERE planned = done + failed + quarantined) AS finished USING (run_id)
 LEFT JOIN nine_accuracies USING (run_id, defense)
 LEFT JOIN runs USING (run_id)

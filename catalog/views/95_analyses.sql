@@ -136,3 +136,30 @@ FROM timed
 JOIN timed AS base
     ON base.run_id = timed.run_id AND base.unit_key = timed.unit_key AND base.repetition = timed.repetition
     AND base.quantity = 'forward pass';
+
+-- The worst case over the nine published attacks, and over the audit's attacks, too: NULL where one of them has no verdict.
+CREATE OR REPLACE VIEW nine_worst_case AS
+SELECT
+    run_id, defense,
+    CASE WHEN count(nine_robust) = count(*) AND min(nine) = max(nine) THEN avg(nine_robust::INT) END AS iwwc,
+    CASE WHEN count(audited) = count(*) AND min(audits) = max(audits) THEN avg(audited::INT) END AS audited
+FROM worst_case_images
+GROUP BY run_id, defense;
+
+-- The columns of the paper's main tables, in percent: clean accuracy, robust accuracy under AutoAttack (aa) and in the
+-- image-wise worst case over the nine attacks (iwwc) with its 95 % interval, and its gain over no defense in points.
+CREATE OR REPLACE VIEW robustness_table AS
+SELECT
+    worst_case.run_id, worst_case.model, worst_case.dataset, worst_case.defense, worst_case.n,
+    round(100 * worst_case.clean_accuracy, 2) AS clean,
+    round(100 * auto_attack.robust_accuracy, 2) AS aa,
+    round(100 * worst.iwwc, 2) AS iwwc,
+    round(100 * wilson_low(worst.iwwc, worst_case.n), 2) AS low,
+    round(100 * wilson_high(worst.iwwc, worst_case.n), 2) AS high,
+    round(100 * (worst.iwwc - none.iwwc), 2) AS gain
+FROM worst_case
+JOIN nine_worst_case AS worst USING (run_id, defense)
+LEFT JOIN accuracy AS auto_attack
+    ON auto_attack.run_id = worst_case.run_id AND auto_attack.defense = worst_case.defense
+    AND auto_attack.attack = 'aa' AND auto_attack.n = worst_case.n
+LEFT JOIN (FROM nine_worst_case WHERE defense = 'none') AS none ON none.run_id = worst_case.run_id;

@@ -13,8 +13,6 @@ from igd_ray.execution.analysis import run_analysis
 from igd_ray.execution.session import Session, require_all
 from igd_ray.planning.analyses import ANALYSES
 from igd_ray.planning.workspace import Workspace
-from igd_ray.report.figures.analyses import analysis_figure
-from igd_ray.report.figures.svg import standalone
 from igd_ray.report.results import Rows
 from igd_ray.verbs.dry_run import show_costs
 from igd_ray.verbs.flags import (
@@ -71,6 +69,10 @@ def run(arguments: argparse.Namespace) -> int:
         rows = rows_of(workspace.catalog, analysis.query, plan.run_id)
         show(pa.Table.from_pylist(list(rows)), as_json=arguments.json)
         if "figure" in arguments:
+            # Imported here, as matplotlib takes a while to load and few draw.
+            from igd_ray.report.figures.analyses import analysis_figure
+            from igd_ray.report.figures.svg import standalone
+
             text = standalone(analysis_figure(settings.analysis, rows))
             Path(arguments.figure).write_text(text, encoding="utf-8")
         require_all(summary, "analysis")

@@ -152,7 +152,10 @@ def add_moved_flags(parser: argparse.ArgumentParser, title: str, names: Iterable
         group.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, help=f"{meaning} (default: the run's)")
 
 
-NOT_SETTINGS = ("verb", "run", "config", "json", "dry_run", "show", "top", "gate", "junit", "figure")
+NOT_SETTINGS = (
+    *("verb", "run", "config", "json", "dry_run", "show", "top", "gate", "junit", "figure"),
+    *("experiment", "scale"),
+)
 
 
 def given_settings(arguments: argparse.Namespace) -> dict[str, object]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from igd_ray.catalog import Catalog, named_query, run_query
+from igd_ray.protocol import NINE_ATTACKS
 from tests.toys.catalog_rows import add_failure, add_plan, add_run, outcome, row
 
 
@@ -178,6 +179,107 @@ def test_the_mean_loss_at_each_place_of_the_plane(catalog: Catalog) -> None:
     ]
     catalog.commit("measurements", "u", rows)
     assert by_name("x y n loss", answer(catalog, "loss_surface")) == [(0, 0, 2, 1.5), (1, 0, 2, 5)]
+
+
+def add_attacked(catalog: Catalog, key: str, defense: str, attack: str, statuses: str, label: int = 1) -> None:
+    """Commit outcomes of images a, b, …: r is robust, b broken."""
+    rows = [
+        outcome(
+            key, defense, attack, image, {"r": "robust", "b": "broken"}[status], label=label, clean_prediction=label
+        )
+        for image, status in zip("abcd", statuses, strict=False)
+    ]
+    catalog.commit("outcomes", key, rows)
+
+
+@pytest.mark.parametrize("table", ["table1", "table2", "table3", "table4", "table5"])
+def test_the_main_tables_have_no_worst_case_before_all_nine_attacks(catalog: Catalog, table: str) -> None:
+    add_run(catalog)
+    units = {
+        f"{defense}-{attack}": (defense, attack, "ab") for defense in ("none", "loir-2") for attack in NINE_ATTACKS
+    }
+    add_plan(catalog, units)
+    for key, (defense, attack, _) in units.items():
+        if (defense, attack) != ("loir-2", "rays"):
+            broken = attack in ("aa", "tr-aa") or (defense == "none" and attack == "tr-rays")
+            add_attacked(catalog, key, defense, attack, "rb" if broken else "rr")
+    columns = "defense n clean aa iwwc gain"
+    before = [("none", 2, 100.0, 50.0, 50.0, 0.0), ("loir-2", 2, 100.0, 50.0, None, None)]
+    assert by_name(columns, answer(catalog, table)) == before
+    add_attacked(catalog, "loir-2-rays", "loir-2", "rays", "br")
+    assert by_name(columns, answer(catalog, table))[1] == ("loir-2", 2, 100.0, 50.0, 0.0, -50.0)
+
+
+def test_the_ablation_tells_passes_and_noise(catalog: Catalog) -> None:
+    add_run(catalog)
+    add_plan(catalog, {"u": ("none", "aa", "a"), "v": ("loir-2", "aa", "a")})
+    add_attacked(catalog, "u", "none", "aa", "r")
+    catalog.commit("outcomes", "v", [outcome("v", "loir-2", "aa", "a", "broken", sigma=0.1)])
+    rows = answer(catalog, "table6")
+    assert by_name("defense passes rs aa iwwc", rows) == [
+        ("none", 1, None, 100.0, None),
+        ("loir-2", 2, True, 0.0, None),
+    ]
+
+
+def test_stronger_attacks_stand_beside_autoattack(catalog: Catalog) -> None:
+    add_run(catalog)
+    add_plan(catalog, {"u": ("none", "aa", "ab"), "v": ("none", "aa-strong", "ab"), "w": ("none", "square", "ab")})
+    add_attacked(catalog, "u", "none", "aa", "rb")
+    add_attacked(catalog, "v", "none", "aa-strong", "bb")
+    assert by_name("aa aa_strong square iwwc", answer(catalog, "table9")) == [(50.0, 0.0, None, None)]
+
+
+def test_the_gain_at_each_eps(catalog: Catalog) -> None:
+    add_run(catalog, verb="analyze", config='{"analysis": "sensitivity"}')
+    units = {
+        f"{defense}{eps}": (f"{defense} eps={eps}/255", "aa", "ab") for defense in ("none", "loir-2") for eps in (4, 8)
+    }
+    add_plan(catalog, units)
+    add_attacked(catalog, "none4", "x", "aa", "rb")
+    add_attacked(catalog, "loir-24", "x", "aa", "rr")
+    add_attacked(catalog, "none8", "x", "aa", "bb")
+    rows = answer(catalog, "table10")
+    assert by_name("eps defense robust gain", rows) == [
+        ("4/255", "none", 50.0, 0.0),
+        ("4/255", "loir-2", 100.0, 50.0),
+        ("8/255", "none", 0.0, 0.0),
+        ("8/255", "loir-2", None, None),
+    ]
+
+
+def test_the_average_best_and_worst_class(catalog: Catalog) -> None:
+    add_run(catalog)
+    add_plan(catalog, {"u": ("none", "aa", "abcd")})
+    labels = {"a": 0, "b": 0, "c": 1, "d": 2}
+    statuses = {"a": "robust", "b": "broken", "c": "robust", "d": "broken"}
+    rows = [
+        outcome("u", "none", "aa", image, statuses[image], label=label, clean_prediction=label)
+        for image, label in labels.items()
+    ]
+    catalog.commit("outcomes", "u", rows)
+    names = "classes n clean robust best_robust worst_robust"
+    assert by_name(names, answer(catalog, "table11")) == [(3, 4, 100.0, 50.0, 100.0, 0.0)]
+
+
+def test_changes_and_costs_as_the_paper_s_rows(catalog: Catalog) -> None:
+    add_run(catalog, verb="analyze")
+    add_plan(catalog, {"u": (None, None, "ab"), "v": (None, None, "ab")}, unreported="uv")
+    rows = [
+        measured("true class", -10.0, image_id="a", broken=True),
+        measured("class after the attack", 30.0, image_id="a", broken=True),
+        measured("true class", -40.0, image_id="b", broken=False),
+        measured("no class", None, image_id="b", broken=False),
+    ]
+    catalog.commit("measurements", "u", rows)
+    names = "successful true_class post_attack remaining unsuccessful failed_true_class failed_unimportant"
+    assert by_name(names, answer(catalog, "table7")) == [(1, -10.0, 30.0, None, 1, -40.0, None)]
+    times = [
+        measured(what, value, unit_key="v", analysis="cost", defense="loir", x=0.0)
+        for what, value in (("forward pass", 2.0), ("ranking", 3.0))
+    ]
+    catalog.commit("measurements", "v", times)
+    assert by_name("method forward_passes", answer(catalog, "table12")) == [("loir", 1.5)]
 
 
 def test_a_unit_that_was_measured_is_done(catalog: Catalog) -> None:

@@ -243,7 +243,16 @@ def test_named_queries_run(catalog: Catalog) -> None:
     add_outcomes(catalog, "w", "loir-2", "audit-line", {"b": "robust"})
     add_outcomes(catalog, "x", "loir-2", "square", {"b": "robust"})
     # Rows of these: tests/catalog/test_analysis_views.py.
-    analyses = {"activations", "loss_surface", "overlap", "relative_cost", "sensitivity"}
+    analyses = {
+        "activations",
+        "loss_surface",
+        "overlap",
+        "relative_cost",
+        "sensitivity",
+        "table7",
+        "table10",
+        "table12",
+    }
     for name, sql in named_queries().items():
         assert run_query(catalog, sql).num_rows > 0 or name in analyses, name
     disagreements = run_query(catalog, named_query("disagreements")).to_pylist()

@@ -8,16 +8,19 @@ from typing import NamedTuple
 import pyarrow.parquet as pq
 from markupsafe import Markup
 
-from igd_ray.catalog import ask
+from igd_ray.catalog import SCHEMAS, Catalog, ask
 from igd_ray.catalog.query import Reader
 from igd_ray.report.broken import Broken, attacks_on, read_broken, sets_of
 from igd_ray.report.evaluation import robustness_panels
+from igd_ray.report.figures.analyses import analysis_figure
 from igd_ray.report.figures.overlap import overlap
 from igd_ray.report.figures.robustness import robustness
 from igd_ray.report.figures.svg import standalone
 from igd_ray.report.results import Results, find_run, read_results
 from igd_ray.report.sentences import Claim, claims, worst_accuracy
+from igd_ray.verbs.analyze import rows_of
 from tests.published.published import REPOSITORY, catalog_of
+from tests.toys.catalog_rows import row
 
 FOLDER = REPOSITORY / "docs" / "pictures"
 
@@ -66,12 +69,61 @@ PICTURES: dict[str, tuple[tuple[str, str], Callable[[Published], Markup]]] = {
 }
 
 
+# Analyses on 200 images, by name: the analysis, the query that prints it, and its run. Three of them are pictures.
+ANALYSES = {
+    "cifar10-classwise": ("classwise", "per_class", "b959cfd6802d"),
+    "cifar10-sensitivity-eps": ("sensitivity", "table10", "71b1896ad062"),
+    "cifar10-overlap": ("overlap", "overlap", "03e2edea61ea"),
+    "cifar10-cost": ("cost", "relative_cost", "48fef24aa70d"),
+    "cifar10-sensitivity-k": ("sensitivity", "sensitivity", "8f83facd5b6c"),
+    "cifar10-activations": ("activations", "activations", "6e0cd0909138"),
+    "cifar10-loss-surface": ("loss-surface", "loss_surface", "0f5045e9937a"),
+}
+
+
+ANALYSIS_PICTURES = ("cifar10-sensitivity-k", "cifar10-activations", "cifar10-loss-surface")
+
+
+def analyzed(name: str) -> list[dict[str, object]]:
+    """Return the rows that `igd analyze` printed, asked anew of what its units committed."""
+    analysis, query, run_id = ANALYSES[name]
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "results"
+        if analysis in ("sensitivity", "classwise"):
+            rows = _committed("cifar10-analyses-outcomes", run_id)
+            return list(rows_of(catalog_of(rows, place, config=f'{{"analysis": "{analysis}"}}'), query, run_id))
+        catalog = Catalog(place)
+        catalog.create()
+        table, file = ("rankings", "-rankings") if analysis == "overlap" else ("measurements", "")
+        units: dict[str, list[dict[str, object]]] = {}
+        plan = []
+        for found in _committed(f"cifar10-analyses{file}", run_id):
+            key = str(found["ranking_id" if table == "rankings" else "unit_key"])
+            if key not in units:
+                kind, label = ("compared-ranking", found.get("label")) if table == "rankings" else ("measured", None)
+                values = {"run_id": run_id, "unit_key": key, "kind": kind, "defense": label, "reported": False}
+                plan.append(row("run_units", **values))
+            known = {name: value for name, value in found.items() if name in SCHEMAS[table].names}
+            units.setdefault(key, []).append(row(table, **known))
+        for key, rows_of_unit in units.items():
+            catalog.commit(table, key, rows_of_unit)
+        catalog.commit("run_units", run_id, plan)
+        return list(rows_of(catalog, query, run_id))
+
+
+def _committed(file: str, run_id: str) -> list[dict[str, object]]:
+    found = pq.read_table(REPOSITORY / "docs" / "results" / f"{file}.parquet").to_pylist()
+    return [each for each in found if each["run_id"] == run_id]
+
+
 def draw(name: str) -> str:
     """Return the text of a picture's SVG file."""
+    if name in ANALYSES:
+        return standalone(analysis_figure(ANALYSES[name][0], analyzed(name)))
     run, drawn = PICTURES[name]
     return standalone(drawn(read(*run)))
 
 
 if __name__ == "__main__":
-    for name in PICTURES:
+    for name in (*PICTURES, *ANALYSIS_PICTURES):
         (FOLDER / f"{name}.svg").write_text(draw(name), encoding="utf-8")

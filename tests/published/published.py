@@ -1,6 +1,7 @@
 """The tables that README and the pages of docs/ print, and the committed rows that they come from."""
 
 import io
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -19,13 +20,16 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PUBLISHED_EOT = "published-eot"
 
 
-def catalog_of(rows: Iterable[Mapping[str, object]], folder: Path) -> Catalog:
-    """Make a catalog of published outcome rows: one unit for each attack on each defense, every run finished."""
+def catalog_of(rows: Iterable[Mapping[str, object]], folder: Path, *, config: str = "{}") -> Catalog:
+    """Make a catalog of published outcome rows: one unit for each attack on each defense, every run finished.
+
+    Where the rows are of an analysis, `config` says so.
+    """
     catalog = Catalog(folder)
     catalog.create()
     runs: dict[str, dict[str, list[dict[str, object]]]] = defaultdict(lambda: defaultdict(list))
     for each in rows:
-        key = f"{each['run_id']}-{each['defense']}-{each['attack']}"
+        key = re.sub(r"[^\w.-]", "_", f"{each['run_id']}-{each['defense']}-{each['attack']}")
         known = {name: value for name, value in each.items() if name in SCHEMAS["outcomes"].names}
         runs[str(each["run_id"])][key].append(row("outcomes", **{**known, "unit_key": key}))
     for run_id, units in runs.items():
@@ -35,7 +39,9 @@ def catalog_of(rows: Iterable[Mapping[str, object]], folder: Path) -> Catalog:
             first = next(iter(units.values()))[0]
             facts = {name: first[name] for name in ("model", "model_id", "dataset", "norm", "epsilon")}
             moment = datetime(2026, 1, 1, tzinfo=UTC)
-            catalog.commit("runs", run_id, [row("runs", run_id=run_id, verb="evaluate", created_at=moment, **facts)])
+            catalog.commit(
+                "runs", run_id, [row("runs", run_id=run_id, verb="evaluate", created_at=moment, config=config, **facts)]
+            )
             # Every attack of a run is planned on all of its images.
             images = list(dict.fromkeys(str(each["image_id"]) for unit in units.values() for each in unit))
             plan = {key: (str(unit[0]["defense"]), str(unit[0]["attack"]), images) for key, unit in units.items()}
