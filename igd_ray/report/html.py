@@ -21,7 +21,7 @@ from igd_ray.report.broken import Broken, read_broken
 from igd_ray.report.documents import DOCUMENTS
 from igd_ray.report.figures.overlap import MOST_SETS, overlap
 from igd_ray.report.figures.robustness import robustness
-from igd_ray.report.preparation.gallery import Pictures, Pixels, pictures
+from igd_ray.report.preparation.gallery import Best, Pictures, Pixels, best_neurons, pictures
 from igd_ray.report.preparation.neurons import neurons
 from igd_ray.report.preparation.rankings import rankings
 from igd_ray.report.preparation.searches import search_figures, search_table
@@ -164,9 +164,13 @@ def render(
         search_figures=search_figures(preparation),
         rankings=rankings(preparation),
         neurons=neurons(preparation),
-        galleries=_galleries(pictures(preparation.points, preparation.class_names, clean)),
+        galleries=_galleries(pictures(preparation.points, preparation.class_names, clean, _best(preparation))),
         why_no_clean_images=why_not,
     )
+
+
+def _best(preparation: Preparation) -> Best:
+    return best_neurons([row for rows in preparation.neurons.values() for row in rows])
 
 
 def page(template: str, *, folder: Path = HERE, navigation: Navigation = (), **values: object) -> str:

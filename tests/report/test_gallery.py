@@ -27,7 +27,11 @@ def attacked(catalog: Catalog) -> Catalog:
     add_run(catalog)
     add_plan(catalog, {"u": ("loir-2", "aa", "abc")})
     statuses = {"a": "broken", "b": "robust", "c": "broken"}
-    catalog.commit("outcomes", "u", [outcome("u", "loir-2", "aa", image, status) for image, status in statuses.items()])
+    catalog.commit(
+        "outcomes",
+        "u",
+        [outcome("u", "loir-2", "aa", image, status, ranking_id="r") for image, status in statuses.items()],
+    )
     points = [
         row(
             "adversarials",
@@ -81,6 +85,8 @@ def test_clean_adversarial_and_amplified_difference(attacked: Catalog) -> None:
     assert _pixels(page) == [clean, [26, 102, 255, 64], [255, 0, 128, 128], clean, clean, [128] * 4]
     assert "dog: dog → &lt;b&gt;cat" in page
     assert "dog: stays dog" in page
+    assert "<br>best neurons of dog: 0; of &lt;b&gt;cat: 0</small>" in page, "before and after"
+    assert "<br>best neurons of dog: 0</small>" in page, "the prediction stays"
     assert "difference × 5" in page
     assert "not moved" in page
     assert page.index("<h3>Broken</h3>") < page.index("<h3>Robust, though attacked</h3>")

@@ -148,6 +148,7 @@ ORDER BY class_id, list_min(ranks), ranks, neuron
 _POINTS = """
 WITH images AS (
     SELECT outcomes.unit_key, outcomes.image_id, outcomes.defense, outcomes.attack, outcomes.label, outcomes.status,
+        outcomes.ranking_id,
         outcomes.clean_prediction, outcomes.adversarial_prediction, points.shape
     FROM outcomes
     JOIN (
