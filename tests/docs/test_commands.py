@@ -37,7 +37,7 @@ ELSEWHERE = {
 }
 
 # Verbs that attack or train: they plan here, and run in the slow test.
-LONG = ("evaluate", "train")
+LONG = ("analyze", "evaluate", "reproduce", "train")
 
 # Flags of other programs that the pages name.
 FOREIGN_FLAGS = {"ray": {"--address", "--head"}, "duckdb": {"-init"}}
