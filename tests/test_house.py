@@ -1,11 +1,16 @@
-"""How much of the package a reader goes through with the smallest evaluation."""
+"""How large files and folders are, and how much of the package a reader goes through with the smallest evaluation."""
 
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
+
+import igd_ray
+
+MOST_LINES, MOST_FILES_OF_A_FOLDER = 400, 14
 
 MOST_FILES = 55
 
@@ -33,6 +38,21 @@ sys.setprofile(None)
 Path(sys.argv[2]).write_text(json.dumps({file: sorted(names) for file, names in entered.items()}))
 sys.exit(code)
 """
+
+
+def sources() -> list[Path]:
+    return list(Path(igd_ray.__file__).parent.rglob("*.py"))
+
+
+def test_no_file_is_too_long_to_be_read_at_once() -> None:
+    lengths = {path: len(path.read_text().splitlines()) for path in sources()}
+    assert len(lengths) > 200
+    assert {str(path): length for path, length in lengths.items() if length > MOST_LINES} == {}
+
+
+def test_only_the_folder_of_verbs_has_many_files() -> None:
+    counts = Counter(str(path.parent.relative_to(Path(igd_ray.__file__).parent)) for path in sources())
+    assert {folder for folder, count in counts.items() if count > MOST_FILES_OF_A_FOLDER} == {"verbs"}
 
 
 @pytest.mark.slow
