@@ -35,6 +35,8 @@ def require_plain(settings: Mapping[str, object]) -> None:
 
     Raises:
         InputError: if one of them is of another type than `content_hash` takes, or NaN or infinite.
+
+    >>> require_plain({"power": 2, "names": ["a", "b"]})
     """
     try:
         content_hash(dict(settings))
