@@ -8,6 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from igd_ray.benchmarks.alternating import require_rounds
+from igd_ray.benchmarks.attacks import IMAGES as ATTACKED_IMAGES
+from igd_ray.benchmarks.attacks import bench_attacks
 from igd_ray.benchmarks.catalog import IMAGES, bench_catalog
 from igd_ray.benchmarks.iwwc import bench_worst_case
 from igd_ray.benchmarks.leasing import ATTACK, SHARD_IMAGES, dispatch, scaling
@@ -26,6 +28,7 @@ from igd_ray.verbs.output import show
 FLAGS: Mapping[str, tuple[str, ...] | None] = {
     "ranking": None,
     "search": None,
+    "attacks": None,
     "iwwc": None,
     "start": (),
     "catalog": ("n", "runs"),
@@ -43,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "ranking: LO-IR of the layer beside one plain pass over the probe images, and beside one pass per neuron. "
         "search: the search for k beside evaluating the defended model anew for each of its trials. "
+        "attacks: the engine beside pyautoattack at equal budgets, on the base model's first --n images (default: "
+        f"{ATTACKED_IMAGES}); pace compares passes a second. "
         "iwwc: the passes of the worst case in a cascade beside those of every attack on each defense by itself; "
         f"--defenses and --attacks choose (default: {','.join(WORST_CASE_DEFENSES)}, and the demo's nine). "
         "start: whole processes that compute nothing, beside the import that they cannot do without. "
@@ -98,6 +103,9 @@ def _rows(arguments: argparse.Namespace, given: Mapping[str, object], folder: Pa
             return bench_ranking(Workspace(load_settings(RankSettings, file=file, given=own)), rounds)
         case "search":
             return bench_search(load_settings(SearchSettings, file=file, given={**own, "sigma": 0}), folder, rounds)
+        case "attacks":
+            attacked = {"n": ATTACKED_IMAGES, **own}
+            return bench_attacks(Workspace(load_settings(EvaluateSettings, file=file, given=attacked)), rounds)
         case "iwwc":
             worst_case = {"n": WORST_CASE_IMAGES, "defenses": WORST_CASE_DEFENSES, "attacks": ATTACKS}
             return bench_worst_case(load_settings(EvaluateSettings, file=file, given={**worst_case, **own}), folder)
