@@ -10,7 +10,7 @@ from igd_ray.config.of_verbs import EvaluateSettings
 from igd_ray.errors import InputError, did_you_mean
 from igd_ray.threat import parse_fraction
 
-# What may vary, and how its places are read. A place that is no number is the path of a layer.
+# What may vary, and how its places are read. A place that is not a number is the path of a layer.
 VARIED: Mapping[str, Callable[[str], float | int | str]] = {
     "k": int,
     "layer": str,

@@ -217,7 +217,7 @@ def _functions_of(member: object) -> Iterator[object]:
 
 
 def _class_source(cls: type) -> str:
-    # By the lines of its methods: a notebook's cells are no file of a module, and two of them may define one name.
+    # By the lines of its methods: cells of a notebook are not a file of a module, and two of them may define one name.
     for function in (each for member in vars(cls).values() for each in _functions_of(member)):
         code = getattr(inspect.unwrap(function), "__code__", None)  # type: ignore[arg-type]
         if code is None:

@@ -272,7 +272,7 @@ def _labelled(images: Images, what: str, settings: EvaluateSettings, source: Mem
     """Return `images` with class names: their own, those that the settings name, or else numbers.
 
     Raises:
-        InputError: if they are no images, or the names do not fit.
+        InputError: if they are not images, or the names do not fit.
     """
     names = class_names_of(settings.classes)
     if isinstance(images, LabeledImages):

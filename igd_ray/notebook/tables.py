@@ -12,7 +12,7 @@ from igd_ray.report.results import Results, accuracy_rows, accuracy_tables
 from igd_ray.report.sentences import remarks
 from igd_ray.report.tables import shown, table_text
 
-# Of a row of `accuracy_rows`, what is no cell of a table: numbers by attack.
+# Of a row of `accuracy_rows`, what is not a cell of a table: numbers by attack.
 _BY_ATTACK = ("attacked", "broken", "audit_attacked", "newly_broken")
 
 _OF_AN_ATTACK = ("defense", "attack", "n", "attacked", "broken", "robust_accuracy", "low", "high")

@@ -11,9 +11,9 @@ from tests.toys.runs import rows
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 EVALUATION = [
-    *("evaluate", "--executor", "local", "--n", "64", "--probe-n", "200", "--search-n", "100"),
+    *("evaluate", "--executor", "local", "--n", "40", "--probe-n", "200", "--search-n", "100"),
     *("--defenses", "none,loir-8,smoothing-only,hedge,anti-adversary"),
-    *("--attacks", "apgd-ce-20,apgd-eot,square-200,fab-t-10,tr-apgd-ce-20,audit-joint-loss-10"),
+    *("--attacks", "apgd-ce-20,apgd-eot-5,square-200,fab-t-10,tr-apgd-ce-20,audit-joint-loss-10"),
 ]
 
 

@@ -68,7 +68,7 @@ def _downloaded(request: Request, matched: re.Match[str]) -> Iterator[Path]:
         file = repository.file(str(path))
         try:
             metadata = pq.read_metadata(file)
-        except Exception as error:  # what is no Parquet file fails in many ways
+        except Exception as error:  # what is not a Parquet file fails in many ways
             raise repository.failed(error) from None
         yield file
         rows += metadata.num_rows

@@ -81,7 +81,7 @@ class AnalysisPlan:
         rows += [run_unit(run_id, unit, unit.defense.label, unit.attack.label) for unit in self.sources]
         rows += [run_unit(run_id, unit, None, None) for unit in (*self.measurements, *self.first_units)]
         for label, ranking in self.compared.items():
-            # A ranking is no unit, but it is what this run is about.
+            # A ranking is not a unit, but it is what this run is about.
             rows.append(
                 {
                     "run_id": run_id,
