@@ -87,7 +87,7 @@ def test_the_image_is_made_by_the_steps_that_every_check_begins_with() -> None:
     steps = (REPOSITORY / "jobs" / "Dockerfile").read_text()
     made = re.findall(r"^RUN make (\S+)$", steps, re.MULTILINE)
     assert made == [".venv/.ready"]
-    assert re.search(r"for target in \.venv/\.ready ", (REPOSITORY / ".ci" / "run").read_text())
+    assert re.search(r"^step \.venv/\.ready$", (REPOSITORY / ".ci" / "run").read_text(), re.MULTILINE)
     copied = [word for line in re.findall(r"^COPY (.+) \S+$", steps, re.MULTILINE) for word in line.split()]
     assert all((REPOSITORY / name).exists() for name in copied)
     # What the Makefile's step and the package's build read.
