@@ -5,7 +5,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from threading import Thread
@@ -95,9 +95,11 @@ def download_to(path: Path, download: Callable[[Path], object], *, digest: str =
     Raises:
         IgdError: if the download gave no file, a web page, or another file than the published one.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     # A folder of its own: others may be downloading the same, and downloaders keep pieces beside the file.
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
+    with (
+        _made(path.parent),
+        tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder,
+    ):
         temporary = Path(folder) / path.name
         download(temporary)
         if not temporary.is_file():
@@ -108,6 +110,20 @@ def download_to(path: Path, download: Callable[[Path], object], *, digest: str =
         if published and not (found := _digest_of(temporary, algorithm)).startswith(published):
             raise IgdError(f"another file came than the published one: its {algorithm} is {found}, not {published}")
         temporary.replace(path)
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Make `folder`; where what follows fails, delete the folders that were made and are still empty."""
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for each in made:
+            with suppress(OSError):  # somebody else has put something there
+                each.rmdir()
+        raise
 
 
 def transfer(url: str, path: Path) -> None:

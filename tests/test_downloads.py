@@ -83,3 +83,22 @@ def test_an_interrupted_download_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         fetched(tmp_path / "model.pt", interrupted)
     assert files(tmp_path) == set()
+
+
+def test_a_download_that_fails_takes_its_new_folders_along(tmp_path: Path) -> None:
+    def breaks(_path: Path) -> None:
+        raise IgdError("no connection")
+
+    with pytest.raises(IgdError, match="no connection"):
+        fetched(tmp_path / "data" / "cifar" / "archive", breaks)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_download_that_fails_leaves_what_others_have_put_into_its_folder(tmp_path: Path) -> None:
+    def breaks(_path: Path) -> None:
+        (tmp_path / "data" / "other").touch()
+        raise IgdError("no connection")
+
+    with pytest.raises(IgdError, match="no connection"):
+        fetched(tmp_path / "data" / "cifar" / "archive", breaks)
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["other"]
