@@ -40,6 +40,7 @@ long_only = pytest.mark.skipif("IGD_FUZZ_EXAMPLES" not in os.environ, reason="IG
 fuzzed = settings(
     max_examples=int(os.environ.get("IGD_FUZZ_EXAMPLES", "40")),
     derandomize="IGD_FUZZ_EXAMPLES" not in os.environ,
+    deadline=None,  # some examples load a model
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
@@ -55,7 +56,10 @@ VALUES = st.one_of(
     st.lists(st.sampled_from([*WORDS, *ODD]), max_size=3).map(",".join),
     st.builds("{}:{}".format, st.integers(-3, 99), st.integers(-3, 99)),
 )
-VERBS = ["evaluate", "rank", "search", "train", *("report", "status", "sql", "verify", "compact", "zoo", "check")]
+VERBS = [
+    *("evaluate", "rank", "search", "train", "analyze", "reproduce"),
+    *("report", "status", "sql", "verify", "compact", "zoo", "check", "export"),
+]
 
 
 def _given(verb: str) -> st.SearchStrategy[list[str]]:
@@ -69,9 +73,11 @@ def _given(verb: str) -> st.SearchStrategy[list[str]]:
         if option.startswith("--") and option not in ("--help", "--help-all", "--check")
     ]
     some = st.lists(st.one_of(flags), max_size=4).map(lambda parts: [word for part in parts for word in part])
-    fixed = {"train": ["train", "sodef"]}.get(verb, [verb])
+    named = {"train": "sodef", "analyze": "classwise", "reproduce": "table8"}
+    fixed = [verb, named[verb]] if verb in named else [verb]
     # Of those that compute, only the checks before that.
-    end = {"evaluate": ["--dry-run"], "search": ["--dry-run"], "rank": ["--nothing"], "train": ["--nothing"]}
+    end = {each: ["--dry-run"] for each in ("evaluate", "search", "analyze", "reproduce")}
+    end |= {"rank": ["--nothing"], "train": ["--nothing"]}
     return st.tuples(some, st.lists(VALUES, max_size=1)).map(
         lambda parts: [*fixed, *parts[0], *parts[1], *end.get(verb, [])]
     )
