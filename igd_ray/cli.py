@@ -87,6 +87,10 @@ def _run(words: list[str]) -> int:
     from igd_ray.verbs import EXAMPLES
     from igd_ray.verbs.flags import Parser
 
+    # From a shell none can come, but from a program: no path may have it, and no system call takes it.
+    for word in words:
+        if "\0" in word:
+            raise InputError(f"argument {word!r}: expected a text without the character NUL")
     if not words or words[0].startswith("-"):
         _print_help(words)
         return 0

@@ -47,7 +47,7 @@ def plain_value(text: str) -> object:
 
     Raises:
         yaml.YAMLError: for what is not YAML, an alias, a name given twice, or a text too deep or too long.
-        ValueError: for a date, a number that is not finite, or one with thousands of digits.
+        ValueError: for a date, a number that is not finite or has thousands of digits, or a text with a NUL.
     """
     _require_small(text)
     try:
@@ -62,7 +62,7 @@ def require_plain(value: object) -> None:
     """Check that `value` can stand in a key, which is JSON.
 
     Raises:
-        ValueError: naming the type or the number that cannot.
+        ValueError: naming the type, the number or the text that cannot.
     """
     if isinstance(value, dict):
         for name, each in value.items():
@@ -74,6 +74,8 @@ def require_plain(value: object) -> None:
             require_plain(each)
     elif isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{value} is not a finite number")
+    elif isinstance(value, str) and "\0" in value:
+        raise ValueError(f"{value!r} has the character NUL")
     elif value is not None and not isinstance(value, bool | int | float | str):
         raise ValueError(f"a {type(value).__name__} is not taken; put it in quotes for a text")
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from igd_ray.cli import main
 from igd_ray.config import EvaluateSettings, load_settings
 from igd_ray.errors import InputError
 
@@ -30,8 +31,9 @@ ALIASES = "a0: &a0 [x]\n" + "".join(
         ("n: 2001-99-99", "month must be in 1..12"),
         ("n: [" + "word, " * 2000 + "]", "not ['word', 'word'"),
         ("# long\n" * 20_000, "exceeds 100000 bytes"),
+        ('catalog: "a\\0b"', "has the character NUL"),
     ],
-    ids=range(14),
+    ids=range(15),
 )
 def test_hostile_settings_are_refused_in_a_short_line(text: str, expected: str, tmp_path: Path) -> None:
     file = tmp_path / "settings.yaml"
@@ -48,3 +50,11 @@ def test_an_anchor_without_an_alias_is_only_a_name(tmp_path: Path) -> None:
     (tmp_path / "settings.yaml").write_text("seed: &chosen 7\nmodel_arg: {widths: [[1, 2], [3]]}\n")
     settings = load_settings(EvaluateSettings, file=tmp_path / "settings.yaml", given={})
     assert (settings.seed, settings.model_arg) == (7, {"widths": [[1, 2], [3]]})
+
+
+@pytest.mark.parametrize(
+    "words", [["check", "--catalog", "\0"], ["check", "\0.py:f"], ["evaluate", "--method", "a=\0.py:C"]]
+)
+def test_no_argument_of_a_program_has_a_nul(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    assert capsys.readouterr().err.endswith("expected a text without the character NUL\n")
